@@ -1,0 +1,35 @@
+"""What the jobs do, as plain functions: peers call these, `perf.tasks` declares the same for shmq."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPIN_STEPS = 1 << 14  # about 1 ms of interpreter work; the same work everywhere, not the same time
+
+
+def echo(value: int) -> int:
+    return value
+
+
+def sum_array(array: np.ndarray) -> float:
+    return float(array.sum())
+
+
+def spin(seed: int) -> int:
+    """A fixed amount of pure Python work (about 1 ms); the result depends on every step."""
+    state = seed & 0xFFFF
+    for _ in range(SPIN_STEPS):
+        state = (state * 25173 + 13849) & 0xFFFF
+    return state
+
+
+def nap(seconds: float) -> tuple[int, float, float]:
+    """Sleeps; returns the worker's pid and when it began and ended on the clock that all processes share."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    return os.getpid(), began, time.monotonic()

@@ -1,0 +1,1 @@
+"""Schedulers made for many machines, here on one."""

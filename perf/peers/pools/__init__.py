@@ -1,0 +1,1 @@
+"""Pools of processes: what a program on one machine takes first."""

@@ -1,0 +1,1 @@
+"""A run for the eye: tables on the terminal, plots as files."""

@@ -1,0 +1,78 @@
+"""Fire and forget: what one submit costs the producer while the workers take the jobs away.
+
+producer ──submit(forget)──▶ lane ──claim──▶ worker × 2 (counts)          nothing comes back
+    └── afterwards: asks the workers what they counted
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from perf import floors, rig
+from perf.harness import Contestant, Observation, Scenario, Setting, WrongResult
+from perf.results import quantile
+from perf.verdict import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CHUNK = 500
+
+
+def contestants(setting: Setting) -> list[Contestant]:
+    @contextmanager
+    def open_() -> Iterator[Callable[[int], Observation]]:
+        with rig.supervised(setting.workers, memory={"slots_per_producer": 4096}) as running:
+            yield lambda jobs: _measure(running, jobs)
+
+    # jobs are fixed: the median over chunks needs many, the lane must never be full
+    return [Contestant(rig.NAME, "subject", open_, 50 * CHUNK), floors.encode_alone()]
+
+
+def _measure(running: rig.Rig, jobs: int) -> Observation:
+    from perf import tasks
+
+    tally = tasks.tally.options(forget=True)
+    submit = running.client.submit
+    before = _counted(running)
+    chunks, cpu = [], 0.0
+    for start in range(0, jobs, CHUNK):
+        begin, cpu_begin = time.perf_counter(), time.thread_time()
+        for item in range(start, start + CHUNK):
+            submit(tally, item)
+        cpu += time.thread_time() - cpu_begin
+        chunks.append((time.perf_counter() - begin) / CHUNK)
+        _wait_for_count(running, before + start + CHUNK)
+    return Observation({"call_s": quantile(chunks, 0.5), "call_cpu_s": cpu / jobs})
+
+
+def _counted(running: rig.Rig) -> int:
+    """Jobs counted by all workers together; asks until every worker has answered."""
+    from perf import tasks
+
+    counts: dict[int, int] = {}
+
+    def all_answered() -> bool:
+        for job in [running.client.submit(tasks.tallied) for _ in range(4)]:
+            pid, count = job.result(timeout=10.0)
+            counts[pid] = count
+        return len(counts) == running.workers
+
+    rig.wait_until(all_answered, "every worker to tell its count")
+    return sum(counts.values())
+
+
+def _wait_for_count(running: rig.Rig, expected: int) -> None:
+    rig.wait_until(lambda: _counted(running) >= expected, f"{expected} forgotten jobs to be run", 20.0)
+    if (found := _counted(running)) != expected:
+        raise WrongResult(f"{found} jobs ran, {expected} were submitted")
+
+
+SCENARIO = Scenario(
+    "forget",
+    "fire-and-forget submit, cost per call",
+    contestants,
+    (Target("forget", "call_s", 25, 15, "lower", against=floors.ENCODE),),
+)

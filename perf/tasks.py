@@ -1,0 +1,44 @@
+"""The tasks that the bench's supervisors load: `perf.functions`, declared. Echo is spelt out."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+import shmq
+from perf import functions
+
+_tallied = 0
+
+
+@shmq.task
+def echo(value: int) -> int:
+    return value
+
+
+@shmq.task
+def sum_array(array: np.ndarray) -> float:
+    return functions.sum_array(array)
+
+
+@shmq.task
+def spin(seed: int) -> int:
+    return functions.spin(seed)
+
+
+@shmq.task
+def nap(seconds: float) -> tuple[int, float, float]:
+    return functions.nap(seconds)
+
+
+@shmq.task
+def tally(_value: int) -> None:
+    """Counts its calls in this worker: how a job without a result can be verified."""
+    global _tallied
+    _tallied += 1
+
+
+@shmq.task
+def tallied() -> tuple[int, int]:
+    return os.getpid(), _tallied

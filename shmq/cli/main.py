@@ -1,0 +1,112 @@
+"""`shmq`: finds the command, runs it, and turns what it raises into a message and an exit code.
+
+A command's module is imported when the command runs, so that `shmq --help` and `shmq supervise` start
+without numpy and rich. Nowhere else do errors become exit codes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+import click
+
+import shmq
+from shmq.cli import exits
+from shmq.cli.text import printable
+from shmq.errors import ShmqError
+
+# section of the help: command: (where it is, what it does in one line; the command's own help begins with it)
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "Run the supervisor": {
+        "supervise": ("service.supervise:supervise", "Run the supervisor in the foreground."),
+        "check": ("service.check:check", "Say what a configuration means and whether this machine can run it."),
+        "stop": ("service.control:stop", "Stop the supervisor; jobs that wait stay accepted."),
+        "drain": ("service.control:drain", "Run what was accepted, then stop the supervisor."),
+        "reload": ("service.control:reload", "Take new task code without losing a job."),
+    },
+    "Submit jobs": {
+        "map": ("jobs.map:map_lines", "Run a task for each line of the input."),
+        "submit": ("jobs.submit:submit", "Submit one job and show its result."),
+        "dead": ("jobs.dead:dead", "Look at jobs that failed for good; run them again or drop them."),
+    },
+    "Look and steer": {
+        "status": ("view.status:status", "Show groups, workers, producers and memory."),
+        "tasks": ("view.tasks:tasks", "Show the registered tasks with signature and options."),
+        "pause": ("service.control:pause", "Start no more jobs of a group."),
+        "resume": ("service.control:resume", "Start jobs of a paused group again."),
+        "scale": ("service.control:scale", "Set the number of workers of a group."),
+        "limit": ("service.limit:limit", "Show or change rate limit and circuit breaker."),
+    },
+}
+COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+
+
+class Commands(click.Group):
+    """The commands of SECTIONS, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name][0].split(":")
+        command = getattr(importlib.import_module(f"shmq.cli.{module}"), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], COMMANDS, n=2)
+            hint = f"Did you mean {' or '.join(close)}?" if close else "`shmq --help` lists all."
+            ctx.fail(f"there is no command {args[0]!r}. {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, summary) for name, (_, summary) in commands.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            found = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a closed pipe is caught
+            return found
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except ShmqError as error:
+            click.echo(f"shmq: {printable(str(error))}", err=True)
+            ctx.exit(exits.code_of(error))
+        except KeyboardInterrupt:
+            ctx.exit(exits.INTERRUPTED)
+        except BrokenPipeError:
+            _forget_stdout()
+            ctx.exit(exits.CLOSED_PIPE)
+        except Exception:
+            click.echo(traceback.format_exc() + "shmq: this is a bug in shmq; please report the lines above", err=True)
+            ctx.exit(exits.BUG)
+
+
+def _forget_stdout() -> None:
+    """Nobody reads it any more: what is still buffered must not raise at interpreter exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(shmq.__version__, prog_name="shmq")
+def cli() -> None:
+    """A work queue for one host: many producers, pools of workers, shared memory in between."""
+
+
+def main() -> None:
+    """Entry of the `shmq` command."""
+    cli(prog_name="shmq")

@@ -1,0 +1,498 @@
+"""A producer's connection: one row of the job table, shared by the process's threads."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shmq.clock import now_ns, to_ns
+from shmq.client import mapping, resolve
+from shmq.client.handle import ERROR, PENDING, RAW, VALUE, Job
+from shmq.client.waiting import Waiter
+from shmq.errors import ClientClosed, JobCancelled, QueueFull, ReentrantSubmit, ShmqError
+from shmq.memory import locks
+from shmq.memory.blocks import PRODUCER_PIN, BlockPool
+from shmq.memory.doorbell import deadline as deadline_after
+from shmq.memory.segment import Segment, attach, segment_name
+from shmq.tasks.registry import TaskInfo
+from shmq.tasks.task import Task
+from shmq.transport.membership import ProducerRow, register
+from shmq.transport.publish import Publisher
+from shmq.transport.table import CANCELLED, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
+from shmq.wire.codec import Decoder, Encoder, PoolFull, explain
+from shmq.wire.failure import Failure, rebuild
+from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
+
+DEFAULT_BLOCK_S = 30.0
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+class Client:
+    """Submits jobs to one namespace and reads their results.
+
+    Concurrency: thread-safe. A forked child uses the same object and gets a row of its own on
+    first use; handles made before the fork stay with the parent.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self._lock = threading.RLock()
+        self._is_busy = self._lock._is_owned  # type: ignore[attr-defined]
+        self._open()
+        _clients.add(self)
+
+    # -- connection ------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._segment: Segment = attach(segment_name(self.namespace))
+        self._lock_file = locks.open_once(self._segment.state_dir / "lock")
+        self._join()
+
+    def _join(self) -> None:
+        """Take a row and build everything that depends on it."""
+        segment = self._segment
+        self._row: ProducerRow = register(segment, self._lock_file)
+        self._publisher = Publisher(segment, self._row.index)
+        self._blocks = BlockPool(segment, self._lock_file, PRODUCER_PIN, self._row.index)
+        self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
+        self._encode = msgspec.msgpack.Encoder(enc_hook=_needs_blocks).encode
+        self._waiter = Waiter(self._row)
+        self._jobs: list[weakref.ref[Job[Any]] | None] = [None] * segment.shape.slots_per_producer
+        self._first = self._publisher.first
+        self._free = self._publisher.free
+        self._words = segment.view("words")
+        self._results = segment.view("results")
+        self._map = segment.map
+        self._payload_at = segment.layout.offsets["payload"]
+        self._stride = segment.shape.slot_bytes
+        self._inline_bytes = self._publisher.inline_bytes
+        self._publish = self._publisher.publish
+        self._registry = resolve.Registry(segment)
+        self._poller: Any = None
+        self._with_callbacks: set[Job[Any]] = set()
+        self._pid = os.getpid()
+        self._is_closed = False
+
+    def _after_fork(self) -> None:
+        """In a forked child: nothing of the parent's row may be touched; join again on first use."""
+        self._lock = threading.RLock()
+        self._is_busy = self._lock._is_owned  # type: ignore[attr-defined]
+        self._free = []
+        self._pid = 0
+        self._poller = None
+        self._with_callbacks = set()
+
+    def close(self) -> None:
+        """Give the row back. Unread results are lost; jobs on their way still run."""
+        with self._lock:
+            if self._is_closed or self._pid != os.getpid():
+                return
+            self._is_closed = True
+            self._free = []
+            if self._poller is not None:
+                self._poller.stop()
+            for slot in self._publisher.ended():
+                self._publisher.release(slot)
+            self._row.release()
+            self._lock_file.release(locks.producer_byte(self._row.index))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- submit ----------------------------------------------------------------------
+
+    def submit(self, task: Task[..., Any] | str, *args: Any, **kwargs: Any) -> Job[Any]:
+        """Queue one job of a task object or of a task named as `module.function`."""
+        if isinstance(task, str):
+            task = self._registry.task(task)
+        return self.submit_task(task, args, kwargs)
+
+    def submit_task(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None,
+        block: float | None = None,
+    ) -> Job[Any]:  # fmt: skip
+        """Queue one job; the hot path of every producer.
+
+        Raises:
+            SubmitError: not accepted; nothing of the job exists.
+        """
+        target = task._route
+        if target is None or target.client is not self:
+            target = self._registry.target(self, task)
+        nargs = len(args)
+        message: Any
+        if kwargs or not target.least <= nargs <= target.most:
+            args, kwargs = target.bind(args, kwargs or {})
+            nargs = VARIADIC if kwargs else len(args)
+            message = (args, kwargs) if kwargs else args
+        else:
+            message = args
+        if self._is_busy():
+            raise _reentrant()
+        with self._lock:
+            try:
+                data = self._encode(message)
+                if len(data) <= self._inline_bytes and target.is_plain:
+                    slot = self._free.pop()
+                    word = self._publish(slot, target.route, len(data), 0, nargs, CALL, 0, data)
+                    if word:
+                        job: Job[Any] = Job(self, slot, word >> GENERATION_SHIFT, task)
+                        self._jobs[slot - self._first] = weakref.ref(job)
+                        return job
+                    self._free.append(slot)
+            except (_NeedsBlocks, IndexError):
+                pass
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                raise explain(error, task.name) from error
+            except BaseException:
+                self._publisher.finish_half_done_publishes()
+                raise
+        return self._submit_slowly(target, task, message, nargs, CALL, block)
+
+    def _submit_slowly(
+        self, target: resolve.Target, task: Task[..., Any], message: Any, nargs: int, kind: int, block: float | None
+    ) -> Job[Any]:
+        """Submit what needs a block, a delay, or room that is not there yet."""
+        if block is None:
+            block = DEFAULT_BLOCK_S if target.block is None else target.block
+        give_up = deadline_after(block)
+        while True:
+            with self._lock:
+                job = self._try_submit(target, task, message, nargs, kind)
+            if job is not None:
+                return job
+            self._run_callbacks()
+            if not self._waiter.wait(self._has_room, give_up):
+                raise self._queue_full(task, target)
+
+    def _try_submit(
+        self, target: resolve.Target, task: Task[..., Any], message: Any, nargs: int, kind: int
+    ) -> Job[Any] | None:
+        """One try under the lock; None when there is no slot, lane entry or block."""
+        self._check_usable()
+        if not self._free and not self._make_room():
+            return None
+        slot = self._free.pop()
+        publisher, encoder = self._publisher, self._encoder
+        publisher.reserved.add(slot)
+        word = 0
+        try:
+            encoder.slot, encoder.generation = slot, self._words[slot] >> GENERATION_SHIFT or 1
+            encoder.used_blocks = False
+            data = encoder.encode(message)
+            unit = encoder.place_message(data) + 1 if len(data) > self._inline_bytes else 0
+            expires_ns = now_ns() + to_ns(target.expires_s) if target.expires_s is not None else 0
+            if target.delay_s or target.eta is not None:
+                due = now_ns() + to_ns(target.delay_s or (target.eta or 0) - time.time())
+                word = publisher.schedule(
+                    slot, target.route, len(data), unit, nargs, kind, expires_ns, data, due
+                )
+            else:
+                word = self._publish(slot, target.route, len(data), unit, nargs, kind, expires_ns, data)
+        except PoolFull:
+            return None
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise explain(error, task.name) from error
+        finally:
+            publisher.reserved.discard(slot)
+            if not word:
+                publisher.finish_half_done_publishes()
+                publisher.release(slot)
+        job: Job[Any] = Job(self, slot, word >> GENERATION_SHIFT, task)
+        if not target.route.flags & FORGET:
+            self._jobs[slot - self._first] = weakref.ref(job)
+        return job
+
+    def _check_usable(self) -> None:
+        if self._is_closed:
+            raise ClientClosed(f"this client of namespace {self.namespace!r} was closed; connect again")
+        if self._pid != os.getpid():  # forked: the parent's row is not ours
+            self._lock_file.forget()
+            self._join()
+
+    def _make_room(self) -> bool:
+        """Free slots: found FREE again, or ended jobs whose results move into their handles."""
+        if self._publisher.refill():
+            return True
+        self._sweep()
+        return bool(self._free)
+
+    def _has_room(self) -> bool:
+        with self._lock:
+            return bool(self._free) or self._make_room()
+
+    def _queue_full(self, task: Task[..., Any], target: resolve.Target) -> QueueFull:
+        total = len(self._jobs)
+        group = self._segment.text("group_names", target.route.group)
+        return QueueFull(
+            f"group {group!r}: no room for {task.name}: {total - len(self._free)} of {total} slots of this producer "
+            "are taken; workers are slower than producers, paused, or not running.\n"
+            "Look at `shmq status`; raise [memory] slots_per_producer, add workers, or wait: options(block=60)."
+        )
+
+    def submit_chunk(self, task: Task[..., Any], calls: list[tuple[Any, ...]]) -> Job[Any]:
+        """Queue many calls as one job; its result is (run ns, values, {index: failure})."""
+        target = task._route
+        if target is None or target.client is not self:
+            target = self._registry.target(self, task)
+        least, most = target.least, target.most
+        if not all(least <= len(call) <= most for call in calls):
+            calls = [target.bind(call, {})[0] for call in calls]
+        return self._submit_slowly(target, task, calls, len(calls[0]), MANY, None)
+
+    def map(
+        self, task: Task[..., Any] | str, *iterables: Iterable[Any], chunk_size: int | str = "auto"
+    ) -> Iterator[Any]:
+        """Results of `task` over the items, in order. The first failure is raised in its place.
+
+        Input is consumed lazily, a few chunks ahead of what was read; closing the iterator
+        cancels what has not started.
+        """
+        for _, is_value, value in self.map_calls(task, zip(*iterables, strict=False), chunk_size=chunk_size):
+            if not is_value:
+                raise value
+            yield value
+
+    def map_calls(
+        self, task: Task[..., Any] | str, calls: Iterable[tuple[Any, ...]], *,
+        ordered: bool = True, chunk_size: int | str = "auto",
+    ) -> Iterator[mapping.Answer]:  # fmt: skip
+        """(index, ok, value or exception) for each argument tuple; failures do not end it."""
+        if isinstance(task, str):
+            task = self._registry.task(task)
+        return mapping.run(self, task, calls, chunk_size, ordered=ordered)
+
+    def wait_any(self, jobs: list[Job[Any]], timeout: float | None = None) -> bool:
+        """Wait until one of the jobs has ended."""
+        return self._waiter.wait(lambda: any(job.done() for job in jobs), deadline_after(timeout))
+
+    async def asubmit_task(
+        self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> Job[Any]:
+        """As `submit_task`, for event loops: waits for room without blocking the loop."""
+        block = task.settings.block
+        give_up = deadline_after(DEFAULT_BLOCK_S if block is None else block)
+        pause_s = 0.0005
+        while True:
+            try:
+                return self.submit_task(task, args, kwargs, block=0.0)
+            except QueueFull:
+                if time.monotonic() >= give_up:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, 0.02)
+
+    async def asubmit(self, task: Task[..., Any] | str, *args: Any, **kwargs: Any) -> Job[Any]:
+        """As `submit`, for event loops."""
+        if isinstance(task, str):
+            task = self._registry.task(task)
+        return await self.asubmit_task(task, args, kwargs)
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any = float) -> NDArray[Any]:
+        """An uninitialized array that lies in a block already: submitting it copies nothing.
+
+        Raises:
+            QueueFull: no block is free. TooLarge: none could ever hold it.
+        """
+        kind = np.dtype(dtype)
+        dims = (shape,) if isinstance(shape, int) else tuple(shape)
+        nbytes = math.prod(dims) * kind.itemsize
+        with self._lock:
+            self._check_usable()
+            unit = self._blocks.allocate_pinned(nbytes)
+        if unit is None:
+            raise QueueFull(
+                f"no free block of {nbytes} bytes: {self._blocks.used_bytes()} bytes of the budget are in use.\n"
+                "Drop arrays and results you no longer need, or raise [memory] block_budget_bytes."
+            )
+        flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), kind)
+        self._blocks.pin_while_viewed(flat, unit, nbytes)
+        return flat.reshape(dims)
+
+    # -- results ---------------------------------------------------------------------
+
+    def collect(self, job: Job[Any]) -> bool:
+        """Has the job ended? If so its result is in the handle and its slot is free again."""
+        with self._lock:
+            if job._state != PENDING:
+                return True
+            slot = job._slot
+            word = self._words[slot]
+            if word >> GENERATION_SHIFT != job._generation:
+                self._explain_foreign(job)
+            if word & STATE < DONE:
+                return False
+            if not self._first <= slot < self._first + len(self._jobs):
+                self._explain_foreign(job)
+            self._absorb(job, slot, word)
+            self._publisher.release(slot)
+            return True
+
+    def _absorb(self, job: Job[Any], slot: int, word: int) -> None:
+        """Move the job's end from its slot into its handle; arrays stay in their pinned blocks."""
+        state = word & STATE
+        if state == CANCELLED:
+            job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
+            job._state = ERROR
+            return
+        result = self._results[slot]
+        length, place, kind = result >> 32, result >> 8 & 0xFFFFFF, result & 0xFF
+        if kind & BLOCK:
+            data = bytes(self._blocks.bytes_at(place, length))
+        else:
+            at = self._payload_at + slot * self._stride + place
+            data = self._map[at : at + length]
+        job._outcome = (state == DONE, data)
+        job._state = RAW
+        if kind & REFERENCES:  # views must be pinned before the slot is freed
+            self.decode(job)
+            self._decoder.pin_living_views()
+
+    def decode(self, job: Job[Any]) -> None:
+        """Turn the raw result in the handle into a value or an exception."""
+        with self._lock:
+            if job._state != RAW:
+                return
+            is_value, data = job._outcome
+            try:
+                if is_value:
+                    job._outcome, job._state = self._registry.decoder(self._decoder, job._task)(data), VALUE
+                else:
+                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(data, type=Failure)), ERROR
+            except Exception as error:  # noqa: BLE001 - damaged bytes raise many types; the handle tells
+                job._outcome, job._state = ShmqError(f"job {job.id}: its result cannot be read: {error!r}"), ERROR
+
+    def _sweep(self) -> list[Job[Any]]:
+        """Free every ended slot of the row; results move into their handles."""
+        swept = []
+        for slot in self._publisher.ended():
+            reference = self._jobs[slot - self._first]
+            job = reference() if reference is not None else None
+            word = self._words[slot]
+            if job is not None and job._generation == word >> GENERATION_SHIFT and job._state == PENDING:
+                self._absorb(job, slot, word)
+                swept.append(job)
+            self._publisher.release(slot)
+        return swept
+
+    def _explain_foreign(self, job: Job[Any]) -> None:
+        raise ShmqError(
+            f"job {job.id} of {job.task_name} cannot be read here: its handle was made before a fork or before the "
+            "client was closed.\nRead results in the process that submitted the job."
+        )
+
+    def wait_for(self, job: Job[Any], timeout: float | None) -> None:
+        """Block until the job has ended. Raises TimeoutError."""
+        if self._is_busy():
+            raise _reentrant()
+        with resolve.blocked_worker():
+            if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
+                raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
+
+    def state_of(self, job: Job[Any]) -> str:
+        """The job's state in words."""
+        if job._state == ERROR and isinstance(job._outcome, JobCancelled):
+            return "cancelled"
+        if job._state in (VALUE, ERROR):
+            return "done" if job._state == VALUE else "failed"
+        if job._state == RAW:
+            return "done" if job._outcome[0] else "failed"
+        word = self._words[job._slot]
+        if word >> GENERATION_SHIFT != job._generation:
+            return "done"
+        return STATE_NAMES[min(word & STATE, CANCELLED)]
+
+    def cancel(self, job: Job[Any], *, kill: bool = False) -> bool:
+        """See Job.cancel."""
+        with self._lock:
+            if job._state != PENDING or self._pid != os.getpid():
+                return False
+            is_certain = self._publisher.cancel(job._slot, job._generation)
+            if kill and not is_certain:
+                self._publisher.kill(job._slot, job._generation)
+            if is_certain and not self.collect(job):
+                job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
+                job._state = ERROR
+        self._run_callbacks()
+        return is_certain
+
+    # -- callbacks -------------------------------------------------------------------
+
+    def add_callback(self, job: Job[Any], function: Callable[[Job[Any]], object]) -> None:
+        """Call back once the job has ended: now, or from the poller thread."""
+        with self._lock:
+            if not job.done():
+                job._callbacks = (*getattr(job, "_callbacks", ()), function)
+                self._with_callbacks.add(job)
+                self._ensure_poller()
+                return
+        function(job)
+
+    def _ensure_poller(self) -> None:
+        if self._poller is None:
+            from shmq.client.poller import Poller
+
+            self._poller = Poller(self._row, self._run_callbacks)
+
+    def _run_callbacks(self) -> None:
+        """Run the callbacks of jobs that have ended. Never under the lock."""
+        with self._lock:
+            ended = [job for job in self._with_callbacks if job.done()]
+            self._with_callbacks.difference_update(ended)
+        for job in ended:
+            functions, job._callbacks = job._callbacks, ()
+            for function in functions:
+                resolve.run_callback(function, job)
+
+    # -- around it -------------------------------------------------------------------
+
+    def registry(self) -> dict[str, TaskInfo]:
+        """The tasks that workers have registered, by name."""
+        return self._registry.infos()
+
+    @property
+    def segment(self) -> Segment:
+        """The attached segment (for snapshots and tools)."""
+        return self._segment
+
+    @property
+    def state_dir(self) -> Path:
+        """The namespace's state directory."""
+        return self._segment.state_dir
+
+
+class _NeedsBlocks(Exception):  # noqa: N818 - control flow: encode again with blocks at hand
+    pass
+
+
+def _needs_blocks(value: Any) -> Any:
+    raise _NeedsBlocks
+
+
+def _reentrant() -> ReentrantSubmit:
+    return ReentrantSubmit(
+        "this thread is inside the client already: a signal handler or finalizer submitted or waited "
+        "while a submit was under way.\nSet a flag there and submit from the main flow."
+    )
+
+
+def _after_fork_in_child() -> None:
+    for client in list(_clients):
+        client._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,78 @@
+"""The default client of this process: made on first use from SHMQ_NAMESPACE."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from numpy.typing import NDArray
+
+from shmq.client.client import Client
+from shmq.client.handle import Job
+from shmq.tasks.task import Task
+
+_lock = threading.Lock()
+_client: Client | None = None
+
+
+def client() -> Client:
+    """The default client; connects on first use.
+
+    Raises:
+        NotRunning: no supervisor serves the namespace.
+    """
+    global _client
+    found = _client
+    if found is None:
+        with _lock:
+            if _client is None:
+                _client = Client(os.environ.get("SHMQ_NAMESPACE") or "default")
+            found = _client
+    return found
+
+
+def connect(namespace: str | None = None) -> Client:
+    """A client of its own, with its own row.
+
+    Args:
+        namespace: None means SHMQ_NAMESPACE, else "default".
+    """
+    return Client(namespace or os.environ.get("SHMQ_NAMESPACE") or "default")
+
+
+def submit(task: Task[..., Any] | str, *args: Any, **kwargs: Any) -> Job[Any]:
+    """Queue one job with the default client: of a task object, or of a task named "module.function"."""
+    return client().submit(task, *args, **kwargs)
+
+
+def map(  # noqa: A001 - the public name is fixed
+    task: Task[..., Any] | str, *iterables: Iterable[Any], chunk_size: int | str = "auto"
+) -> Iterator[Any]:
+    """Results of `task` over the items, in order; input is consumed lazily, memory stays bounded."""
+    return client().map(task, *iterables, chunk_size=chunk_size)
+
+
+def empty(shape: int | tuple[int, ...], dtype: Any = float) -> NDArray[Any]:
+    """An uninitialized array in shared memory already: submitting it copies nothing."""
+    return client().empty(shape, dtype)
+
+
+def close() -> None:
+    """Close the default client; the next use connects again."""
+    global _client
+    with _lock:
+        found, _client = _client, None
+    if found is not None:
+        found.close()
+
+
+def _reset_in_child() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_reset_in_child)
+atexit.register(close)

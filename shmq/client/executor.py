@@ -1,0 +1,75 @@
+"""`concurrent.futures.Executor` on top of a client, for code that expects one."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import Any
+
+from shmq.client import default
+from shmq.client.client import Client
+from shmq.client.handle import Job
+from shmq.errors import BadArguments, JobCancelled
+from shmq.tasks.task import Task
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs declared tasks; plain functions cannot travel (no code is ever sent).
+
+    Args:
+        client: the client to use; None: the default one.
+    """
+
+    def __init__(self, client: Client | None = None) -> None:
+        self._client = client or default.client()
+        self._is_shut_down = False
+        self._running: set[concurrent.futures.Future[Any]] = set()
+
+    def submit(self, fn: Callable[..., Any] | str, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        """Queue one job; the future resolves from shmq's poller thread."""
+        if self._is_shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if not isinstance(fn, Task | str):
+            raise BadArguments(f"{fn!r} is not a task: decorate it with @shmq.task in a module the workers load")
+        job = self._client.submit(fn, *args, **kwargs)
+        future = _JobFuture(job)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+        job.add_done_callback(future.resolve)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """No more submits; waits for what runs. Workers go on: they belong to the supervisor."""
+        self._is_shut_down = True
+        running = list(self._running)
+        if cancel_futures:
+            for future in running:
+                future.cancel()
+        if wait:
+            concurrent.futures.wait(running)
+
+
+class _JobFuture(concurrent.futures.Future[Any]):
+    def __init__(self, job: Job[Any]) -> None:
+        super().__init__()
+        self._job = job
+
+    def cancel(self) -> bool:
+        """Cancel the job if it certainly will not run."""
+        return super().cancel() if self._job.cancel() else False
+
+    def resolve(self, job: Job[Any]) -> None:
+        """Take over the job's end."""
+        if not self.set_running_or_notify_cancel():
+            return
+        error = None
+        try:
+            value = job.result(0)
+        except JobCancelled as cancelled:
+            error = cancelled
+        except BaseException as raised:  # noqa: BLE001 - whatever the task raised belongs to the future
+            error = raised
+        if error is not None:
+            self.set_exception(error)
+        else:
+            self.set_result(value)

@@ -1,0 +1,122 @@
+"""The handle of one job: cheap to make, safe to drop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from shmq.errors import JobCancelled
+
+if TYPE_CHECKING:
+    from shmq.client.client import Client
+
+R = TypeVar("R")
+
+PENDING, RAW, VALUE, ERROR = range(4)
+
+
+class Job(Generic[R]):
+    """One submitted job. Made by `submit`; dropping it leaks nothing, the job still runs.
+
+    Concurrency: may be shared between threads of the process that submitted it.
+    """
+
+    __slots__ = ("__weakref__", "_callbacks", "_client", "_generation", "_outcome", "_slot", "_state", "_task")
+
+    def __init__(self, client: Client, slot: int, generation: int, task: Any) -> None:
+        self._client = client
+        self._slot = slot
+        self._generation = generation
+        self._task = task
+        self._state = PENDING
+
+    @property
+    def id(self) -> str:
+        """Identity of the job as logs and dead letters show it: generation and slot, in hex."""
+        return f"{self._generation:x}-{self._slot:x}"
+
+    @property
+    def task_name(self) -> str:
+        """Name of the task."""
+        return str(self._task.name)
+
+    @property
+    def state(self) -> str:
+        """queued, scheduled, leased, running, done, failed or cancelled - at this moment."""
+        return self._client.state_of(self)
+
+    def done(self) -> bool:
+        """Has the job ended (with a result, an error, or cancelled)? Never blocks."""
+        return self._state != PENDING or self._client.collect(self)
+
+    def result(self, timeout: float | None = None) -> R:
+        """The task's return value.
+
+        Args:
+            timeout: seconds to wait; None waits until the job has ended.
+        Raises:
+            TimeoutError: the job has not ended in time (it goes on).
+            Exception: what the task raised, with the remote traceback as `__cause__`.
+        """
+        if self._state == PENDING and not self._client.collect(self):
+            self._client.wait_for(self, timeout)
+        if self._state == RAW:
+            self._client.decode(self)
+        if self._state == VALUE:
+            return self._outcome  # type: ignore[no-any-return]
+        raise self._outcome
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""
+        try:
+            self.result(timeout)
+        except BaseException as error:
+            if self._state == ERROR and error is self._outcome and not isinstance(error, JobCancelled):
+                return error
+            raise
+        return None
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Ask that the job does not run; True when it certainly will not.
+
+        A job that runs already is only asked (`shmq.cancelled()` in the task); with `kill` its
+        worker is killed. Either way the handle tells the outcome: `state`, `result()`.
+        """
+        return self._client.cancel(self, kill=kill)
+
+    def cancelled(self) -> bool:
+        """Has the job ended as cancelled?"""
+        return self.done() and self.state == "cancelled"
+
+    def add_done_callback(self, function: Callable[[Job[R]], object]) -> None:
+        """Call `function(job)` once the job has ended, from shmq's poller thread (or now)."""
+        self._client.add_callback(self, function)
+
+    def stream(self, timeout: float | None = None) -> Iterator[Any]:
+        """The parts that a generator task yields, as they come. Closing it cancels the task."""
+        return self._client.stream_of(self, timeout)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        if not self.done():
+            yield from self._arrival().__await__()
+        return self.result(0)
+
+    async def _arrival(self) -> None:
+        """Return when the job has ended; cancelling the waiter does not cancel the job."""
+        loop = asyncio.get_running_loop()
+        arrived = loop.create_future()
+
+        def resolve() -> None:
+            if not arrived.done():
+                arrived.set_result(None)
+
+        def wake(_job: Job[R]) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(resolve)
+
+        self.add_done_callback(wake)
+        await arrived
+
+    def __repr__(self) -> str:
+        return f"<shmq.Job {self.id} {self.task_name} {self.state}>"

@@ -1,0 +1,167 @@
+"""From a task to everything that submitting it needs, worked out once per task and client."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from shmq.clock import to_ns
+from shmq.errors import UnknownGroup, UnknownTask
+from shmq.memory.lanes import lane
+from shmq.memory.segment import Segment
+from shmq.tasks import current
+from shmq.tasks.registry import TaskInfo, nearest, read
+from shmq.tasks.task import Options, Task
+from shmq.transport.publish import Route
+from shmq.wire.codec import Decoder
+from shmq.wire.header import FORGET, LANE_SHIFT, VARIADIC
+
+if TYPE_CHECKING:
+    from shmq.client.client import Client
+
+INHERIT_RETRIES = 255
+"""Header value that means: as many retries as the group's configuration says."""
+
+_log = logging.getLogger("shmq.client")
+
+
+class Target(NamedTuple):
+    """Where and how jobs of one task with one set of options go."""
+
+    client: Client
+    route: Route
+    least: int
+    most: int
+    bind: Callable[[tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
+    is_plain: bool  # nothing but the hot path is needed
+    block: float | None
+    delay_s: float
+    eta: float | None
+    expires_s: float | None
+
+
+class Registry:
+    """The published tasks and groups, as one client sees them. Read again when the workers' changes."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._version = -1
+        self._infos: dict[str, TaskInfo] = {}
+        self._remote: dict[str, Task[..., Any]] = {}
+        self._groups = {name: g for g, name in enumerate(segment.group_names())}
+        self._decoders: dict[int, Callable[[bytes], Any]] = {}
+
+    def infos(self) -> dict[str, TaskInfo]:
+        """Registered tasks by name."""
+        version = self._segment.header("registry")
+        if version != self._version:
+            self._infos, self._version = read(self._segment.state_dir), version
+            self._remote.clear()
+        return self._infos
+
+    def task(self, name: str) -> Task[..., Any]:
+        """A task known only by name. Raises UnknownTask with the nearest names."""
+        known = self._remote.get(name)
+        if known is None:
+            known = self._remote[name] = _RemoteTask(self._info(name))
+        return known
+
+    def _info(self, name: str) -> TaskInfo:
+        infos = self.infos()
+        if name not in infos:
+            where = (
+                "It is defined in the main script, which workers cannot import: put it in a module."
+                if name.startswith("__main__.")
+                else "Is its module in `tasks` of the config? After adding it: `shmq reload`."
+            )
+            raise UnknownTask(f"no worker has registered a task {name!r}. {nearest(name, list(infos))}\n{where}")
+        return infos[name]
+
+    def target(self, client: Client, task: Task[..., Any]) -> Target:
+        """Work out the target and remember it in the task."""
+        info = self._info(task.name)
+        options = task.settings
+        group = self._group(options.group, info)
+        place = lane(self._segment.shape, group, client._row.index, options.priority - 1)
+        flags = (FORGET if options.forget else 0) | (options.priority - 1) << LANE_SHIFT
+        route = Route(
+            group, place.word, place.ring, task.key, flags,
+            INHERIT_RETRIES if options.retries is None else options.retries,
+            to_ns(options.timeout) if options.timeout else 0, current.job_id(),
+        )  # fmt: skip
+        is_plain = not (options.delay or options.eta is not None or options.expires is not None or options.forget)
+        is_remote = isinstance(task, _RemoteTask)
+        target = Target(
+            client, route,
+            0 if is_remote else task.signature.quick_least,
+            VARIADIC - 1 if is_remote else task.signature.most,
+            _as_they_are if is_remote else task.signature.bind,
+            is_plain, options.block, options.delay, options.eta, options.expires,
+        )  # fmt: skip
+        if current.job_id() == 0:  # inside a task the parent changes with each job
+            task._route = target
+        return target
+
+    def _group(self, name: str, info: TaskInfo) -> int:
+        if name == "auto":
+            name = str(info.options["group"])
+        if name not in self._groups:
+            raise UnknownGroup(
+                f"task {info.name} asks for group {name!r}; the supervisor runs {', '.join(self._groups)}.\n"
+                f"Add [groups.{name}] to the config, or change the task's group."
+            )
+        return self._groups[name]
+
+    def decoder(self, decoder: Decoder, task: Task[..., Any]) -> Callable[[bytes], Any]:
+        """Decodes results of the task to its return annotation."""
+        found = self._decoders.get(task.key)
+        if found is None:
+            kind = Any if isinstance(task, _RemoteTask) else task.signature.result_type()
+            found = self._decoders[task.key] = decoder.typed(kind).decode
+        return found
+
+
+class _RemoteTask(Task[..., Any]):
+    """A task of which only the published facts are known here; arguments are checked by the worker."""
+
+    def __init__(self, info: TaskInfo) -> None:
+        def function(*_args: Any, **_kwargs: Any) -> Any:
+            raise UnknownTask(f"task {info.name} is known here by name only; import its module to call it directly")
+
+        names = {name: value for name, value in info.options.items() if name not in {"retry_on", "give_up_on"}}
+        super().__init__(function, Options(**names), info.name)
+        self.info = info
+
+    def options(self, **changes: Any) -> Task[..., Any]:
+        changed = super().options(**changes)
+        other = _RemoteTask(self.info)
+        other.settings = changed.settings
+        return other
+
+
+def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+@contextlib.contextmanager
+def blocked_worker() -> Iterator[None]:
+    """Inside a task: tell the supervisor that this worker waits for another job."""
+    worker = current.worker()
+    if worker is None:
+        yield
+        return
+    worker.enter_wait()
+    try:
+        yield
+    finally:
+        worker.leave_wait()
+
+
+def run_callback(function: Callable[[Any], object], job: Any) -> None:
+    """Run a user's callback; what it raises is logged, as concurrent.futures does."""
+    try:
+        function(job)
+    except Exception:
+        _log.exception("callback %r of job %s failed", function, job.id)

@@ -1,0 +1,82 @@
+"""How threads of a producer wait: one sleeps on the row's bell, the others wait for that one."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from shmq.errors import Detached
+from shmq.memory.doorbell import RESCUE_S
+from shmq.memory.fence import new_fence
+from shmq.transport.membership import ProducerRow
+
+_CHECK_EVERY_S = 1.0
+
+
+class Waiter:
+    """Waits for conditions that workers make true and ring for."""
+
+    def __init__(self, row: ProducerRow) -> None:
+        self._row = row
+        self._leader = threading.Lock()
+        self._handed_out = threading.Condition()
+        self._followers = 0
+        self._fence = new_fence()  # used by the leader only
+        self.rescues = 0
+
+    def wait(self, is_ready: Callable[[], bool], deadline: float) -> bool:
+        """Return True once `is_ready()`, False when `time.monotonic()` passes `deadline`.
+
+        Raises:
+            Detached: the segment's name is gone, so nobody will ever ring again.
+        """
+        check_at = time.monotonic() + _CHECK_EVERY_S
+        while not is_ready():
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if now >= check_at:
+                self._check_attached()
+                check_at = now + _CHECK_EVERY_S
+            slice_s = min(deadline - now, RESCUE_S)
+            if self._leader.acquire(blocking=False):
+                try:
+                    self._sleep(is_ready, slice_s)
+                finally:
+                    self._leader.release()
+                    if self._followers:
+                        with self._handed_out:
+                            self._handed_out.notify_all()
+            else:
+                self._follow(slice_s)
+        return True
+
+    def _sleep(self, is_ready: Callable[[], bool], slice_s: float) -> None:
+        self._row.set("waiting", 1)
+        self._fence()  # SYNC POINT: doorbell — "I wait" is visible before the second look
+        try:
+            if is_ready():
+                return
+            if not self._row.bell.wait(slice_s) and is_ready() and not self._row.bell.wait(0):
+                self.rescues += 1
+        finally:
+            self._row.set("waiting", 0)
+
+    def _follow(self, slice_s: float) -> None:
+        with self._handed_out:
+            if not self._leader.locked():  # the leader left: lead instead of waiting for nobody
+                return
+            self._followers += 1
+            try:
+                self._handed_out.wait(slice_s)
+            finally:
+                self._followers -= 1
+
+    def _check_attached(self) -> None:
+        if not self._row.segment.is_linked():
+            raise Detached(
+                f"{self._row.segment.path} was removed while in use (logout with RemoveIPC=yes, a cleaner of "
+                "/dev/shm, or a new supervisor with another configuration).\n"
+                "Connect again; jobs in the removed segment are finished only if its workers still run."
+            )

@@ -1,0 +1,53 @@
+"""Time and identity of processes: what the kernel says, never the wall clock.
+
+`time.monotonic` agrees between all processes of one boot, so shared words hold its nanoseconds.
+A pid alone proves nothing (pids are reused); pid and start ticks together name one process.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import cache
+from pathlib import Path
+
+now_ns = time.monotonic_ns
+"""Monotonic nanoseconds, comparable between processes of one boot."""
+
+NS = 1_000_000_000
+
+
+def to_ns(seconds: float) -> int:
+    """Seconds as nanoseconds, bounded so that a sum with `now_ns` fits 63 bits."""
+    return int(min(max(seconds, 0.0), 4e9) * NS)
+
+
+@cache
+def boot_id() -> int:
+    """63 bits that differ between boots; deadlines of another boot are meaningless."""
+    text = Path("/proc/sys/kernel/random/boot_id").read_text()
+    return int(text.strip().replace("-", ""), 16) & (2**63 - 1)
+
+
+@cache
+def pid_namespace() -> int:
+    """Inode of this process's pid namespace: pids of another one name other processes."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def start_ticks(pid: int) -> int:
+    """Clock ticks after boot at which `pid` started; 0 when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return int(stat[stat.rindex(b")") + 2 :].split()[19])
+
+
+def process_state(pid: int) -> str:
+    """The kernel's one-letter state of `pid` (R, S, T, Z ...); "" when there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return chr(stat[stat.rindex(b")") + 2])

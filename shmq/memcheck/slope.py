@@ -1,0 +1,121 @@
+"""How fast does a quantity grow? A slope that outliers cannot bend, with an interval that correlated readings cannot shrink.
+
+    readings ──floors()──▶ about 60 block floors ──sen_slope()──▶ Slope(low, mid, high)
+
+Sources: P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", JASA 63 (1968): median of the pairwise
+slopes, interval from the ranks. R. M. Hirsch, J. R. Slack, "A nonparametric trend test for seasonal data with serial
+dependence", Water Resources Research 20 (1984): pairs only within a group (there a season, here the life of one process),
+variances added over groups. S. Yue, C. Wang, "The Mann-Kendall test modified by effective sample size", Water Resources
+Management 18 (2004): variance inflated by the serial correlation of the detrended readings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+Group: TypeAlias = tuple[FloatArray, FloatArray]  # x, y of one process, x rising
+
+Z_99 = 2.576  # two-sided 99 %: a run judges some fifty series, 95 % would cry wolf every time
+MAX_PAIRS = 100_000  # bounds time and memory of one fit (a few milliseconds)
+MAX_BLOCKS = 64
+LEAST_EFFECTIVE = 3.0  # readings never count as fewer independent ones than this
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Units of y per unit of x: the estimate and the ends of its 99 % interval."""
+
+    low: float
+    mid: float
+    high: float
+
+    def scaled(self, factor: float) -> Slope:
+        """The same slope in other units (factor >= 0)."""
+        return Slope(self.low * factor, self.mid * factor, self.high * factor)
+
+
+def floors(x: FloatArray, y: FloatArray, blocks: int) -> Group:
+    """Cut readings into `blocks` runs of equal count; of each keep the middle x and the lower quartile of y.
+
+    The lower quartile, because a leak raises the floor, while one large job raises only the ceiling. The noise of single
+    readings goes, and the cost of a fit no longer depends on how often somebody measured.
+    """
+    if len(x) <= blocks:
+        return x, y
+    edges = np.linspace(0, len(x), blocks + 1).astype(np.intp)
+    starts, ends = edges[:-1], edges[1:]
+    mids = np.array([x[a:b].mean() for a, b in zip(starts, ends, strict=True)])
+    lows = np.array([np.quantile(y[a:b], 0.25, method="lower") for a, b in zip(starts, ends, strict=True)])
+    return mids, lows
+
+
+def blocks_for(groups: int) -> int:
+    """How many blocks each of `groups` series may have, so that all pairs together stay under `MAX_PAIRS`."""
+    return int(np.clip(np.sqrt(2 * MAX_PAIRS / max(groups, 1)), 4, MAX_BLOCKS))
+
+
+def sen_slope(groups: Sequence[Group], z: float = Z_99) -> Slope | None:
+    """Theil-Sen slope over pairs within each group, with its rank interval; None when no pair differs in x.
+
+    Args:
+        groups: (x, y) per process, each at most a few dozen points: see `floors`.
+        z: half-width of the interval in standard deviations.
+    """
+    slopes = _pair_slopes(groups)
+    if slopes.size == 0:
+        return None
+    mid = float(np.median(slopes))
+    spread = z * np.sqrt(_kendall_variance(groups) * _inflation(groups, mid))
+    slopes.sort()
+    last = slopes.size - 1
+    low = int(np.clip(np.floor((slopes.size - spread) / 2) - 1, 0, last))
+    high = int(np.clip(np.ceil((slopes.size + spread) / 2), 0, last))
+    return Slope(float(slopes[low]), mid, float(slopes[high]))
+
+
+def _pair_slopes(groups: Sequence[Group]) -> FloatArray:
+    parts: list[FloatArray] = []
+    for x, y in groups:
+        i, j = np.triu_indices(len(x), 1)
+        run = x[j] - x[i]
+        apart = run > 0
+        parts.append((y[j] - y[i])[apart] / run[apart])
+    return np.concatenate(parts) if parts else np.empty(0)
+
+
+def _kendall_variance(groups: Sequence[Group]) -> float:
+    """Variance of Kendall's S for independent readings, ties in y taken off, added over groups."""
+    total = 0.0
+    for _, y in groups:
+        n = len(y)
+        ties = np.unique(y, return_counts=True)[1]
+        total += (n * (n - 1) * (2 * n + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+    return max(total, 0.0)
+
+
+def _inflation(groups: Sequence[Group], slope: float) -> float:
+    """How many correlated readings make one independent one: (1 + r) / (1 - r), r = lag-1 correlation off the line.
+
+    The estimate of r is too low by about (1 + 4 r) / n in short series with a fitted line; that is put back.
+    """
+    products = squares = 0.0
+    count = 0
+    for x, y in groups:
+        if len(x) < 3:
+            continue
+        off = y - slope * x
+        off = off - off.mean()
+        products += float((off[1:] * off[:-1]).sum())
+        squares += float((off * off).sum())
+        count = max(count, len(x))
+    if squares <= 0:
+        return 1.0
+    r = products / squares
+    r = min(r + (1 + 4 * max(r, 0.0)) / count, 0.99)
+    return float(np.clip((1 + r) / (1 - r), 1.0, max(count / LEAST_EFFECTIVE, 1.0)))

@@ -1,0 +1,169 @@
+"""Pooled blocks for what does not fit a slot: large arguments, large results, numpy arrays.
+
+The pool is `units` of `unit_bytes`, split into arenas with a lock byte each. A block is an aligned
+power-of-two run of units. Freeing takes no action at all: a unit is free when the generation in its
+tag is no longer its slot's and nobody pins it, so no crash can leak a block or free one twice.
+Low runs are taken first, so pages that were faulted in once are used again.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmq.errors import TooLarge
+from shmq.memory import locks
+from shmq.memory.columns import column
+from shmq.memory.segment import Segment
+
+_SLOT_MASK = 0xFFFFFFFF
+PRODUCER_PIN, WORKER_PIN = 0, 1
+
+
+class BlockPool:
+    """Allocates blocks and reads them, for one process.
+
+    Args:
+        side: PRODUCER_PIN or WORKER_PIN, the pin word this process writes.
+        row: its producer or worker row.
+    Concurrency: allocation must be serialized by the caller (client lock, worker main thread).
+    """
+
+    def __init__(self, segment: Segment, lock_file: locks.LockFile, side: int, row: int) -> None:
+        shape = segment.shape
+        self.unit_bytes = shape.unit_bytes
+        self._lock_file = lock_file
+        self._data = segment.view("blocks")
+        self._tags: NDArray[np.uint64] = column(segment, "tags")
+        self._pins: NDArray[np.uint32] = column(segment, "pins")
+        self._words: NDArray[np.uint64] = column(segment, "words")
+        self._side = side
+        self._mark = row + 1
+        self._base = self._address(self._data)
+        per_arena = shape.units // shape.arenas
+        self._arenas = [(a * per_arena, (a + 1) * per_arena) for a in range(shape.arenas)]
+        self.largest_bytes = (1 << (per_arena.bit_length() - 1)) * self.unit_bytes if per_arena else 0
+
+    def units_for(self, nbytes: int) -> int:
+        """Units of the run that holds `nbytes`: the next power of two."""
+        need = max(1, -(-nbytes // self.unit_bytes))
+        return 1 << (need - 1).bit_length()
+
+    def allocate(self, nbytes: int, slot: int, generation: int) -> int | None:
+        """First unit of a block tagged with the job, or None while the pool is too full.
+
+        Raises:
+            TooLarge: no arena could ever hold it.
+        """
+        return self._take(nbytes, (generation << 32) | slot, pin=False)
+
+    def allocate_pinned(self, nbytes: int) -> int | None:
+        """A block that belongs to no job yet; it lives while this process pins it."""
+        return self._take(nbytes, 0, pin=True)
+
+    def _take(self, nbytes: int, tag: int, *, pin: bool) -> int | None:
+        count = self.units_for(nbytes)
+        if nbytes > self.largest_bytes:
+            raise TooLarge(
+                f"{nbytes} bytes do not fit a block: the largest is {self.largest_bytes} bytes "
+                f"(block_budget_bytes / arenas, rounded down to a power of two).\n"
+                "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
+            )
+        waited: list[int] = []
+        for arena in range(len(self._arenas)):
+            if self._lock_file.try_acquire(locks.arena_byte(arena)):
+                unit = self._take_locked(arena, count, tag, pin=pin)
+                if unit is not None:
+                    return unit
+            else:
+                waited.append(arena)
+        for arena in waited:  # taken by somebody a moment ago: wait for it rather than say "full"
+            self._lock_file.acquire(locks.arena_byte(arena))
+            unit = self._take_locked(arena, count, tag, pin=pin)
+            if unit is not None:
+                return unit
+        return None
+
+    def _take_locked(self, arena: int, count: int, tag: int, *, pin: bool) -> int | None:
+        """Caller must: hold the arena's byte; it is released here."""
+        first, last = self._arenas[arena]
+        try:
+            tags = self._tags[first:last]
+            # SYNC POINT: block-pin — generation before pin: a reader pins before it frees the slot
+            slots = np.minimum(tags & np.uint64(_SLOT_MASK), np.uint64(len(self._words) - 1))
+            free = (self._words[slots] >> np.uint64(32)) != (tags >> np.uint64(32))
+            free &= ~self._pins[first:last].any(axis=1)
+            runs = free[: len(free) // count * count].reshape(-1, count).all(axis=1)
+            at = int(runs.argmax()) if len(runs) else 0
+            if not len(runs) or not runs[at]:
+                return None
+            unit = first + at * count
+            if pin:
+                self._pins[unit : unit + count, self._side] = self._mark
+            self._tags[unit : unit + count] = tag
+            return unit
+        finally:
+            self._lock_file.release(locks.arena_byte(arena))
+
+    def bytes_at(self, unit: int, nbytes: int) -> memoryview:
+        """The block's bytes. Bounds are checked: `unit` may come from a shared word."""
+        start = unit * self.unit_bytes
+        if not 0 <= start <= len(self._data) - nbytes:
+            raise ValueError(f"block reference {unit}+{nbytes} bytes is outside the pool: damaged record")
+        return self._data[start : start + nbytes]
+
+    def pin(self, unit: int, nbytes: int) -> None:
+        """Keep the block although its job ends: a view of it lives in this process."""
+        self._pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
+
+    def unpin(self, unit: int, nbytes: int) -> None:
+        """Let the block go with its job. Plain stores: safe in finalizers."""
+        self._pins[unit : unit + self.units_for(nbytes), self._side] = 0
+
+    def pin_while_viewed(self, array: NDArray[Any], unit: int, nbytes: int) -> Callable[[], bool]:
+        """Arrange that the block is unpinned when the last view of `array` goes.
+
+        numpy collapses the base of every derived view to the memoryview at the bottom, so its
+        death is the death of all views. Returns a function that says whether views still live.
+        """
+        bottom = array.base
+        while isinstance(bottom, np.ndarray):
+            bottom = bottom.base
+        watch = weakref.finalize(bottom, self.unpin, unit, nbytes)
+        watch.atexit = False
+        return lambda: watch.alive
+
+    def adopt(self, unit: int, nbytes: int, slot: int, generation: int) -> bool:
+        """Tag a pinned, job-less block with a job; False when it belongs to a live job already."""
+        arena = next(a for a, (first, last) in enumerate(self._arenas) if first <= unit < last)
+        self._lock_file.acquire(locks.arena_byte(arena))
+        try:
+            tag = int(self._tags[unit])
+            if tag and int(self._words[tag & _SLOT_MASK]) >> 32 == tag >> 32:
+                return False
+            self._tags[unit : unit + self.units_for(nbytes)] = (generation << 32) | slot
+            return True
+        finally:
+            self._lock_file.release(locks.arena_byte(arena))
+
+    def locate(self, array: NDArray[Any]) -> int | None:
+        """The unit at whose start `array`'s memory begins, if it lies in the pool."""
+        address = array.__array_interface__["data"][0]
+        at = address - self._base
+        inside = 0 <= at < len(self._data) and at % self.unit_bytes == 0
+        return at // self.unit_bytes if inside else None
+
+    def used_bytes(self) -> int:
+        """Bytes of units that a live job or a pin holds, at this moment."""
+        slots = np.minimum(self._tags & np.uint64(_SLOT_MASK), np.uint64(len(self._words) - 1))
+        busy = (self._words[slots] >> np.uint64(32)) == (self._tags >> np.uint64(32))
+        busy |= self._pins.any(axis=1)
+        return int(busy.sum()) * self.unit_bytes
+
+    @staticmethod
+    def _address(view: memoryview) -> int:
+        return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0]) if len(view) else 0

@@ -1,0 +1,178 @@
+"""Where every byte of the segment is, and who may write it.
+
+A `Shape` (counts and sizes) gives a `Layout` (offset of each field); nothing else decides
+offsets. `FIELDS` is the ownership table of `README.md`; a test compares the two.
+This module knows no mmap and no numpy: the supervisor uses it too.
+
+    header | groups | producers | workers | lanes | jobs | payload | blocks
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass, fields
+
+MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
+LAYOUT_VERSION = 1
+LINE = 64  # bytes; hot words of different writers never share one
+PAGE = 4096
+PRIORITIES = 5
+LANE_WORDS = 8  # one cache line of heads or tails per producer; priorities 1..5 use the first five
+HISTOGRAM_BUCKETS = 160
+NAME_BYTES = 72
+PATH_BYTES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The counts a segment is built for. Two segments of one shape have one layout."""
+
+    groups: int
+    producers: int
+    slots_per_producer: int
+    slot_bytes: int
+    workers: int
+    units: int
+    unit_bytes: int
+    arenas: int
+
+    @property
+    def slots(self) -> int:
+        """Rows of the job table."""
+        return self.producers * self.slots_per_producer
+
+    @property
+    def recovery_row(self) -> int:
+        """Index of the extra lane set, behind those of the producers."""
+        return self.producers
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field: `code` is a memoryview format, `dims` its extent, `writer` its one writer."""
+
+    name: str
+    code: str
+    dims: tuple[str | int, ...]
+    writer: str
+    what: str
+
+
+GROUP_CONTROL_WORDS, GROUP_CLAIM_WORDS, GROUP_PLAN_WORDS = 32, 8, 16
+PRODUCER_WORDS, WORKER_WORDS = 8, 32
+"""Words per row of the fields below; each row fills whole cache lines."""
+
+# Words of the header, each one u64.
+HEADER_WORDS = (
+    "magic", "version", "total_bytes", "boot", "pid_namespace", "epoch", "supervisor_pid",
+    "supervisor_ticks", "registry", "created_ns", "detached", "max_attempts", "recovery_pid",
+    "planner_pid", "config_hash", "draining",
+    "groups", "producers", "slots_per_producer", "slot_bytes", "workers", "units", "unit_bytes", "arenas",
+)  # fmt: skip
+HEADER = {name: i for i, name in enumerate(HEADER_WORDS)}
+
+# Words of a group's rows. Three writers, three rows, so that no cache line has two.
+GROUP_CONTROL = {
+    name: i
+    for i, name in enumerate((
+        "paused", "min_workers", "max_workers", "workers", "rate_per_s_milli", "burst",
+        "breaker_share_milli", "breaker_window", "breaker_open_ns", "breaker_fail_fast", "substitutes",
+        "concurrency", "max_batch", "past_done", "past_failed", "past_retried", "past_busy_ns", "past_crashed",
+        "spawned", "reaped", "recycled", "scaled_to",
+    ))
+}  # fmt: skip
+GROUP_CLAIM = {name: i for i, name in enumerate((
+    "rate_ns", "claimed", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures", "held_until_ns",
+))}  # fmt: skip
+GROUP_PLAN = {name: i for i, name in enumerate((
+    "target", "step", "arrivals_milli", "mean_milli", "lo_milli", "hi_milli", "service_ns", "need",
+    "updated_ns", "reactive_need", "accuracy_milli", "batch", "concurrency",
+))}  # fmt: skip
+
+# Words of a producer row and of a worker row.
+PRODUCER = {name: i for i, name in enumerate(("pid", "ticks", "waiting", "polling", "scheduled", "bell_serial"))}
+WORKER = {
+    name: i
+    for i, name in enumerate((
+        "pid", "ticks", "group", "state", "deadline_ns", "heartbeat_ns", "scheduled", "bell_serial", "naps",
+        "job", "task", "done", "failed", "busy_ns", "blocked", "exit_status", "culprit", "rescues",
+        "started_ns", "claims", "claimed", "retried", "alloc_bytes", "fork_ns", "peak_bytes", "misses",
+        "service_sum_ns", "service_sq_us2", "wait_sum_ns", "escalate", "reason", "producer",
+    ))
+}  # fmt: skip
+
+WORKER_FREE, WORKER_STARTING, WORKER_LIVE, WORKER_DEAD = range(4)
+
+_PRODUCER_BYTE = "holder of the producer byte"
+_GROUP_BYTE = "holder of the group byte"
+_WORKER = "by state: starting, dead: supervisor; live: the worker; dead to free: recovery"
+
+FIELDS: tuple[Field, ...] = (
+    Field("header", "Q", (64,), "supervisor", "magic, version, boot, epoch, shape, registry version"),
+    Field("state_dir", "B", (PATH_BYTES,), "supervisor", "path of the state directory, UTF-8"),
+    Field("group_names", "B", ("groups", NAME_BYTES), "supervisor", "name of each group"),
+    Field("group_control", "Q", ("groups", 32), "supervisor", "paused, bounds, limits"),
+    Field("group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters"),
+    Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
+    Field("group_reason", "B", ("groups", 128), "planner", "the target's reason, in words"),
+    Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
+    Field("producer_rows", "Q", ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, waiting flag, scheduled"),
+    Field("producer_bells", "B", ("producers", NAME_BYTES), _PRODUCER_BYTE, "doorbell name"),
+    Field("worker_rows", "Q", ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
+    Field("worker_bells", "B", ("workers", NAME_BYTES), "supervisor (starting)", "doorbell name"),
+    Field("service_times", "Q", ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of run times"),
+    Field("wait_times", "Q", ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of queue waits"),
+    Field("heads", "Q", ("groups", "lane_rows", LANE_WORDS), _GROUP_BYTE, "next entry to claim"),
+    Field("tails", "Q", ("groups", "lane_rows", LANE_WORDS), "holder of the row", "next entry to write"),
+    Field("rings", "I", ("groups", "lane_rows", PRIORITIES, "slots_per_producer"), "holder of the row", "slots"),
+    Field("words", "Q", ("slots",), "by its state, see transport/README.md", "job word"),
+    Field("cancels", "I", ("slots",), _PRODUCER_BYTE, "generation asked to cancel"),
+    Field("kills", "I", ("slots",), _PRODUCER_BYTE, "generation asked to kill"),
+    Field("dues", "Q", ("slots",), "whoever may write the word", "SCHEDULED: due time, monotonic ns"),
+    Field("results", "Q", ("slots",), "whoever may write the word", "length, kind and place of the result"),
+    Field("progress", "I", ("slots",), "whoever may write the word", "calls of a chunk that are through"),
+    Field("tags", "Q", ("units",), "holder of the arena byte", "job (slot, generation) that uses the unit"),
+    Field("pins", "I", ("units", 2), "the process that reads the block", "row + 1; [0] producers [1] workers"),
+    Field("payload", "B", ("slots", "slot_bytes"), "whoever may write the word", "header, arguments, result"),
+    Field("blocks", "B", ("units", "unit_bytes"), "owner of the tag, before publishing", "large values"),
+)
+
+_ITEM_BYTES = {"Q": 8, "I": 4, "B": 1}
+
+
+class Layout:
+    """Offsets of every field for one shape. Immutable; cheap to build."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self.sleepers = -(-(1 + shape.workers) // LINE) * LINE
+        self.offsets: dict[str, int] = {}
+        at = 0
+        for field in FIELDS:
+            align = PAGE if field.name in {"payload", "blocks"} else LINE
+            at = -(-at // align) * align
+            self.offsets[field.name] = at
+            at += self.bytes_of(field.name)
+        self.total_bytes = -(-at // PAGE) * PAGE
+
+    def extent(self, name: str) -> tuple[int, ...]:
+        """The field's dimensions, as numbers."""
+        known = {
+            "sleepers": self.sleepers, "lane_rows": self.shape.producers + 1, "slots": self.shape.slots,
+            "groups": self.shape.groups, "producers": self.shape.producers, "workers": self.shape.workers,
+            "slots_per_producer": self.shape.slots_per_producer, "slot_bytes": self.shape.slot_bytes,
+            "units": self.shape.units, "unit_bytes": self.shape.unit_bytes,
+        }  # fmt: skip
+        return tuple(known[d] if isinstance(d, str) else d for d in FIELD[name].dims)
+
+    def bytes_of(self, name: str) -> int:
+        """Size of the field in bytes."""
+        return math.prod(self.extent(name)) * _ITEM_BYTES[FIELD[name].code]
+
+
+FIELD = {field.name: field for field in FIELDS}
+
+
+def shape_words(shape: Shape) -> tuple[tuple[str, int], ...]:
+    """The shape as (header word, value) pairs."""
+    return tuple(zip((f.name for f in fields(shape)), astuple(shape), strict=True))

@@ -1,0 +1,205 @@
+"""`@shmq.task`: declares a function as a task. The object stays callable: `task(...)` runs here."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+
+from shmq.errors import BadArguments
+from shmq.tasks.signature import Signature
+
+if TYPE_CHECKING:  # the client imports tasks; types only look upwards
+    from shmq.client.handle import Job
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+Exceptions = tuple[type[BaseException], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How jobs of a task are run. Seconds are floats; None means "as the group says"."""
+
+    group: str = "computation"
+    priority: int = 3
+    retries: int | None = None
+    timeout: float | None = None
+    retry_on: Exceptions = (Exception,)
+    give_up_on: Exceptions = ()
+    backoff: float = 0.5
+    max_backoff: float = 60.0
+    idempotent: bool = False
+    delay: float = 0.0
+    eta: float | None = None
+    expires: float | None = None
+    forget: bool = False
+    block: float | None = None
+
+    def check(self, name: str) -> Options:
+        """Refuse values that cannot mean anything."""
+        faults = [
+            (not 1 <= self.priority <= 5, f"priority must be 1 (first) to 5, got {self.priority}"),
+            (self.retries is not None and not 0 <= self.retries <= 254, f"retries must be 0..254, got {self.retries}"),
+        ]
+        for what in ("timeout", "delay", "expires", "block", "backoff", "max_backoff"):
+            value = getattr(self, what)
+            least_is_fine = value is None or value > 0 or (value == 0 and what not in {"timeout", "expires"})
+            faults.append((not least_is_fine or value == float("inf"), f"{what} must be a positive number of seconds, got {value}"))
+        for is_fault, why in faults:
+            if is_fault:
+                raise BadArguments(f"task {name}: {why}.")
+        return self
+
+
+PRODUCER_OPTIONS = frozenset({"priority", "retries", "timeout", "delay", "eta", "expires", "forget", "block", "group"})
+"""Options that `.options(...)` may change for single jobs."""
+
+
+def key_of(name: str) -> int:
+    """The task's 64-bit key in job headers: no record ever names code."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+class Task(Generic[P, R]):
+    """A declared function and its options. Make one with `@shmq.task`."""
+
+    def __init__(self, function: Callable[P, R], options: Options, name: str | None = None) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = name or f"{function.__module__}.{function.__qualname__}"
+        self.key = key_of(self.name)
+        self.settings = options.check(self.name)
+        self._route: Any = None  # (client, everything precomputed for submit); owned by the client
+
+    @functools.cached_property
+    def signature(self) -> Signature:
+        """Parameters and types of the function."""
+        return Signature(self.function, self.name)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now; no supervisor is needed."""
+        return self.function(*args, **kwargs)
+
+    def options(self, **changes: Any) -> Task[P, R]:
+        """The same task with other options for the jobs submitted through it."""
+        unknown = set(changes) - PRODUCER_OPTIONS
+        if unknown:
+            raise BadArguments(
+                f"task {self.name}: options({', '.join(sorted(unknown))}) cannot be set for single jobs; "
+                f"allowed: {', '.join(sorted(PRODUCER_OPTIONS))}."
+            )
+        other = Task(self.function, replace(self.settings, **changes), self.name)
+        other.__dict__["signature"] = self.signature
+        return other
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """Queue one job with the default client and return its handle.
+
+        Raises:
+            SubmitError: the job was not accepted (unknown task, wrong arguments, queue full, ...).
+            NotRunning: no supervisor serves the namespace.
+        """
+        return _default_client().submit_task(self, args, kwargs)
+
+    def submit_nowait(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """As `submit`, but raise QueueFull at once instead of waiting for room."""
+        return _default_client().submit_task(self, args, kwargs, block=0.0)
+
+    async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """As `submit`, for event loops: waiting for room never blocks the loop."""
+        return await _default_client().asubmit_task(self, args, kwargs)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts for the registry: name, signature, options."""
+        options = asdict(self.settings)
+        for types in ("retry_on", "give_up_on"):
+            options[types] = [kind.__name__ for kind in getattr(self.settings, types)]
+        return {
+            "name": self.name, "key": self.key, "signature": str(self.signature), "options": options,
+            "doc": (self.function.__doc__ or "").strip().split("\n")[0],
+        }  # fmt: skip
+
+    def __repr__(self) -> str:
+        return f"<shmq.task {self.name} group={self.settings.group!r}>"
+
+
+_default_client: Callable[[], Any]
+
+
+def set_default_client(getter: Callable[[], Any]) -> None:
+    """How `.submit` finds the default client; set by shmq.client when it is imported."""
+    global _default_client
+    _default_client = getter
+
+
+def _import_client() -> Any:
+    from shmq.client import default
+
+    return default.client()
+
+
+_default_client = _import_client
+
+T = TypeVar("T")
+
+
+@overload
+def task(function: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...  # type: ignore[overload-overlap]
+@overload
+def task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def task(
+    *,
+    group: str = ...,
+    priority: int = ...,
+    retries: int | None = ...,
+    timeout: float | None = ...,
+    retry_on: type[BaseException] | Exceptions = ...,
+    give_up_on: type[BaseException] | Exceptions = ...,
+    backoff: float = ...,
+    max_backoff: float = ...,
+    idempotent: bool = ...,
+    expires: float | None = ...,
+    forget: bool = ...,
+) -> _Decorator: ...
+def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Declare a task: `@shmq.task` or `@shmq.task(group="network", retries=3, ...)`.
+
+    Args:
+        group: resource group whose workers run it; "auto": routed by measured character.
+        priority: 1 (served first) to 5.
+        retries: attempts after the first when it raises; None: the group's default.
+        timeout: seconds a run may take before TaskTimeout is raised in it.
+        retry_on, give_up_on: exception types that are retried, or never are.
+        backoff, max_backoff: first and longest pause between attempts, in seconds.
+        idempotent: running it twice does no harm (shown in `shmq tasks`).
+        expires: seconds after submit from which a job that has not started is dropped.
+        forget: nobody reads results; the slot is free as soon as the job ends.
+    """
+    for types in ("retry_on", "give_up_on"):
+        if isinstance(options.get(types), type):
+            options[types] = (options[types],)
+
+    def declare(function: Callable[..., Any]) -> Task[..., Any]:
+        declared: Task[..., Any] = Task(function, Options(**options))
+        return declared
+
+    return declare if function is None else declare(function)
+
+
+class _Decorator:
+    """Typing of `@shmq.task(...)`: keeps the signature, unwraps awaitables and generators."""
+
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, Generator[T, Any, Any]], /) -> Task[P, list[T]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, AsyncGenerator[T, Any]], /) -> Task[P, list[T]]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> Task[P, T]: ...
+    def __call__(self, function: Callable[..., Any], /) -> Task[..., Any]:  # pragma: no cover - typing only
+        raise NotImplementedError

@@ -1,0 +1,113 @@
+"""Whom to ring: doorbells of workers, producers, supervisor and recovery, opened once and kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shmq.memory.doorbell import Doorbell, FifoBell, NoBell, open_bell
+from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_WORDS
+from shmq.memory.segment import Segment
+
+
+
+class Bells:
+    """Rings by row index. A row's bell is opened again when its serial says it is a new one."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        self._producers = segment.view("producer_rows")
+        self._workers = segment.view("worker_rows")
+        self._state_dir = segment.state_dir
+        self._open: dict[str, Doorbell] = {}
+        self._of_worker: dict[int, tuple[int, Doorbell]] = {}
+        self._of_producer: dict[int, tuple[int, Doorbell]] = {}
+        self._rung: dict[int, int] = {}
+        self._find = segment.map.find
+        layout = segment.layout
+        first, width = layout.offsets["sleeping"], layout.sleepers
+        self._sleepers = [
+            (first + g * width, first + g * width + 1 + segment.shape.workers) for g in range(segment.shape.groups)
+        ]
+
+    def wake_one(self, group: int) -> None:
+        """Wake one sleeper of the group, or the supervisor when the group has no worker.
+
+        Caller must: have made the work visible and fenced before (SYNC POINT: doorbell).
+        A worker that was rung in its present nap already needs no second ring: what was
+        published before it clears its flag is seen by its next look.
+        """
+        first, last = self._sleepers[group]
+        at = self._find(b"\1", first, last)
+        if at < 0:
+            return
+        row = at - first - 1
+        if row < 0:
+            self.notify_supervisor()
+            return
+        nap = self._workers[row * WORKER_WORDS + WORKER["naps"]]
+        if self._rung.get(row) != nap:
+            self._rung[row] = nap
+            self.worker(row).notify()
+
+    def wake_all(self, group: int) -> None:
+        """Wake every sleeper of the group (after a death, when limits change)."""
+        first, last = self._sleepers[group]
+        at = self._find(b"\1", first, last)
+        while at >= 0:
+            row = at - first - 1
+            if row < 0:
+                self.notify_supervisor()
+            else:
+                self.worker(row).notify()
+            at = self._find(b"\1", at + 1, last)
+
+    def worker(self, row: int) -> Doorbell:
+        """Bell of a worker row."""
+        serial = self._workers[row * WORKER_WORDS + WORKER["bell_serial"]]
+        return self._cached(self._of_worker, "worker_bells", row, serial)
+
+    def producer(self, row: int) -> Doorbell:
+        """Bell of a producer row's waiting thread."""
+        serial = self._producers[row * PRODUCER_WORDS + PRODUCER["bell_serial"]]
+        return self._cached(self._of_producer, "producer_bells", row, serial)
+
+    def notify_producer(self, row: int) -> None:
+        """Ring whatever waits in the producer of the row: a thread, an event loop, or both.
+
+        Caller must: have published the job word and fenced (SYNC POINT: doorbell).
+        """
+        at = row * PRODUCER_WORDS
+        if self._producers[at + PRODUCER["waiting"]]:
+            self.producer(row).notify()
+        if self._producers[at + PRODUCER["polling"]]:
+            self._named(poll_bell_path(self._state_dir, row)).notify()
+
+    def notify_supervisor(self) -> None:
+        """Wake the supervisor's loop."""
+        self._named(self._state_dir / "supervisor.bell").notify()
+
+    def notify_recovery(self) -> None:
+        """Wake recovery: something is SCHEDULED, or a row died."""
+        self._named(self._state_dir / "recovery.bell").notify()
+
+    def _named(self, path: Path) -> Doorbell:
+        bell = self._open.get(str(path))
+        if bell is None or isinstance(bell, NoBell):
+            bell = self._open[str(path)] = open_bell(str(path))
+        return bell
+
+    def _cached(self, cache: dict[int, tuple[int, Doorbell]], names: str, row: int, serial: int) -> Doorbell:
+        known = cache.get(row)
+        if known is None or known[0] != serial:
+            known = cache[row] = (serial, open_bell(self._segment.text(names, row)))
+        return known[1]
+
+
+def poll_bell_path(state_dir: Path, row: int) -> Path:
+    """FIFO of a producer that is woken through poll or an event loop."""
+    return state_dir / f"producer-{row}.bell"
+
+
+def open_poll_bell(segment: Segment, row: int) -> FifoBell:
+    """Make the FIFO of this process's producer row. Caller must: hold the row."""
+    return FifoBell(poll_bell_path(segment.state_dir, row), create=True)

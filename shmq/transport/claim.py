@@ -1,0 +1,219 @@
+"""A worker's side of the lanes: look for work, lease a batch, give it back.
+
+    look (one numpy comparison) → group byte → entries: word LEASED → head → unlock → fence
+    → read `cancel` of each
+
+Weighted priorities: a claim walks a fixed wheel of PRIORITY_WHEEL turns. Priority p of 1..5 gets
+16, 8, 4, 2, 1 turns of 31; a turn nobody waits for goes to the highest priority that waits. So 1 is
+served first, and while 5 waits, one worker claims at most 30 other jobs before one of 5.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmq.clock import now_ns
+from shmq.memory import locks
+from shmq.memory.columns import column
+from shmq.memory.fence import new_fence
+from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, GROUP_CONTROL, GROUP_CONTROL_WORDS, LANE_WORDS, PRIORITIES
+from shmq.memory.segment import Segment
+from shmq.transport.table import (
+    CANCELLED,
+    GENERATION_SHIFT,
+    GROUP,
+    GROUP_SHIFT,
+    LEASED,
+    OWNER_SHIFT,
+    QUEUED,
+    REQUEUED,
+    STATE,
+)
+
+_KEEP = ~(STATE | 0x3FF << OWNER_SHIFT)
+_NS = 1_000_000_000
+_ENTRIES_AT_ONCE = 64
+
+
+def _wheel() -> tuple[int, ...]:
+    """31 turns, each priority spread evenly (smooth weighted round robin, as in nginx)."""
+    weights = [16, 8, 4, 2, 1]
+    credit = [0] * PRIORITIES
+    turns = []
+    for _ in range(sum(weights)):
+        credit = [c + w for c, w in zip(credit, weights, strict=True)]
+        best = credit.index(max(credit))
+        credit[best] -= sum(weights)
+        turns.append(best)
+    return tuple(turns)
+
+
+PRIORITY_WHEEL = _wheel()
+
+
+class Claimer:
+    """Leases jobs of one group for one worker row.
+
+    Concurrency: one thread. The group's byte is held only inside `claim`.
+    """
+
+    def __init__(self, segment: Segment, lock_file: locks.LockFile, group: int, row: int) -> None:
+        shape = segment.shape
+        self.group = group
+        self.held_until_ns = 0
+        self._segment = segment
+        self._fd = lock_file.fileno()
+        self._byte = locks.group_byte(group)
+        self._heads, self._tails, self._rings = (segment.view(n) for n in ("heads", "tails", "rings"))
+        self._words, self._cancels = segment.view("words"), segment.view("cancels")
+        self._np_heads: NDArray[Any] = column(segment, "heads")[group].reshape(-1)
+        self._np_tails: NDArray[Any] = column(segment, "tails")[group].reshape(-1)
+        self._lane0 = group * (shape.producers + 1) * LANE_WORDS
+        self._ring0 = group * (shape.producers + 1) * PRIORITIES * shape.slots_per_producer
+        self._capacity = shape.slots_per_producer
+        self._slots = shape.slots
+        self._mine = LEASED | row << OWNER_SHIFT
+        self._group_bits = group << GROUP_SHIFT
+        self._claim = segment.view("group_claim")[group * GROUP_CLAIM_WORDS : (group + 1) * GROUP_CLAIM_WORDS]
+        self._control = segment.view("group_control")[group * GROUP_CONTROL_WORDS : (group + 1) * GROUP_CONTROL_WORDS]
+        self._fence = new_fence()
+        self._turn = 0
+        self._next_lane = 0
+
+    def lanes_with_work(self) -> list[int]:
+        """Lanes of the group whose tail differs from its head: row * 8 + priority."""
+        heads = self._np_heads.copy()
+        lanes: list[int] = (self._np_tails != heads).nonzero()[0].tolist()
+        return lanes
+
+    def backlog(self) -> int:
+        """Entries in the group's lanes, stale ones included."""
+        heads = self._np_heads.copy()
+        return int((self._np_tails - heads).sum())
+
+    def is_paused(self) -> bool:
+        """Paused groups are not claimed from."""
+        return bool(self._control[GROUP_CONTROL["paused"]])
+
+    def claim(self, lanes: list[int], most: int) -> tuple[list[int], list[int]]:
+        """Lease up to `most` jobs; (slots, their words). Cancelled ones are ended on the way.
+
+        A rate limit shortens `most`; then `held_until_ns` says when the next token comes.
+        """
+        slots: list[int] = []
+        words: list[int] = []
+        self.held_until_ns = 0
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
+        try:
+            if self._control[GROUP_CONTROL["rate_per_s_milli"]]:
+                most = self._tokens(most)
+            if most:
+                self._take(lanes, most, slots, words)
+            if slots:
+                self._claim[GROUP_CLAIM["claimed"]] += len(slots)
+                if self._control[GROUP_CONTROL["rate_per_s_milli"]]:
+                    self._spend(len(slots))
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
+        if slots:
+            self._fence()  # SYNC POINT: cancel — LEASED visible before we read `cancel`
+            self._end_cancelled(slots, words)
+        return slots, words
+
+    def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
+        if len(lanes) == 1:
+            self._take_lane(lanes[0], most, slots, words)
+            return
+        waiting: list[list[int]] = [[] for _ in range(PRIORITIES)]
+        for lane in self._rotated(lanes):
+            waiting[lane % LANE_WORDS].append(lane)
+        present = [p for p in range(PRIORITIES) if waiting[p]]
+        shares = self._shares(present, most) if len(present) > 1 else {present[0]: most}
+        for priority, share in shares.items():
+            self._take_priority(waiting[priority], share, slots, words)
+        for priority in present:  # what a priority could not fill goes to the highest that waits
+            if len(slots) >= most:
+                break
+            self._take_priority(waiting[priority], most - len(slots), slots, words)
+
+    def _rotated(self, lanes: list[int]) -> list[int]:
+        """Lanes from where the last claim stopped: producers take turns."""
+        at = next((i for i, lane in enumerate(lanes) if lane >= self._next_lane), 0)
+        self._next_lane = lanes[at] + 1
+        return lanes[at:] + lanes[:at]
+
+    def _shares(self, present: list[int], most: int) -> dict[int, int]:
+        """Turns of the wheel for each waiting priority, highest first."""
+        shares = dict.fromkeys(present, 0)
+        for _ in range(most):
+            priority = PRIORITY_WHEEL[self._turn]
+            self._turn = (self._turn + 1) % len(PRIORITY_WHEEL)
+            shares[priority if priority in shares else present[0]] += 1
+        return shares
+
+    def _take_priority(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
+        """Up to `most` jobs from lanes of one priority, in equal parts."""
+        goal = len(slots) + most
+        for i, lane in enumerate(lanes):
+            left = goal - len(slots)
+            if left <= 0:
+                return
+            self._take_lane(lane, -(-left // (len(lanes) - i)), slots, words)
+
+    def _take_lane(self, lane: int, most: int, slots: list[int], words: list[int]) -> None:
+        """Lease from one lane; stale entries are passed, damaged ones too."""
+        word_at = self._lane0 + lane
+        row, priority = divmod(lane, LANE_WORDS)
+        ring = self._ring0 + (row * PRIORITIES + priority) * self._capacity
+        mask, table, rings = self._capacity - 1, self._words, self._rings
+        mine, bits, count = self._mine, self._group_bits, self._slots
+        head = self._heads[word_at]
+        tail = self._tails[word_at]
+        if tail - head > self._capacity:  # damaged: believe what the ring can hold
+            head = max(tail - self._capacity, 0)
+        end = len(slots) + most
+        while head < tail and len(slots) < end:
+            slot = rings[ring + (head & mask)]
+            head += 1
+            if slot >= count:
+                continue
+            word = table[slot]
+            state = word & STATE
+            if (state != QUEUED and state != REQUEUED) or word & GROUP != bits:
+                continue
+            word = word & _KEEP | mine
+            table[slot] = word
+            slots.append(slot)
+            words.append(word)
+        # SYNC POINT: lease-visible — words are LEASED before the head passes their entries
+        self._heads[word_at] = head
+
+    def _end_cancelled(self, slots: list[int], words: list[int]) -> None:
+        cancels, ended = self._cancels, []
+        for i, slot in enumerate(slots):
+            if cancels[slot] == words[i] >> GENERATION_SHIFT:
+                self._words[slot] = words[i] & _KEEP & ~STATE | CANCELLED
+                ended.append(i)
+        for i in reversed(ended):
+            del slots[i], words[i]
+
+    def _tokens(self, most: int) -> int:
+        """Jobs that the group's rate allows now (GCRA, ITU-T I.371: one word of state)."""
+        interval = 1000 * _NS // self._control[GROUP_CONTROL["rate_per_s_milli"]]
+        burst = max(self._control[GROUP_CONTROL["burst"]], 1)
+        now = now_ns()
+        theoretical = max(self._claim[GROUP_CLAIM["rate_ns"]], now)
+        allowed = (now + burst * interval - theoretical) // interval
+        if allowed < most:
+            self.held_until_ns = theoretical - (burst - 1) * interval if allowed <= 0 else now + interval
+        return max(min(most, allowed), 0)
+
+    def _spend(self, count: int) -> None:
+        interval = 1000 * _NS // self._control[GROUP_CONTROL["rate_per_s_milli"]]
+        self._claim[GROUP_CLAIM["rate_ns"]] = max(self._claim[GROUP_CLAIM["rate_ns"]], now_ns()) + count * interval
+
+

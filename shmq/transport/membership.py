@@ -1,0 +1,117 @@
+"""Producer rows: who holds one, who may take a dead one's over, and what that takes.
+
+A row is free to take when its byte can be locked *and* no process with the row's pid and start
+ticks maps the segment (`close()` of the lock file drops locks of a living process).
+"""
+
+from __future__ import annotations
+
+import os
+
+from shmq import clock, probes
+from shmq.errors import TooManyProducers
+from shmq.memory import doorbell, locks
+from shmq.memory.columns import column
+from shmq.memory.doorbell import SemaphoreBell
+from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
+from shmq.memory.segment import Segment
+from shmq.transport.bells import poll_bell_path
+from shmq.transport.publish import Publisher
+from shmq.transport.table import DONE, FREE, STATE, next_free
+
+
+
+class ProducerRow:
+    """A row held by this process: its index and its waiting thread's bell."""
+
+    def __init__(self, segment: Segment, index: int) -> None:
+        self.index = index
+        self.segment = segment
+        self._at = index * PRODUCER_WORDS
+        self._rows = segment.view("producer_rows")
+        self.bell = SemaphoreBell.new()
+        segment.set_text("producer_bells", self.bell.name, index)
+        self._rows[self._at + PRODUCER["waiting"]] = 0
+        self._rows[self._at + PRODUCER["polling"]] = 0
+        self._rows[self._at + PRODUCER["bell_serial"]] += 1
+        self._rows[self._at + PRODUCER["ticks"]] = clock.start_ticks(os.getpid())
+        self._rows[self._at + PRODUCER["pid"]] = os.getpid()
+
+    def set(self, word: str, value: int) -> None:
+        """Write a word of the row."""
+        self._rows[self._at + PRODUCER[word]] = value
+
+    def release(self) -> None:
+        """Leave the row clean for the next holder, except jobs still on their way."""
+        self.set("waiting", 0)
+        self.set("polling", 0)
+        self.set("pid", 0)
+        self.bell.unlink()
+        self.bell.close()
+        self.segment.set_text("producer_bells", "", self.index)
+
+
+def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
+    """Take the dead or empty row with most FREE slots.
+
+    Raises:
+        TooManyProducers: living processes hold every row.
+    """
+    states = column(segment, "words").reshape(segment.shape.producers, -1) & STATE
+    order = (-(states == FREE).sum(axis=1)).argsort(kind="stable").tolist()
+    for index in order:
+        byte = locks.producer_byte(index)
+        if not lock_file.try_acquire(byte):
+            continue
+        if is_holder_alive(segment, index):
+            lock_file.release(byte)
+            continue
+        take_over(segment, index)
+        return ProducerRow(segment, index)
+    raise TooManyProducers(
+        f"all {segment.shape.producers} producer rows are held by living processes "
+        "(a worker whose task submits jobs holds one too).\n"
+        "Raise [memory] max_producers, or share one client between threads of a process."
+    )
+
+
+def is_holder_alive(segment: Segment, index: int) -> bool:
+    """Does the process the row names still live and map the segment?"""
+    rows, at = segment.view("producer_rows"), index * PRODUCER_WORDS
+    pid, ticks = rows[at + PRODUCER["pid"]], rows[at + PRODUCER["ticks"]]
+    if not 0 < pid < 2**31 or pid == os.getpid():
+        return False
+    return clock.start_ticks(pid) == ticks and probes.is_mapping(pid, str(segment.path))
+
+
+def take_over(segment: Segment, index: int) -> None:
+    """Bring a dead producer's row to a state from which it can be used. Idempotent.
+
+    Caller must: hold the row's byte and have proven its former holder dead.
+    """
+    pins = column(segment, "pins")
+    pins[:, 0][pins[:, 0] == index + 1] = 0
+    publisher = Publisher(segment, index)
+    publisher.finish_half_done_publishes()
+    _end_unread(segment, publisher)
+    old_bell = segment.text("producer_bells", index)
+    if old_bell:
+        doorbell.unlink(old_bell)
+        segment.set_text("producer_bells", "", index)
+    poll_bell_path(segment.state_dir, index).unlink(missing_ok=True)
+    rows, at = segment.view("producer_rows"), index * PRODUCER_WORDS
+    for word in ("waiting", "polling", "pid", "ticks"):
+        rows[at + PRODUCER[word]] = 0
+
+
+def _end_unread(segment: Segment, publisher: Publisher) -> None:
+    """Results nobody will read are freed; FREE slots that blocks were tagged with move on."""
+    words = segment.view("words")
+    for slot in range(publisher.first, publisher.last):
+        if words[slot] & STATE >= DONE:
+            words[slot] = next_free(words[slot])
+    for tag in set(column(segment, "tags").tolist()):
+        slot, generation = tag & 0xFFFFFFFF, tag >> 32
+        if publisher.first <= slot < publisher.last and words[slot] == generation << 32:
+            words[slot] = next_free(words[slot])
+

@@ -1,0 +1,206 @@
+"""Recovery's hands: what may be done to jobs whose worker is proven dead, or that are due.
+
+Only recovery calls these, one process at a time (lock byte). Every step is idempotent and reads its
+state from the table, so it may be killed anywhere and started again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmq.memory import locks
+from shmq.memory.columns import column
+from shmq.memory.fence import new_fence
+from shmq.memory.lanes import lane
+from shmq.memory.layout import PRIORITIES
+from shmq.memory.segment import Segment
+from shmq.transport.bells import Bells
+from shmq.transport.table import (
+    CANCELLED,
+    DONE,
+    FREE,
+    GENERATION_SHIFT,
+    GROUP,
+    GROUP_SHIFT,
+    LEASED,
+    OWNER_SHIFT,
+    QUEUED,
+    REQUEUED,
+    RUNNING,
+    SCHEDULED,
+    STATE,
+    group_of,
+    next_free,
+    with_state,
+)
+from shmq.wire.header import FLAGS_OFFSET, LANE_SHIFT
+
+_U = np.uint64
+
+
+@dataclass
+class Delivery:
+    """What one pass over the due jobs did."""
+
+    pushed: int = 0
+    next_due_ns: int = 0  # 0: nothing is scheduled
+
+
+class Redeliverer:
+    """Writes REQUEUED words and recovery's own lanes."""
+
+    def __init__(self, segment: Segment, lock_file: locks.LockFile) -> None:
+        self.segment = segment
+        self.bells = Bells(segment)
+        self._fd = lock_file.fileno()
+        self._shape = segment.shape
+        self._words = segment.view("words")
+        self._heads, self._tails, self._rings = (segment.view(n) for n in ("heads", "tails", "rings"))
+        self._payload = segment.view("payload")
+        self._np_words: NDArray[Any] = column(segment, "words")
+        self._np_dues: NDArray[Any] = column(segment, "dues")
+        self._np_cancels: NDArray[Any] = column(segment, "cancels")
+        self._fence = new_fence()
+        self._unpushed: list[int] = self.slots_in(REQUEUED)
+
+    def slots_in(self, *states: int) -> list[int]:
+        """Slots whose job word is in one of the states."""
+        found = np.isin(self._np_words & _U(STATE), np.array(states, _U))
+        slots: list[int] = found.nonzero()[0].tolist()
+        return slots
+
+    def owned_by(self, worker: int) -> list[int]:
+        """Slots leased to or run by the worker row."""
+        states = self._np_words & _U(STATE)
+        owners = (self._np_words >> _U(OWNER_SHIFT)) & _U(0x3FF)
+        mine = (owners == worker) & ((states == LEASED) | (states == RUNNING))
+        slots: list[int] = mine.nonzero()[0].tolist()
+        return slots
+
+    # -- pushing -------------------------------------------------------------------------
+
+    def requeue(self, slot: int, word: int) -> None:
+        """One store makes the job REQUEUED; its lane entry follows, now or when there is room."""
+        # SYNC POINT: requeued — the word is REQUEUED before a lane offers the slot
+        self._words[slot] = with_state(word, REQUEUED)
+        if not self._push(slot):
+            self._unpushed.append(slot)
+
+    def push_waiting(self) -> int:
+        """Push REQUEUED jobs for which a lane was full. How many are left."""
+        waiting, self._unpushed = self._unpushed, []
+        for slot in waiting:
+            if self._words[slot] & STATE == REQUEUED and not self._push(slot):
+                self._unpushed.append(slot)
+        return len(self._unpushed)
+
+    def _push(self, slot: int) -> bool:
+        word = self._words[slot]
+        group = group_of(word)
+        if group >= self._shape.groups:
+            return True  # damaged: no lane can ever offer it
+        flags = self._payload[slot * self._shape.slot_bytes + FLAGS_OFFSET]
+        place = lane(self._shape, group, self._shape.recovery_row, min(flags >> LANE_SHIFT, PRIORITIES - 1))
+        head, tail = self._heads[place.word], self._tails[place.word]
+        if tail - head >= self._shape.slots_per_producer:
+            return False
+        self._rings[place.ring + (tail & self._shape.slots_per_producer - 1)] = slot
+        self._tails[place.word] = tail + 1
+        self._fence()  # SYNC POINT: doorbell
+        self.bells.wake_one(group)
+        return True
+
+    def deliver_due(self, now_ns: int) -> Delivery:
+        """Push every SCHEDULED job that is due; end those that were cancelled meanwhile."""
+        done = Delivery()
+        waiting = (self._np_words & _U(STATE) == SCHEDULED).nonzero()[0]
+        if not len(waiting):
+            return done
+        cancelled = self._np_cancels[waiting] == (self._np_words[waiting] >> _U(GENERATION_SHIFT))
+        for slot in waiting[cancelled].tolist():
+            self.end_cancelled(slot)
+        waiting = waiting[~cancelled]
+        dues = self._np_dues[waiting]
+        is_due = dues <= _U(now_ns)
+        due = waiting[is_due]
+        for slot in due[np.argsort(dues[is_due], kind="stable")].tolist():
+            self.requeue(slot, self._words[slot])
+            done.pushed += 1
+        later = dues[~is_due]
+        done.next_due_ns = int(later.min()) if len(later) else 0
+        return done
+
+    # -- ends ----------------------------------------------------------------------------
+
+    def end_cancelled(self, slot: int) -> None:
+        """CANCELLED; its producer is told. Caller must: own the word (SCHEDULED, or group byte held)."""
+        self._words[slot] = with_state(self._words[slot], CANCELLED)
+        self.ring_producer_of(slot)
+
+    def ring_producer_of(self, slot: int) -> None:
+        """Its job has ended: wake whoever waits for it."""
+        self._fence()  # SYNC POINT: doorbell
+        self.bells.notify_producer(slot // self._shape.slots_per_producer)
+
+    def sweep_cancelled(self, group: int) -> int:
+        """In a group nobody claims from: end cancelled jobs and pass stale entries. How many ended."""
+        states = self._np_words & _U(STATE)
+        groups = (self._np_words & _U(GROUP)) >> _U(GROUP_SHIFT)
+        asked = self._np_cancels == (self._np_words >> _U(GENERATION_SHIFT))
+        asked &= ((states == QUEUED) | (states == REQUEUED)) & (groups == group)
+        if not asked.any():
+            return 0
+        byte, ended = locks.group_byte(group), 0
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, byte)
+        try:
+            for slot in asked.nonzero()[0].tolist():
+                word = self._words[slot]
+                if word & STATE in (QUEUED, REQUEUED) and self._np_cancels[slot] == word >> GENERATION_SHIFT:
+                    self._words[slot] = with_state(word, CANCELLED)
+                    ended += 1
+            self._pass_stale(group)
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
+        self._fence()  # SYNC POINT: doorbell
+        for row in range(self._shape.producers):
+            self.bells.notify_producer(row)
+        return ended
+
+    def _pass_stale(self, group: int) -> None:
+        """Caller must: hold the group's byte."""
+        mask = self._shape.slots_per_producer - 1
+        for row in range(self._shape.producers + 1):
+            for priority in range(PRIORITIES):
+                place = lane(self._shape, group, row, priority)
+                head, tail = self._heads[place.word], self._tails[place.word]
+                while head < tail and not self._is_claimable(self._rings[place.ring + (head & mask)], group):
+                    head += 1
+                self._heads[place.word] = head
+
+    def _is_claimable(self, slot: int, group: int) -> bool:
+        if slot >= self._shape.slots:
+            return False
+        word = self._words[slot]
+        return word & STATE in (QUEUED, REQUEUED) and group_of(word) == group
+
+    def free_ended(self, row: int) -> int:
+        """Free ended jobs of a row that nobody holds. Caller must: hold the row's byte."""
+        first = row * self._shape.slots_per_producer
+        words = self._np_words[first : first + self._shape.slots_per_producer]
+        ended = ((words & _U(STATE)) >= _U(DONE)).nonzero()[0].tolist()
+        for i in ended:
+            self._words[first + i] = next_free(self._words[first + i])
+        return len(ended)
+
+    def used(self, row: int) -> int:
+        """Slots of the row that are not FREE."""
+        first = row * self._shape.slots_per_producer
+        words = self._np_words[first : first + self._shape.slots_per_producer]
+        return int(((words & _U(STATE)) != FREE).sum())
+
+

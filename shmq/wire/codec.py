@@ -1,0 +1,157 @@
+"""Values to bytes and back: msgpack by msgspec, numpy arrays beside it.
+
+An array up to INLINE_ARRAY_BYTES travels inside the message; a larger one is copied once into a
+block and the message holds a reference, so that the reader gets a view without copying.
+
+    ext 1  reference  <unit u32><nbytes u64><dtype length u8><dtype><dimension u64>*
+    ext 2  inline     <dtype length u8><dims u8><dtype><dimension u64>*<raw bytes>
+
+Every other ext code is refused. Decoding always works on a private copy of the message.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import Any, get_origin
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from shmq.errors import TooLarge, Unencodable
+from shmq.memory.blocks import BlockPool
+
+INLINE_ARRAY_BYTES = 4096
+_REFERENCE, _INLINE = 1, 2
+_REF = struct.Struct("<IQB")
+
+
+class PoolFull(Exception):  # noqa: N818 - control flow inside shmq, never seen by users
+    """No block is free at present; the caller frees its slot, waits and tries again."""
+
+
+class Encoder:
+    """Encodes messages of one process; arrays of the current job go to blocks tagged with it.
+
+    Concurrency: one user at a time (client lock, worker main thread); `slot` and `generation`
+    name the job whose blocks are being filled.
+    """
+
+    def __init__(self, blocks: BlockPool) -> None:
+        self._blocks = blocks
+        self.slot = 0
+        self.generation = 0
+        self.used_blocks = False
+        self.encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
+
+    def place_message(self, message: bytes) -> int:
+        """Copy an oversize message into a block; its first unit."""
+        unit = self._allocate(len(message))
+        self._blocks.bytes_at(unit, len(message))[:] = message
+        return unit
+
+    def _allocate(self, nbytes: int) -> int:
+        unit = self._blocks.allocate(nbytes, self.slot, self.generation)
+        if unit is None:
+            raise PoolFull
+        self.used_blocks = True
+        return unit
+
+    def _hook(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, np.generic):
+            return value.item()
+        raise NotImplementedError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
+
+    def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
+        if array.dtype.hasobject or array.dtype.names:
+            raise NotImplementedError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
+        dtype = array.dtype.str.encode()
+        dims = struct.pack(f"<{array.ndim}Q", *array.shape)
+        if array.nbytes <= INLINE_ARRAY_BYTES:
+            head = bytes((len(dtype), array.ndim)) + dtype + dims
+            return msgspec.msgpack.Ext(_INLINE, head + array.tobytes())
+        unit = self._shared_unit(array)
+        if unit is None:
+            unit = self._allocate(array.nbytes)
+            target = np.frombuffer(self._blocks.bytes_at(unit, array.nbytes), array.dtype).reshape(array.shape)
+            np.copyto(target, array)
+        return msgspec.msgpack.Ext(_REFERENCE, _REF.pack(unit, array.nbytes, len(dtype)) + dtype + dims)
+
+    def _shared_unit(self, array: NDArray[Any]) -> int | None:
+        """The block the array lies in already (`shmq.empty`), now tagged with this job."""
+        unit = self._blocks.locate(array)
+        if unit is None or not array.flags.c_contiguous or not array.flags.writeable:
+            return None
+        if not self._blocks.adopt(unit, array.nbytes, self.slot, self.generation):
+            return None  # in use by another job: copy
+        self.used_blocks = True
+        return unit
+
+
+class Decoder:
+    """Decodes messages of one process and remembers which blocks their arrays view."""
+
+    def __init__(self, blocks: BlockPool) -> None:
+        self._blocks = blocks
+        self.views: list[tuple[Callable[[], bool], int, int]] = []
+        self._untyped = self.typed(Any).decode
+
+    def typed(self, kind: Any) -> msgspec.msgpack.Decoder[Any]:
+        """A reusable decoder for a type."""
+        return msgspec.msgpack.Decoder(kind, dec_hook=_accept, ext_hook=self._array)
+
+    def decode(self, message: bytes) -> Any:
+        """The message as plain values."""
+        return self._untyped(message)
+
+    def _array(self, code: int, data: memoryview) -> NDArray[Any]:
+        if code == _INLINE:
+            size, dims = data[0], data[1]
+            shape = struct.unpack_from(f"<{dims}Q", data, 2 + size)
+            raw = bytes(data[2 + size + 8 * dims :])
+            return np.frombuffer(raw, np.dtype(bytes(data[2 : 2 + size]).decode())).reshape(shape)
+        if code != _REFERENCE:
+            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
+        unit, nbytes, size = _REF.unpack_from(data)
+        dtype = np.dtype(bytes(data[_REF.size : _REF.size + size]).decode())
+        rest = bytes(data[_REF.size + size :])
+        shape = struct.unpack(f"<{len(rest) // 8}Q", rest)
+        return self._view(unit, nbytes, dtype, shape)
+
+    def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
+        flat.flags.writeable = False
+        self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
+        return flat.reshape(shape)
+
+    def pin_living_views(self) -> None:
+        """Pin the blocks whose views outlive the job. Caller must: not have freed or acked it yet."""
+        for is_alive, unit, nbytes in self.views:
+            if is_alive():
+                self._blocks.pin(unit, nbytes)
+                if not is_alive():  # it died in between: its finalizer ran before the pin
+                    self._blocks.unpin(unit, nbytes)
+        self.views.clear()
+
+
+def _accept(kind: type, value: Any) -> Any:
+    """Custom annotations (ndarray and its generic forms) take the value that ext decoding made."""
+    origin = get_origin(kind) or kind
+    if isinstance(origin, type) and isinstance(value, origin):
+        return value
+    raise TypeError(f"expected {kind}, got {type(value).__name__}")
+
+
+def explain(error: Exception, what: str) -> Exception:
+    """The error of an encoder as one that tells the user what to do."""
+    if isinstance(error, TooLarge):
+        return error
+    if isinstance(error, RecursionError):
+        return Unencodable(f"{what}: nested deeper than Python's recursion limit; flatten it")
+    return Unencodable(
+        f"{what}: {error}.\nmsgpack types, ndarray, datetime, UUID, Decimal, dataclasses, msgspec Structs, "
+        "enums, sets and tuples can travel; pass plain data or a path instead."
+    )

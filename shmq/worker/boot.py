@@ -1,0 +1,175 @@
+"""The first code of a worker after its fork: signals, membership, then the loop.
+
+It never returns: a worker ends through `os._exit`, so that nothing of the fork server's
+(exit handlers, buffered output) runs twice.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import sys
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from shmq import kernel
+from shmq.clock import now_ns, start_ticks
+from shmq.memory import locks
+from shmq.memory.blocks import WORKER_PIN, BlockPool
+from shmq.memory.doorbell import SemaphoreBell
+from shmq.memory.fence import new_fence
+from shmq.memory.layout import WORKER, WORKER_LIVE, WORKER_STARTING
+from shmq.memory.segment import attach
+from shmq.tasks import current
+from shmq.tasks.registry import load
+from shmq.transport.claim import Claimer
+from shmq.worker.execution import Executor
+from shmq.worker.limits import Timer
+from shmq.worker.loop import Loop
+from shmq.worker.output import redirect
+from shmq.worker.seat import Seat
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from shmq.config.model import Group
+    from shmq.tasks.task import Task
+
+_log = logging.getLogger("shmq.worker")
+EXIT_DRAINED, EXIT_BROKEN, EXIT_ORPHAN = 0, 70, 71
+_DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE)
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a worker must know to begin."""
+
+    segment_name: str
+    index: int
+    serial: int
+    group: int
+    group_name: str
+    settings: Group
+    supervisor_pid: int
+    task_output: str
+    late_modules: tuple[str, ...]
+    folder: Path | None
+    namespace: str
+
+
+def run(order: Order, tasks: dict[int, Task[Any, Any]]) -> None:
+    """Be a worker until drained. Never returns."""
+    status = EXIT_BROKEN
+    try:
+        status = _run(order, tasks)
+    except BaseException:  # noqa: BLE001 - the last frame of the process: log it, then leave
+        _log.exception("worker %s/%d broke", order.group_name, order.index)
+    finally:
+        try:
+            logging.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
+    _reset_signals()
+    os.setpgid(0, 0)
+    if not kernel.die_with_parent(order.supervisor_pid):
+        return EXIT_ORPHAN
+    _name_process(order)
+    _prefer_for_oom(order.settings.oom_score_adj)
+    segment = attach(order.segment_name)
+    lock_file = locks.open_once(segment.state_dir / "lock")
+    lock_file.forget()  # inherited from the fork server: the bytes stayed there
+    seat = Seat(segment, order.index, order.group, order.group_name, order.settings)
+    if not _join(seat, lock_file, order.serial):
+        return EXIT_ORPHAN
+    writer = redirect(order.task_output, seat)
+    if order.late_modules:  # modules that start threads at import must not be imported before a fork
+        tasks = {**tasks, **load(list(order.late_modules), order.folder)}
+    os.environ["SHMQ_NAMESPACE"] = order.namespace
+    current.set_worker(seat)
+    _reseed()
+    _serve(seat, lock_file, tasks)
+    if writer is not None:
+        writer.finish()
+    return EXIT_DRAINED
+
+
+def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any]]) -> None:
+    segment = seat.segment
+    blocks = BlockPool(segment, lock_file, WORKER_PIN, seat.index)
+    claimer = Claimer(segment, lock_file, seat.group, seat.index)
+    fence = new_fence()
+    timer = Timer(seat, fence)
+    executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
+    bell = SemaphoreBell(segment.text("worker_bells", seat.index))
+
+    def drain(_signal: int, _frame: FrameType | None) -> None:
+        seat.is_draining = True
+
+    signal.signal(signal.SIGTERM, drain)
+    gc.collect()
+    gc.freeze()
+    seat.row[WORKER["state"]] = WORKER_LIVE
+    seat.bells.notify_supervisor()
+    if seat.settings.concurrency == 1:
+        Loop(seat, claimer, executor, timer, bell, fence).run()
+    else:
+        from shmq.worker.concurrent import ConcurrentLoop
+
+        ConcurrentLoop(seat, claimer, executor, bell, fence).run()
+
+
+def _reset_signals() -> None:
+    """Whatever the fork server had installed is not ours. Ctrl-C reaches the whole group: ignore it."""
+    signal.set_wakeup_fd(-1)
+    for number in _DEFAULT_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def _join(seat: Seat, lock_file: locks.LockFile, serial: int) -> bool:
+    """Hold the row's byte: the proof of life. False when the row is not ours to start in."""
+    row = seat.row
+    if row[WORKER["state"]] != WORKER_STARTING or row[WORKER["bell_serial"]] != serial:
+        return False
+    if not lock_file.try_acquire(locks.worker_byte(seat.index)):
+        return False
+    row[WORKER["pid"]] = os.getpid()
+    row[WORKER["ticks"]] = start_ticks(os.getpid())
+    row[WORKER["started_ns"]] = now_ns()
+    row[WORKER["heartbeat_ns"]] = now_ns()
+    return True
+
+
+def _name_process(order: Order) -> None:
+    import setproctitle
+
+    setproctitle.setproctitle(f"shmq: worker {order.group_name} {order.index}")
+
+
+def _prefer_for_oom(score: int) -> None:
+    """Let the kernel kill a worker before the supervisor or the user's own programs."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(score))
+    except OSError as error:
+        _log.info("oom_score_adj stays as it is: %s", error)
+
+
+def _reseed() -> None:
+    """Forked siblings must not draw the same random numbers."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+

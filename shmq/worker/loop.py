@@ -1,0 +1,140 @@
+"""The main loop of a worker that runs one job at a time.
+
+    look → claim → run each → notify → look again → sleep (bell, at most RESCUE_S)
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+from shmq.clock import NS, now_ns
+from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
+from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, WORKER
+from shmq.transport.claim import Claimer
+from shmq.worker.execution import Executor
+from shmq.worker.limits import LONG_S, Timer
+from shmq.worker.seat import Seat
+
+_NOTIFY_NS = 200_000
+
+
+class Loop:
+    """Claims and runs batches until the seat drains."""
+
+    def __init__(
+        self, seat: Seat, claimer: Claimer, executor: Executor, timer: Timer, bell: SemaphoreBell, fence: Callable[[], None]
+    ) -> None:
+        self._seat = seat
+        self._claimer = claimer
+        self._executor = executor
+        self._timer = timer
+        self._bell = bell
+        self._fence = fence
+        segment = seat.segment
+        self._sleeping = segment.view("sleeping")
+        self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
+        self._control = segment.view("group_control")[seat.group * GROUP_CONTROL_WORDS : (seat.group + 1) * GROUP_CONTROL_WORDS]
+        self._service_ns = 0.0
+        self._epoch = segment.header("epoch")
+        self._collects_between = seat.settings.gc == "batch"
+        if seat.settings.gc != "auto":
+            gc.disable()
+
+    def run(self) -> None:
+        """Serve until told to drain, or until another supervisor's epoch begins."""
+        seat, claimer = self._seat, self._claimer
+        while not seat.is_draining and seat.segment.header("epoch") == self._epoch:
+            seat.row[WORKER["heartbeat_ns"]] = now_ns()
+            lanes = claimer.lanes_with_work()
+            if lanes and not claimer.is_paused() and self._run_batch(lanes):
+                continue
+            self._sleep()
+
+    def _run_batch(self, lanes: list[int]) -> bool:
+        """Claim once and run what was claimed; False when there was nothing to run after all."""
+        seat, executor = self._seat, self._executor
+        slots, words = self._claimer.claim(lanes, self._batch_size())
+        if not slots:
+            return not self._claimer.held_until_ns and self._has_fresh_work()
+        seat.batch_slots, seat.batch_words, seat.position = slots, words, 0
+        if self._claimer.lanes_with_work():
+            seat.bells.wake_one(seat.group)
+        if not self._timer.is_armed:
+            self._timer.arm()
+        started = notified = executor.end_ns = now_ns()
+        count, run = len(slots), executor.run
+        while seat.position < len(slots):
+            at = seat.position
+            seat.position = at + 1
+            run(slots[at], words[at])
+            if executor.end_ns - notified > _NOTIFY_NS and seat.to_notify:
+                self._notify()
+                notified = executor.end_ns
+            if seat.is_draining:
+                seat.give_back_rest()
+        if seat.to_notify:
+            self._notify()
+        self._learn(executor.end_ns - started, count)
+        return True
+
+    def _notify(self) -> None:
+        self._fence()  # SYNC POINT: doorbell — job words visible before we look who waits
+        self._seat.ring_producers()
+
+    def _has_fresh_work(self) -> bool:
+        """Were the entries just passed stale? Then there may be others behind them."""
+        return bool(self._claimer.lanes_with_work())
+
+    def _batch_size(self) -> int:
+        """Jobs to claim: a fair part of the backlog that should run for about target_batch_s."""
+        settings = self._seat.settings
+        workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
+        fair = -(-self._claimer.backlog() // workers)
+        fitting = int(settings.target_batch_s * NS / self._service_ns) if self._service_ns else 1
+        return max(1, min(fair, fitting, settings.max_batch))
+
+    def _learn(self, spent_ns: int, count: int) -> None:
+        """Exponential mean of a job's time, a quarter of the weight on the newest batch."""
+        each = spent_ns / count
+        self._service_ns = each if not self._service_ns else 0.75 * self._service_ns + 0.25 * each
+        seat = self._seat
+        seat.row[WORKER["claims"]] += 1
+        seat.row[WORKER["claimed"]] += count
+        if self._collects_between:
+            gc.collect(0)
+
+    def _sleep(self) -> None:
+        """Sleep until rung, at most RESCUE_S; look once more after saying so."""
+        seat = self._seat
+        if seat.settings.spin_s and self._spin(seat.settings.spin_s):
+            return
+        seat.row[WORKER["naps"]] += 1
+        self._sleeping[self._sleeping_at] = 1
+        self._fence()  # SYNC POINT: doorbell — "I sleep" is visible before the second look
+        try:
+            timeout_s = RESCUE_S
+            if self._claimer.held_until_ns:
+                timeout_s = min(max((self._claimer.held_until_ns - now_ns()) / NS, 0.0), RESCUE_S)
+            elif self._claimer.lanes_with_work() and not self._claimer.is_paused():
+                return
+            if not self._bell.wait(timeout_s) and not seat.is_draining:
+                self._count_rescue()
+        finally:
+            self._sleeping[self._sleeping_at] = 0
+
+    def _count_rescue(self) -> None:
+        """A time-out that finds work means that a ring was lost - or is under way at this moment."""
+        if self._claimer.held_until_ns or self._claimer.is_paused() or not self._claimer.lanes_with_work():
+            return
+        if not self._bell.wait(LONG_S):
+            self._seat.row[WORKER["rescues"]] += 1
+
+    def _spin(self, spin_s: float) -> bool:
+        """Look for work without sleeping for a while: latency for CPU time, off by default."""
+        give_up = time.monotonic() + spin_s
+        while time.monotonic() < give_up:
+            if self._claimer.lanes_with_work():
+                return True
+        return False

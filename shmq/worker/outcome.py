@@ -1,0 +1,57 @@
+"""What becomes of a job whose task raised: retry, failure, dead letter.
+
+A retry goes RUNNING → SCHEDULED with the crash paid in advance given back; the pause before it is
+exponential with full jitter (Brooker, "Exponential Backoff And Jitter", 2015).
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from shmq.clock import now_ns, to_ns
+from shmq.errors import JobRejected, Reject, Retry, TaskFailed, TaskTimeout
+from shmq.tasks.task import Options
+from shmq.transport.table import CRASH, FAILURE, failures_of
+
+_MOST_FAILURES = 255
+
+
+def pause_s(options: Options, failures: int) -> float:
+    """Seconds before attempt `failures + 1`: uniform between 0 and the capped exponential."""
+    return random.uniform(0.0, min(options.max_backoff, options.backoff * 2.0 ** min(failures, 60)))  # noqa: S311
+
+
+def retry_due(error: BaseException, word: int, options: Options | None, retries: int) -> int | None:
+    """Monotonic ns at which the job runs again, or None when it must not."""
+    failures = failures_of(word)
+    if options is None or failures >= min(retries, _MOST_FAILURES) or isinstance(error, Reject):
+        return None
+    if isinstance(error, Retry):
+        delay = error.delay_s if error.delay_s is not None else pause_s(options, failures)
+        return now_ns() + to_ns(delay)
+    wanted = isinstance(error, options.retry_on) and not isinstance(error, options.give_up_on)
+    return now_ns() + to_ns(pause_s(options, failures)) if wanted else None
+
+
+def retried_word(word: int) -> int:
+    """The word of a failed attempt: one failure more, the crash paid at its start given back."""
+    return word + FAILURE - CRASH
+
+
+def as_job_error(error: BaseException, task_name: str) -> BaseException:
+    """The error as the handle shall raise it."""
+    if isinstance(error, Reject):
+        return JobRejected(f"{task_name} rejected the job: {error}")
+    if isinstance(error, Retry):
+        return TaskFailed(f"{task_name} asked for a retry, but none is left", "shmq.Retry")
+    if isinstance(error, SystemExit):
+        return _keep_traceback(TaskFailed(f"{task_name} called sys.exit({error.code!r})", "SystemExit"), error)
+    if not isinstance(error, Exception) and not isinstance(error, TaskTimeout):
+        return _keep_traceback(TaskFailed(f"{task_name} raised {type(error).__name__}: {error}", type(error).__name__), error)
+    return error
+
+
+def _keep_traceback(error: Any, origin: BaseException) -> BaseException:
+    error.__traceback__ = origin.__traceback__
+    return error  # type: ignore[no-any-return]

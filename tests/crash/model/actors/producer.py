@@ -1,0 +1,211 @@
+"""A producer: reserve a slot, publish, cancel, wait, read the result; and who takes over its row.
+
+    payload → ring cell → word QUEUED → tail → fence → wake one sleeper
+"""
+
+from __future__ import annotations
+
+from tests.crash.model.actors.shared import in_order, read_word, wake_one, write_word
+from tests.crash.model.automaton import Op, Steps
+from tests.crash.model.machine import PROOF, clear, fence, load, lock, note, store, sync, unlock, wait
+from tests.crash.model.monitor import ACCEPT, CERTAIN, GOT, ISSUE, SETTLED, TENANT
+from tests.crash.model.world import (
+    CANCELLED,
+    DONE,
+    FREE,
+    QUEUED,
+    REQUEUED,
+    SCHEDULED,
+    World,
+    freed,
+    generation_of,
+    group_of,
+    state_of,
+    word,
+)
+
+SUBMIT, COLLECT, CANCEL = range(3)
+Plan = tuple[tuple[int, int, int], ...]  # verb, job, group
+
+
+def producer(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
+    """Carry out the plan and stay. It holds its row from the start."""
+    yield from carry_out(w, a, row, plan)
+
+
+def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
+    handles: tuple[tuple[int, int, int], ...] = ()
+    for verb, job, group in plan:
+        if verb == SUBMIT:
+            slot, generation = yield from submit(w, a, row, job, group)
+            handles = (*handles, (job, slot, generation))
+        else:
+            slot, generation = next((s, g) for j, s, g in handles if j == job)
+            yield from (collect if verb == COLLECT else cancel)(w, a, row, job, slot, generation)
+        slot = generation = 0
+
+
+def submit(w: World, a: int, row: int, job: int, group: int) -> Steps[tuple[int, int]]:
+    slot, free, tail = yield from reserve(w, a, row, group)
+    yield note(ISSUE, slot, job)
+    yield from publish(w, row, slot, free, tail, job, group)
+    if not w.is_mutant("no_fence_publish"):
+        yield fence()
+    if not w.is_mutant("no_wake"):
+        yield from wake_one(w, a, group)
+    yield note(ACCEPT, job)
+    return slot, generation_of(free)
+
+
+def publish(w: World, row: int, slot: int, free: int, tail: int, job: int, group: int) -> Steps[None]:
+    queued = word(QUEUED, group=group, generation=generation_of(free))
+    cell = w.ring[group, row][tail % w.capacity]
+    steps: dict[str, Op] = {
+        "payload": store(w.payload[slot], job), "cell": store(cell, slot + 1),
+        "queued": store(w.word[slot], queued), "tail": store(w.tail[group, row], tail + 1),
+    }  # fmt: skip
+    for step in in_order(w, **steps):
+        if step == steps["queued"]:
+            if not w.is_mutant("no_sync_slot"):
+                yield sync()  # SYNC POINT: slot-visible
+            yield from write_word(w, slot, queued)
+            if not w.is_mutant("no_sync_lane"):
+                yield sync()  # SYNC POINT: lane-visible
+        else:
+            yield step
+
+
+def reserve(w: World, a: int, row: int, group: int) -> Steps[tuple[int, int, int]]:
+    """A FREE slot, its word and the tail of the lane, once the lane has room: else wait for both."""
+    says_so = False
+    while True:
+        found = yield from _room(w, row, group)
+        if found:
+            if says_so:
+                yield store(w.waiting[row], 0)
+            return found
+        if says_so:
+            yield from _await_ring(w, a)
+        else:
+            yield from _say_waiting(w, a, row)
+            says_so = True
+
+
+def _room(w: World, row: int, group: int) -> Steps[tuple[int, int, int] | None]:
+    tail = yield load(w.tail[group, row])
+    if w.shape.waits and not w.is_mutant("no_full_check"):
+        head = yield load(w.head[group, row])
+        if tail - head >= w.capacity:
+            return None
+    for slot in w.row_slots(row):
+        free = yield from read_word(w, slot)
+        if state_of(free) == FREE:
+            return slot, free, tail
+        if state_of(free) in (DONE, CANCELLED) and not w.shape.collect:  # nobody will ask for it
+            free = yield from release(w, slot, free)
+            return slot, free, tail
+    return None
+
+
+def _say_waiting(w: World, a: int, row: int) -> Steps[None]:
+    yield store(w.waiting[row], a + 1)
+    if not w.is_mutant("no_fence_wait"):
+        yield fence()  # SYNC POINT: doorbell
+
+
+def _await_ring(w: World, a: int) -> Steps[None]:
+    yield wait(w.bell[a])
+    if w.shape.clears:
+        yield clear(w.bell[a])
+
+
+def release(w: World, slot: int, ended: int) -> Steps[int]:
+    free = freed(ended)
+    if w.is_mutant("same_generation"):
+        free = word(FREE, generation=generation_of(ended))
+    yield from write_word(w, slot, free)
+    return free
+
+
+def collect(w: World, a: int, row: int, job: int, slot: int, generation: int) -> Steps[None]:
+    """Wait for the end of a job, read its result, free the slot."""
+    value = yield from _await_end(w, a, row, slot, generation)
+    yield store(w.waiting[row], 0)
+    if state_of(value) == DONE:
+        yield from _read_result(w, job, slot)
+    yield from release(w, slot, value)
+
+
+def _await_end(w: World, a: int, row: int, slot: int, generation: int) -> Steps[int]:
+    if w.is_mutant("look_before_waiting"):
+        value = yield from _ended(w, slot, generation)
+        yield from _say_waiting(w, a, row)
+    else:
+        yield from _say_waiting(w, a, row)
+        value = yield from _ended(w, slot, generation)
+    while not value:
+        yield from _await_ring(w, a)
+        value = yield from _ended(w, slot, generation)
+    return value
+
+
+def _ended(w: World, slot: int, generation: int) -> Steps[int]:
+    value = yield from read_word(w, slot)
+    return value if state_of(value) in (DONE, CANCELLED) and generation_of(value) == generation else 0
+
+
+def _read_result(w: World, job: int, slot: int) -> Steps[None]:
+    got = yield load(w.result[slot])
+    yield note(GOT, job, got)
+
+
+def cancel(w: World, a: int, row: int, job: int, slot: int, generation: int) -> Steps[None]:
+    """Ask; and say "certain" when the word shows that nobody has it."""
+    yield store(w.cancel[slot], generation)
+    if not w.is_mutant("no_fence_cancel"):
+        yield fence()  # SYNC POINT: cancel
+    value = yield from read_word(w, slot)
+    if generation_of(value) == generation and state_of(value) in (QUEUED, REQUEUED, SCHEDULED):
+        yield note(CERTAIN, job)
+
+
+def successor(w: World, a: int, row: int, former: int, plan: Plan) -> Steps[None]:
+    """Take the row once its byte is free and its former holder proven dead; then submit."""
+    yield lock(w.row_lock[row])
+    if not w.is_mutant("takeover_without_proof"):
+        is_dead = yield (PROOF, former)
+        if not is_dead:
+            yield unlock(w.row_lock[row])
+            return
+    yield note(TENANT, row)
+    yield from take_over(w, a, row)
+    yield note(SETTLED)
+    yield from carry_out(w, a, row, plan)
+
+
+def take_over(w: World, a: int, row: int) -> Steps[None]:
+    if not w.is_mutant("no_half_done_push"):
+        for group in range(w.shape.groups):
+            yield from _finish_half_done(w, a, row, group)
+    for slot in w.row_slots(row):
+        yield from _end_unread(w, slot)
+
+
+def _finish_half_done(w: World, a: int, row: int, group: int) -> Steps[None]:
+    tail = yield load(w.tail[group, row])
+    head = yield load(w.head[group, row])
+    slot = yield load(w.ring[group, row][tail % w.capacity])
+    if not slot or tail - head >= w.capacity:
+        return
+    value = yield from read_word(w, slot - 1)
+    if state_of(value) == QUEUED and group_of(value) == group:
+        yield store(w.tail[group, row], tail + 1)
+        yield fence()
+        yield from wake_one(w, a, group)
+
+
+def _end_unread(w: World, slot: int) -> Steps[None]:
+    value = yield from read_word(w, slot)
+    if state_of(value) in (DONE, CANCELLED):
+        yield from release(w, slot, value)
+

@@ -1,0 +1,251 @@
+"""Supervisor and recovery: proof of death, redelivery, due jobs. Killable at any step.
+
+    reaped → row DEAD → recovery: LEASED | RUNNING of that row → REQUEUED → pushed
+    → sleeping byte cleared → fence → sleepers and waiting producers rung → row FREE
+"""
+
+from __future__ import annotations
+
+from tests.crash.model.actors.shared import read_word, wake_one, write_word
+from tests.crash.model.automaton import Steps
+from tests.crash.model.machine import (
+    FREEZE,
+    KILL,
+    REAP,
+    SPAWN,
+    THAW,
+    clear,
+    fence,
+    load,
+    lock,
+    note,
+    post,
+    store,
+    sync,
+    until,
+    wait,
+)
+from tests.crash.model.monitor import SETTLED
+from tests.crash.model.world import (
+    FAILED,
+    LEASED,
+    REQUEUED,
+    ROW_DEAD,
+    ROW_FREE,
+    RUNNING,
+    SCHEDULED,
+    World,
+    crashes_of,
+    group_of,
+    moved,
+    owner_of,
+    state_of,
+)
+
+Slots = tuple[int, ...]
+
+
+def supervisor(w: World, a: int) -> Steps[None]:
+    """Reap; a worker's row is marked DEAD, recovery is started again."""
+    while True:
+        child = yield (REAP,)
+        if w.home[child] >= 0:
+            yield store(w.row[w.home[child]], ROW_DEAD)
+            yield post(w.bell[w.actor("recovery")])
+        else:
+            yield (SPAWN, child)
+
+
+def hasty_supervisor(w: World, a: int, row: int) -> Steps[None]:
+    """A mutant: a worker that was silent for long is called dead."""
+    yield store(w.row[row], ROW_DEAD)
+    yield post(w.bell[w.actor("recovery")])
+
+
+def replacer(w: World, a: int, row: int, child: int) -> Steps[None]:
+    """Starts the next worker of a row as soon as the row is FREE (a mutant: as soon as it is DEAD)."""
+    yield until(w.row[row], ROW_DEAD if w.is_mutant("row_reused_early") else ROW_FREE)
+    yield (SPAWN, child)
+
+
+def killer(w: World, a: int, slot: int, child: int) -> Steps[None]:
+    """A job is past its limit: stop its worker, look again, kill only if it is still in that job."""
+    running = yield from read_word(w, slot)
+    if state_of(running) != RUNNING or owner_of(running) != w.home[child]:
+        return
+    is_stopped = yield (FREEZE, child)
+    if not is_stopped:
+        return
+    again = yield from read_word(w, slot)
+    if again == running or w.is_mutant("kill_without_second_look"):
+        yield (KILL, child, slot)
+    else:
+        yield (THAW, child)
+
+
+def dismisser(w: World, a: int, row: int) -> Steps[None]:
+    """Tells an idle worker to leave (the pool shrinks)."""
+    yield store(w.leave[row], 1)
+    yield post(w.bell[w.actor(f"worker{row}")])
+
+
+def meddler(w: World, a: int, lock_cell: int) -> Steps[None]:
+    """User code closes the lock file: the byte is free while its holder lives."""
+    yield store(lock_cell, 0)
+
+
+def recovery(w: World, a: int) -> Steps[None]:
+    yield lock(w.recovery_lock)
+    known = tuple([0] * len(w.shape.workers))
+    later: Slots = ()
+    if not w.is_mutant("no_first_push"):
+        later = yield from _push_requeued(w, a)
+    yield note(SETTLED)
+    is_first = True
+    while True:
+        for row in range(len(w.shape.workers)):
+            dead = yield load(w.row[row])
+            if dead == ROW_DEAD:
+                left = yield from bury(w, a, row)
+                later = (*later, *left)
+                left = ()
+            dead = 0
+        if w.shape.retries or w.shape.slow:
+            known, due = yield from _due(w, known, is_first)
+            later = (*later, *due)
+            due = ()
+            is_first = False
+        later = yield from _push_all(w, a, later)
+        yield wait(w.bell[a])
+        if w.shape.clears:
+            yield clear(w.bell[a])
+
+
+def _push_requeued(w: World, a: int) -> Steps[Slots]:
+    """A fresh recovery knows nothing: everything REQUEUED is pushed again. Returns what found no room."""
+    found: Slots = ()
+    for slot in range(len(w.word)):
+        value = yield from read_word(w, slot)
+        if state_of(value) == REQUEUED:
+            found = (*found, slot)
+        value = 0
+    left = yield from _push_all(w, a, found)
+    return left
+
+
+def bury(w: World, a: int, row: int) -> Steps[Slots]:
+    """All that is left to do for a dead worker; the row last, so that a death here is repeated."""
+    if w.is_mutant("row_freed_first"):
+        yield store(w.row[row], ROW_FREE)
+    again: Slots = ()
+    for slot in range(len(w.word)):
+        taken = yield from _redeliver(w, a, row, slot)
+        if taken:
+            again = (*again, slot)
+        taken = False
+    left = yield from _push_all(w, a, again)
+    again = ()
+    if not w.is_mutant("dead_keeps_sleeping_byte"):
+        yield store(w.sleeping[row], 0)
+    if not w.is_mutant("no_fence_bury"):
+        yield fence()  # SYNC POINT: doorbell
+    if not w.is_mutant("no_ring_after_death"):
+        yield from _ring_all(w)
+    if not w.is_mutant("row_freed_first"):
+        yield store(w.row[row], ROW_FREE)
+    return left
+
+
+def _redeliver(w: World, a: int, row: int, slot: int) -> Steps[bool]:
+    value = yield from read_word(w, slot)
+    states = (RUNNING,) if w.is_mutant("leased_forgotten") else (LEASED, RUNNING)
+    if state_of(value) not in states or owner_of(value) != row:
+        return False
+    crashes = crashes_of(value)
+    if crashes >= w.shape.max_crashes:
+        yield from write_word(w, slot, moved(value, FAILED))
+        return False
+    if w.is_mutant("crash_counted_at_death"):
+        crashes += 1
+    if w.is_mutant("push_before_requeued"):
+        yield from _push(w, a, slot, group_of(value))
+    yield from write_word(w, slot, moved(value, REQUEUED, crashes=crashes))
+    return not w.is_mutant("push_before_requeued")
+
+
+def _ring_all(w: World) -> Steps[None]:
+    for row in range(len(w.shape.workers)):
+        asleep = yield load(w.sleeping[row])
+        if asleep:
+            bell = yield load(w.bell_of[row])
+            yield post(w.bell[bell])
+            bell = 0
+        asleep = 0
+    for waiting in w.waiting:
+        waits = yield load(waiting)
+        if waits:
+            yield post(w.bell[waits - 1])
+        waits = 0
+
+
+def _due(w: World, known: Slots, is_first: bool) -> Steps[tuple[Slots, Slots]]:
+    """Counters before words: a word that comes after the scan brings its count after it, too."""
+    if w.is_mutant("scan_before_count"):
+        due = yield from _take_scheduled(w)
+        counts = yield from _counts(w)
+        return counts, due
+    counts = yield from _counts(w)
+    if counts == known and not is_first:
+        return known, ()
+    due = yield from _take_scheduled(w)
+    return counts, due
+
+
+def _counts(w: World) -> Steps[Slots]:
+    counts: Slots = ()
+    for row in range(len(w.shape.workers)):
+        count = yield load(w.scheduled[row])
+        counts = (*counts, count)
+        count = 0
+    return counts
+
+
+def _take_scheduled(w: World) -> Steps[Slots]:
+    due: Slots = ()
+    for slot in range(len(w.word)):
+        value = yield from read_word(w, slot)
+        if state_of(value) == SCHEDULED:
+            yield from write_word(w, slot, moved(value, REQUEUED))
+            due = (*due, slot)
+        value = 0
+    return due
+
+
+def _push_all(w: World, a: int, slots: Slots) -> Steps[Slots]:
+    """Push each; returns those that found their lane full."""
+    left: Slots = ()
+    for slot in slots:
+        value = yield from read_word(w, slot)
+        pushed = True
+        if state_of(value) == REQUEUED:
+            pushed = yield from _push(w, a, slot, group_of(value))
+        if not pushed:
+            left = (*left, slot)
+        value = 0
+    return left
+
+
+def _push(w: World, a: int, slot: int, group: int) -> Steps[bool]:
+    lane = w.recovery_lane
+    tail = yield load(w.tail[group, lane])
+    head = yield load(w.head[group, lane])
+    if tail - head >= w.room(lane) and not w.is_mutant("no_full_check_push"):
+        return False
+    yield store(w.ring[group, lane][tail % w.room(lane)], slot + 1)
+    yield sync()
+    yield store(w.tail[group, lane], tail + 1)
+    if not w.is_mutant("no_fence_push"):
+        yield fence()  # SYNC POINT: doorbell
+    yield from wake_one(w, a, group)
+    return True
+

@@ -1,0 +1,136 @@
+"""Scenes: small worlds that are searched to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from tests.crash.model.actors import blocks
+from tests.crash.model.actors import producer as producers
+from tests.crash.model.actors import recovery as keepers
+from tests.crash.model.actors import worker as workers
+from tests.crash.model.actors.producer import CANCEL, COLLECT, SUBMIT, Plan
+from tests.crash.model.automaton import Automaton, Steps
+from tests.crash.model.explore import Start
+from tests.crash.model.machine import Machine
+from tests.crash.model.world import DONE, Shape, World, word
+
+Actor = Callable[[World, int], Steps[None]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Who acts in which world, and what deaths are allowed."""
+
+    name: str
+    story: str
+    shape: Shape
+    actors: dict[str, Actor]
+    deaths: Start
+    unborn: tuple[str, ...] = ()
+    start: dict[str, int] = field(default_factory=dict)  # cells that do not begin as usual
+    weak: bool = False
+
+    def machine(self, *mutants: str, exact: bool = False, reduce: bool = True, weak: bool | None = None) -> Machine:
+        shape = replace(self.shape, mutants=frozenset(mutants))
+        names = tuple(self.actors)
+        world = World(shape, names)
+        for name, value in self.start.items():
+            world.initial[world.names.index(name)] = value
+        automata = [
+            Automaton(lambda f=f, a=a: f(world, a), exact=exact)  # type: ignore[misc]
+            for a, f in enumerate(self.actors.values())
+        ]
+        return Machine(
+            world, automata, weak=self.weak if weak is None else weak, reduce=reduce,
+            born=tuple(a for a, n in enumerate(names) if n not in self.unborn),
+            children=tuple(a for a, n in enumerate(names) if n.startswith(("worker", "recovery"))),
+            crashes={
+                a: kind for a, n in enumerate(names) for kind in ("worker", "recovery", "producer")
+                if n.startswith(kind) and self.deaths.get(kind)
+            },
+        )  # fmt: skip
+
+
+def _producer(row: int, *plan: tuple[int, int, int]) -> Actor:
+    return lambda w, a: producers.producer(w, a, row, plan)
+
+
+def _successor(row: int, former: str, *plan: tuple[int, int, int]) -> Actor:
+    return lambda w, a: producers.successor(w, a, row, w.actor(former), plan)
+
+
+def _worker(row: int) -> Actor:
+    return lambda w, a: workers.worker(w, a, row)
+
+
+def _replacements(*rows: int) -> dict[str, Actor]:
+    """For each row the worker that comes next, and who starts it."""
+    nexts: dict[str, Actor] = {f"worker{r}b": lambda w, a, r=r: workers.worker(w, a, r, is_replacement=True) for r in rows}
+    return nexts | {f"replacer{r}": lambda w, a, r=r: keepers.replacer(w, a, r, w.actor(f"worker{r}b")) for r in rows}
+
+
+def submits(*jobs: int, group: int = 0) -> Plan:
+    return tuple((SUBMIT, job, group) for job in jobs)
+
+
+def _keepers() -> dict[str, Actor]:
+    return {"supervisor": keepers.supervisor, "recovery": keepers.recovery}
+
+
+def _crew(*plan: tuple[int, int, int], workers: int = 2) -> dict[str, Actor]:
+    return {"producer0": _producer(0, *plan)} | {f"worker{row}": _worker(row) for row in range(workers)}
+
+
+def _lock_of_row(w: World, a: int) -> Steps[None]:
+    return keepers.meddler(w, a, w.row_lock[0])
+
+
+SCENES = {scene.name: scene for scene in (
+    Scene("basic", "1 producer, 2 workers, 2 jobs; a worker and recovery die",
+          Shape(), _crew(*submits(1, 2)) | _keepers(), {"worker": 1, "recovery": 1}),
+    Scene("handshake", "1 producer waits for the results of 1 worker",
+          Shape(workers=(0,), collect=True, waits=True, clears=True, fine=True),
+          _crew(*submits(1, 2), (COLLECT, 1, 0), (COLLECT, 2, 0), workers=1), {"timeout": 1}),
+    Scene("ring on", "2 workers, 2 jobs, the first of which ends after the second",
+          Shape(slow=True, clears=True), _crew(*submits(1, 2)), {}),
+    Scene("tight", "1 slot, 3 jobs, lanes of capacity 1; a worker dies",
+          Shape(slots=1, jobs=3, waits=True), _crew(*submits(1, 2, 3)) | _keepers(), {"worker": 1}),
+    Scene("groups", "2 groups share a slot; a worker dies and is replaced",
+          Shape(workers=(0, 1), groups=2, slots=1, waits=True),
+          _crew((SUBMIT, 1, 0), (SUBMIT, 2, 1)) | _keepers()
+          | _replacements(0, 1), {"worker": 1}, unborn=("worker0b", "worker1b")),
+    Scene("takeover", "a producer is killed, its row is taken over",
+          Shape(workers=(0,), jobs=3, waits=True),
+          _crew(*submits(1, 2), workers=1) | {"successor": _successor(0, "producer0", *submits(3))},
+          {"producer": 1}),
+    Scene("closed lock file", "a producer's byte is freed while it lives",
+          Shape(workers=(0,), jobs=3, slots=1, waits=True),
+          _crew(*submits(1, 2), workers=1)
+          | {"meddler": _lock_of_row, "successor": _successor(0, "producer0", *submits(3))}, {}),
+    Scene("cancel", "a job is cancelled, the next one takes its slot",
+          Shape(workers=(0,), slots=1, waits=True, cancels=True),
+          _crew((SUBMIT, 1, 0), (CANCEL, 1, 0), (SUBMIT, 2, 0), workers=1), {}),
+    Scene("retry", "a job fails once; recovery dies",
+          Shape(workers=(0,), retries=True), _crew(*submits(1, 2), workers=1) | _keepers(), {"recovery": 1}),
+    Scene("give back", "one of two leased jobs is slow, the other goes back",
+          Shape(slow=True, batch=2), _crew(*submits(1, 2)) | _keepers(), {}),
+    Scene("replaced", "a worker dies and is replaced in its row, with a doorbell of its own",
+          Shape(workers=(0,), fresh_bells=True, clears=True),
+          _crew(*submits(1, 2), workers=1) | _keepers()
+          | _replacements(0), {"worker": 1}, unborn=("worker0b",)),
+    Scene("naps", "a sleeper is rung once per nap",
+          Shape(slow=True, naps=True, clears=True), _crew(*submits(1, 2)), {}),
+    Scene("leave", "an idle worker is told to leave",
+          Shape(leaves=True, jobs=1), _crew(*submits(1)) | {"dismisser": lambda w, a: keepers.dismisser(w, a, 0)}, {}),
+    Scene("kill", "a job past its limit: stop, look again, kill",
+          Shape(workers=(0, 0)),
+          _crew(*submits(1, 2)) | _keepers() | {"killer": lambda w, a: keepers.killer(w, a, 0, w.actor("worker0"))},
+          {}),
+    Scene("blocks", "a view outlives its job", Shape(workers=()),
+          {"reader": blocks.reader, "allocator": blocks.allocator}, {},
+          start={"word[0]": word(DONE, generation=1), "tag": 1, "block": blocks.BYTES}),
+    Scene("two views", "two attempts of one job, each keeps a view", Shape(workers=()),
+          {"keeper": blocks.keeper, "second": blocks.second_reader, "allocator": blocks.allocator}, {},
+          start={"word[0]": word(DONE, generation=1), "tag": 1, "block": blocks.BYTES, "pin": 1}),
+)}  # fmt: skip

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from perf import floors
+from perf.harness import Contestant
+from perf.results import quantile
+
+
+@pytest.mark.parametrize(
+    ("floor", "metric"),
+    [
+        (floors.codec, "per_s"),
+        (floors.bare_codec, "per_s"),
+        (floors.encode_alone, "call_s"),
+        (floors.ping_pong, "p50_s"),
+        (floors.copy_and_sum, "per_s"),
+        (floors.serial_spin, "per_s"),
+        (lambda: floors.parallel_spin(2), "per_s"),
+    ],
+)
+def test_each_floor_runs_and_shows_its_metric(floor: Callable[[], Contestant], metric: str) -> None:
+    contestant = floor()
+    with contestant.open() as measure:
+        seen = measure(20)
+    assert contestant.role == "floor"
+    assert seen.metrics[metric] > 0
+
+
+def test_ping_pong_gives_one_sample_a_trip_and_leaves_nothing_behind() -> None:
+    with floors.ping_pong().open() as measure:
+        seen = measure(30)
+    assert len(seen.samples) == 30
+    assert seen.metrics["p50_s"] == quantile(seen.samples, 0.5)
+    assert not list(Path("/dev/shm").glob("sem.perf-ping*"))
+    assert not [child for child in multiprocessing.active_children() if child.is_alive()]
