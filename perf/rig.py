@@ -181,24 +181,25 @@ def started(
 
 
 def connect(namespace: str, process: subprocess.Popen[bytes], folder: Path) -> Client:
-    """A client as soon as there is a supervisor. Raises RuntimeError with its log when it ended instead."""
+    """A client as soon as there are tasks to submit. Raises RuntimeError with the log when it ended."""
     import shmq
 
     end = time.monotonic() + START_LIMIT_S
+    client: Client | None = None
     while True:
         try:
-            return shmq.connect(namespace=namespace)
+            client = client or shmq.connect(namespace=namespace)
+            if client.registry():
+                return client
+            problem = "no task is registered"
         except shmq.ShmqError as error:
-            log = (folder / "log").read_text(errors="replace")[-2000:]
-            if process.poll() is not None:
-                raise RuntimeError(
-                    f"shmq supervise ended with status {process.returncode}:\n{log}"
-                ) from error
-            if time.monotonic() > end:
-                raise TimeoutError(
-                    f"shmq supervise is not ready after {START_LIMIT_S:.0f} s: {error}\n{log}"
-                ) from error
-            time.sleep(0.002)
+            problem = str(error)
+        log = (folder / "log").read_text(errors="replace")[-2000:]
+        if process.poll() is not None:
+            raise RuntimeError(f"shmq supervise ended with status {process.returncode}:\n{log}")
+        if time.monotonic() > end:
+            raise TimeoutError(f"shmq supervise is not ready after {START_LIMIT_S:.0f} s: {problem}\n{log}")
+        time.sleep(0.002)
 
 
 def cpu_of(pid: int) -> float:

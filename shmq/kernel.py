@@ -1,13 +1,15 @@
-"""The few Linux calls that Python does not offer: prctl for parent-death signals and subreapers."""
+"""The few things of Linux that Python does not offer ready-made: prctl, and forks that inherit nothing."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import signal
+import sys
 import time
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_DEFAULT_IN_CHILD = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -35,3 +37,36 @@ def die_with_parent(parent_pid: int) -> bool:
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose own parent ended (subreaper)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def fork(*, keep: tuple[int, ...]) -> int:
+    """Fork a process that shall stay; as `os.fork`. The child has default signal handlers, ignores SIGINT
+    (Ctrl-C reaches the whole group; the parent decides) and has only stdio and the descriptors of `keep`.
+
+    Signals are blocked meanwhile: one that reached the child before it drops the inherited wake-up
+    descriptor would be counted by the parent as its own. A listener or socket end that a child holds by
+    accident keeps a peer waiting for an end-of-file that never comes.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            for number in _DEFAULT_IN_CHILD:
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            _close_all_but({0, 1, 2, *keep})
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    for fd in [int(name) for name in os.listdir("/proc/self/fd")]:
+        if fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:  # the descriptor that listed the folder
+                continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 
@@ -40,6 +41,47 @@ def rss_anon_bytes(pid: int) -> int:
     return 0
 
 
+def memory_of(pid: int) -> tuple[int, int]:
+    """(private, shared) resident bytes of `pid`: RssAnon, and RssFile + RssShmem; zeroes when it is gone."""
+    found = {b"RssAnon:": 0, b"RssFile:": 0, b"RssShmem:": 0}
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            name = line[: line.find(b":") + 1]
+            if name in found:
+                found[name] = int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        return 0, 0
+    return found[b"RssAnon:"], found[b"RssFile:"] + found[b"RssShmem:"]
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for lack of memory: in this cgroup, else on this host."""
+    for path in _oom_counters():
+        try:
+            lines = path.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return 0
+
+
+@cache
+def _oom_counters() -> tuple[Path, ...]:
+    """Where the count may stand: cgroup v2, cgroup v1, whole host."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, folder = line.split(":", 2)
+            if not controllers:
+                found.append(Path("/sys/fs/cgroup") / folder.lstrip("/") / "memory.events")
+            elif "memory" in controllers.split(","):
+                found.append(Path("/sys/fs/cgroup/memory") / folder.lstrip("/") / "memory.oom_control")
+    return (*found, Path("/proc/vmstat"))
+
+
 def is_mapping(pid: int, path: str) -> bool:
     """Does `pid` map the file `path` (also when its name was removed)?
 
@@ -47,8 +89,9 @@ def is_mapping(pid: int, path: str) -> bool:
     """
     try:
         with open(f"/proc/{pid}/maps", "rb") as maps:
-            needle = path.encode()
-            return any(needle in line for line in maps)
+            # whole names only: the segment of another namespace may begin with this one's name
+            ends = (f" {path}\n".encode(), f" {path} (deleted)\n".encode())
+            return any(line.endswith(ends) for line in maps)
     except (FileNotFoundError, ProcessLookupError):
         return False
     except PermissionError:

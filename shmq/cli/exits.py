@@ -13,6 +13,7 @@ BAD_CONFIG = 5  # the configuration cannot be used
 BUG = 70  # an error that should not be; sysexits.h calls it EX_SOFTWARE
 INTERRUPTED = 130  # Ctrl-C: 128 + SIGINT, as shells report it
 CLOSED_PIPE = 141  # whoever read the output has gone: 128 + SIGPIPE, likewise
+TERMINATED = 143  # 128 + SIGTERM, likewise
 
 
 def code_of(error: ShmqError) -> int:

@@ -25,7 +25,7 @@ from shmq.errors import ShmqError
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Run the supervisor": {
         "supervise": ("service.supervise:supervise", "Run the supervisor in the foreground."),
-        "check": ("service.check:check", "Say what a configuration means and whether this machine can run it."),
+        "check": ("service.check:check", "Say what a configuration means and whether it fits this machine."),
         "stop": ("service.control:stop", "Stop the supervisor; jobs that wait stay accepted."),
         "drain": ("service.control:drain", "Run what was accepted, then stop the supervisor."),
         "reload": ("service.control:reload", "Take new task code without losing a job."),
@@ -50,10 +50,12 @@ COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in sect
 class Commands(click.Group):
     """The commands of SECTIONS, each imported when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names, in the order of the help."""
         return list(COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - likewise
+        """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name][0].split(":")
@@ -64,22 +66,30 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names; a misspelt one gets the nearest names."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=2)
             hint = f"Did you mean {' or '.join(close)}?" if close else "`shmq --help` lists all."
             ctx.fail(f"there is no command {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - likewise
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """The commands by section, without importing any."""
         for title, commands in SECTIONS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, summary) for name, (_, summary) in commands.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; what it raises ends here."""
         try:
-            found = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a closed pipe is caught
-            return found
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # here, where a closed pipe is caught
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except ShmqError as error:
@@ -91,7 +101,9 @@ class Commands(click.Group):
             _forget_stdout()
             ctx.exit(exits.CLOSED_PIPE)
         except Exception:
-            click.echo(traceback.format_exc() + "shmq: this is a bug in shmq; please report the lines above", err=True)
+            click.echo(
+                f"{traceback.format_exc()}shmq: this is a bug; please report the lines above", err=True
+            )
             ctx.exit(exits.BUG)
 
 

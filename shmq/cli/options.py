@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from shmq.config.check import nearest
-from shmq.config.model import Name
-from shmq.errors import UnknownGroup
+from shmq.config.model import Config, Name
+from shmq.errors import NotRunning, UnknownGroup
 from shmq.memory.segment import Segment, attach, segment_name
 
 if TYPE_CHECKING:
@@ -50,15 +50,20 @@ override_namespace: Callable[[F], F] = click.option(
     callback=_checked_namespace,
     help="Instead of the configuration's namespace.",
 )
-json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+json_option: Callable[[F], F] = click.option(
+    "--json", "as_json", is_flag=True, help="Print JSON for programs."
+)
 config_argument: Callable[[F], F] = click.argument(
-    "config", metavar="CONFIG", type=click.Path(path_type=Path), default="config.toml"
+    "config", metavar="CONFIG", type=click.Path(path_type=Path)
 )
 priority_option: Callable[[F], F] = click.option(
     "--priority", type=click.IntRange(1, 5), help="1 is served first, 5 last."
 )
 timeout_option: Callable[[F], F] = click.option(
-    "--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Time limit of each run."
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Time limit of each run.",
 )
 
 
@@ -96,3 +101,17 @@ def known_group(namespace: str, group: str) -> str:
     if group not in groups:
         raise UnknownGroup(f"no group {group!r} in namespace {namespace!r}; {nearest(group, groups)}")
     return group
+
+
+def state_dir_of(namespace: str) -> Path:
+    """The namespace's state directory, also when nothing runs. Raises NotRunning."""
+    from shmq.supervisor.namespace import state_dir
+
+    try:
+        with attached(namespace) as segment:
+            return segment.state_dir
+    except NotRunning:
+        folder = state_dir(Config(namespace=namespace))
+        if folder.is_dir():
+            return folder
+        raise

@@ -19,7 +19,10 @@ def printable(text: str, most: int | None = None) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Columns under a head line; a head that begins with ">" aligns its column to the right."""
     is_right = [title.startswith(">") for title in head]
-    lines = [[title.removeprefix(">") for title in head], *([printable(cell) for cell in row] for row in rows)]
+    lines = [
+        [title.removeprefix(">") for title in head],
+        *([printable(cell) for cell in row] for row in rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -34,9 +37,9 @@ def seconds(value: float | None) -> str:
     """A duration in three digits: 340 ns, 12.5 µs, 1.25 ms, 34.0 s, 5 min, 3.2 h, 12 days."""
     if value is None:
         return NOTHING
-    for unit, size in (("days", 172800.0), ("h", 7200.0), ("min", 120.0)):
-        if value >= size:
-            return f"{value / {'days': 86400.0, 'h': 3600.0, 'min': 60.0}[unit]:.3g} {unit}"
+    for unit, length_s in (("days", 86400), ("h", 3600), ("min", 60)):
+        if value >= 2 * length_s:
+            return f"{value / length_s:.3g} {unit}"
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if value * factor >= 1:
             return f"{value * factor:.3g} {unit}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
 import threading
 import time
 import weakref
@@ -17,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmq.clock import now_ns, to_ns
-from shmq.client import mapping, resolve
-from shmq.client.handle import ERROR, PENDING, RAW, VALUE, Job
+from shmq.client import hot, mapping, resolve
+from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, ForgottenJob, Job
 from shmq.client.waiting import Waiter
 from shmq.errors import ClientClosed, JobCancelled, QueueFull, ReentrantSubmit, ShmqError
 from shmq.memory import locks
@@ -35,6 +36,7 @@ from shmq.wire.failure import Failure, rebuild
 from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
 
 DEFAULT_BLOCK_S = 30.0
+_BLOCK_PAUSE_S = 0.003
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
@@ -45,8 +47,9 @@ class Client:
     first use; handles made before the fork stay with the parent.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, *, is_default: bool = False) -> None:
         self.namespace = namespace
+        self.is_default = is_default
         self._lock = threading.RLock()
         self._is_busy = self._lock._is_owned  # type: ignore[attr-defined]
         self._open()
@@ -68,7 +71,7 @@ class Client:
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
         self._encode = msgspec.msgpack.Encoder(enc_hook=_needs_blocks).encode
         self._waiter = Waiter(self._row)
-        self._jobs: list[weakref.ref[Job[Any]] | None] = [None] * segment.shape.slots_per_producer
+        self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._first = self._publisher.first
         self._free = self._publisher.free
         self._words = segment.view("words")
@@ -81,14 +84,22 @@ class Client:
         self._registry = resolve.Registry(segment)
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
+        self.collect = hot.make_collect(self)
         self._pid = os.getpid()
         self._is_closed = False
+
+    def _forget_row(self) -> None:
+        """No closure may touch the row any more: without free slots each submit comes to `_try_submit`."""
+        self._free.clear()
+        self._free = []
+        self._jobs = []
+        self._registry.forget_targets()
 
     def _after_fork(self) -> None:
         """In a forked child: nothing of the parent's row may be touched; join again on first use."""
         self._lock = threading.RLock()
         self._is_busy = self._lock._is_owned  # type: ignore[attr-defined]
-        self._free = []
+        self._forget_row()
         self._pid = 0
         self._poller = None
         self._with_callbacks = set()
@@ -99,11 +110,12 @@ class Client:
             if self._is_closed or self._pid != os.getpid():
                 return
             self._is_closed = True
-            self._free = []
+            self._free.clear()
             if self._poller is not None:
                 self._poller.stop()
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
+            self._forget_row()
             self._row.release()
             self._lock_file.release(locks.producer_byte(self._row.index))
 
@@ -125,64 +137,58 @@ class Client:
         self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None,
         block: float | None = None,
     ) -> Job[Any]:  # fmt: skip
-        """Queue one job; the hot path of every producer.
+        """Queue one job.
 
         Raises:
             SubmitError: not accepted; nothing of the job exists.
         """
-        target = task._route
+        target = task._target
         if target is None or target.client is not self:
             target = self._registry.target(self, task)
-        nargs = len(args)
-        message: Any
-        if kwargs or not target.least <= nargs <= target.most:
-            args, kwargs = target.bind(args, kwargs or {})
-            nargs = VARIADIC if kwargs else len(args)
-            message = (args, kwargs) if kwargs else args
-        else:
-            message = args
+        if kwargs or block is not None or not target.is_plain:
+            return self.submit_any(target, task, args, kwargs or {}, block)
+        return target.submit(args)
+
+    def submit_any(
+        self, target: resolve.Target, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        block: float | None = None,
+    ) -> Job[Any]:  # fmt: skip
+        """Queue what the hot path leaves: keywords, blocks, delays, or waiting for room."""
         if self._is_busy():
             raise _reentrant()
-        with self._lock:
-            try:
-                data = self._encode(message)
-                if len(data) <= self._inline_bytes and target.is_plain:
-                    slot = self._free.pop()
-                    word = self._publish(slot, target.route, len(data), 0, nargs, CALL, 0, data)
-                    if word:
-                        job: Job[Any] = Job(self, slot, word >> GENERATION_SHIFT, task)
-                        self._jobs[slot - self._first] = weakref.ref(job)
-                        return job
-                    self._free.append(slot)
-            except (_NeedsBlocks, IndexError):
-                pass
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
-                raise explain(error, task.name) from error
-            except BaseException:
-                self._publisher.finish_half_done_publishes()
-                raise
+        message: Any = args
+        nargs = len(args)
+        if kwargs or not target.least <= nargs <= target.most:
+            args, kwargs = target.bind(args, kwargs)
+            message, nargs = ((args, kwargs), VARIADIC) if kwargs else (args, len(args))
         return self._submit_slowly(target, task, message, nargs, CALL, block)
 
     def _submit_slowly(
-        self, target: resolve.Target, task: Task[..., Any], message: Any, nargs: int, kind: int, block: float | None
+        self, target: resolve.Target, task: Task[..., Any] | resolve.ChunkOf, message: Any, nargs: int, kind: int,
+        block: float | None,
     ) -> Job[Any]:
         """Submit what needs a block, a delay, or room that is not there yet."""
         if block is None:
             block = DEFAULT_BLOCK_S if target.block is None else target.block
         give_up = deadline_after(block)
         while True:
-            with self._lock:
-                job = self._try_submit(target, task, message, nargs, kind)
-            if job is not None:
-                return job
-            self._run_callbacks()
-            if not self._waiter.wait(self._has_room, give_up):
-                raise self._queue_full(task, target)
+            try:
+                with self._lock:
+                    job = self._try_submit(target, task, message, nargs, kind)
+                if job is not None:
+                    return job
+                self._run_callbacks()
+                if not self._waiter.wait(self._has_room, give_up):
+                    raise self._queue_full(task, target)
+            except PoolFull:
+                if kind == MANY and len(message) > 1:  # `map` has a better answer than waiting
+                    raise
+                self._wait_for_blocks(task, give_up)
 
     def _try_submit(
-        self, target: resolve.Target, task: Task[..., Any], message: Any, nargs: int, kind: int
+        self, target: resolve.Target, task: Task[..., Any] | resolve.ChunkOf, message: Any, nargs: int, kind: int
     ) -> Job[Any] | None:
-        """One try under the lock; None when there is no slot, lane entry or block."""
+        """One try under the lock; None when there is no slot or lane entry. Raises PoolFull."""
         self._check_usable()
         if not self._free and not self._make_room():
             return None
@@ -197,14 +203,12 @@ class Client:
             unit = encoder.place_message(data) + 1 if len(data) > self._inline_bytes else 0
             expires_ns = now_ns() + to_ns(target.expires_s) if target.expires_s is not None else 0
             if target.delay_s or target.eta is not None:
-                due = now_ns() + to_ns(target.delay_s or (target.eta or 0) - time.time())
+                due = now_ns() + to_ns(max(target.delay_s or (target.eta or 0) - time.time(), 0.0))
                 word = publisher.schedule(
                     slot, target.route, len(data), unit, nargs, kind, expires_ns, data, due
                 )
             else:
                 word = self._publish(slot, target.route, len(data), unit, nargs, kind, expires_ns, data)
-        except PoolFull:
-            return None
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise explain(error, task.name) from error
         finally:
@@ -212,10 +216,16 @@ class Client:
             if not word:
                 publisher.finish_half_done_publishes()
                 publisher.release(slot)
-        job: Job[Any] = Job(self, slot, word >> GENERATION_SHIFT, task)
-        if not target.route.flags & FORGET:
-            self._jobs[slot - self._first] = weakref.ref(job)
+        if target.route.flags & FORGET:
+            return ForgottenJob(self, slot, word, task, self._decoder.decode)
+        job: Job[Any] = Job(self, slot, word, task, self._registry.decoder(self._decoder, task))
+        self._jobs[slot - self._first] = job
         return job
+
+    def repair(self) -> None:
+        """Finish a publish that an exception in a signal handler cut short."""
+        with self._lock:
+            self._publisher.finish_half_done_publishes()
 
     def _check_usable(self) -> None:
         if self._is_closed:
@@ -231,11 +241,28 @@ class Client:
         self._sweep()
         return bool(self._free)
 
+    def _wait_for_blocks(self, task: Task[..., Any] | resolve.ChunkOf, give_up: float) -> None:
+        """Give back blocks of results that nobody waits for, then pause.
+
+        Blocks become free without a ring (a view dies, another producer reads), so this looks
+        every few milliseconds.
+        """
+        with self._lock:
+            self._sweep()
+        self._run_callbacks()
+        if time.monotonic() >= give_up:
+            raise QueueFull(
+                f"no free block for the arguments of {task.name}: {self._blocks.used_bytes()} bytes of the budget are "
+                "in use by jobs, unread results and living views of arrays.\n"
+                "Read or drop results sooner, raise [memory] block_budget_bytes, or wait: options(block=60)."
+            )
+        time.sleep(_BLOCK_PAUSE_S)
+
     def _has_room(self) -> bool:
         with self._lock:
             return bool(self._free) or self._make_room()
 
-    def _queue_full(self, task: Task[..., Any], target: resolve.Target) -> QueueFull:
+    def _queue_full(self, task: Task[..., Any] | resolve.ChunkOf, target: resolve.Target) -> QueueFull:
         total = len(self._jobs)
         group = self._segment.text("group_names", target.route.group)
         return QueueFull(
@@ -245,14 +272,21 @@ class Client:
         )
 
     def submit_chunk(self, task: Task[..., Any], calls: list[tuple[Any, ...]]) -> Job[Any]:
-        """Queue many calls as one job; its result is (run ns, values, {index: failure})."""
-        target = task._route
+        """Queue many calls as one job; its result is (run ns, values, {index: failure}).
+
+        Raises:
+            PoolFull: more than one call, and no block for all their arguments at present.
+        """
+        target = task._target
         if target is None or target.client is not self:
             target = self._registry.target(self, task)
         least, most = target.least, target.most
         if not all(least <= len(call) <= most for call in calls):
             calls = [target.bind(call, {})[0] for call in calls]
-        return self._submit_slowly(target, task, calls, len(calls[0]), MANY, None)
+        nargs = len(calls[0])
+        if any(len(call) != nargs for call in calls):
+            nargs = VARIADIC
+        return self._submit_slowly(target, resolve.ChunkOf(task), calls, nargs, MANY, None)
 
     def map(
         self, task: Task[..., Any] | str, *iterables: Iterable[Any], chunk_size: int | str = "auto"
@@ -325,22 +359,21 @@ class Client:
 
     # -- results ---------------------------------------------------------------------
 
-    def collect(self, job: Job[Any]) -> bool:
-        """Has the job ended? If so its result is in the handle and its slot is free again."""
-        with self._lock:
-            if job._state != PENDING:
-                return True
-            slot = job._slot
-            word = self._words[slot]
-            if word >> GENERATION_SHIFT != job._generation:
-                self._explain_foreign(job)
-            if word & STATE < DONE:
-                return False
-            if not self._first <= slot < self._first + len(self._jobs):
-                self._explain_foreign(job)
-            self._absorb(job, slot, word)
-            self._publisher.release(slot)
+    def _collect_slowly(self, job: Job[Any]) -> bool:
+        """What `collect` leaves: blocks, cancelled jobs, foreign handles. Caller must: hold the lock."""
+        if job._state != PENDING:
             return True
+        slot = job._slot
+        self._check_own(job)
+        word = self._words[slot]
+        if word >> GENERATION_SHIFT != job._generation:
+            self._explain_foreign(job)
+        if word & STATE < DONE:
+            return False
+        self._absorb(job, slot, word)
+        self._jobs[slot - self._first] = None
+        self._publisher.release(slot)
+        return True
 
     def _absorb(self, job: Job[Any], slot: int, word: int) -> None:
         """Move the job's end from its slot into its handle; arrays stay in their pinned blocks."""
@@ -356,8 +389,8 @@ class Client:
         else:
             at = self._payload_at + slot * self._stride + place
             data = self._map[at : at + length]
-        job._outcome = (state == DONE, data)
-        job._state = RAW
+        job._raw = data
+        job._state = RAW if state == DONE else RAW_ERROR
         if kind & REFERENCES:  # views must be pinned before the slot is freed
             self.decode(job)
             self._decoder.pin_living_views()
@@ -365,14 +398,13 @@ class Client:
     def decode(self, job: Job[Any]) -> None:
         """Turn the raw result in the handle into a value or an exception."""
         with self._lock:
-            if job._state != RAW:
+            if job._state not in (RAW, RAW_ERROR):
                 return
-            is_value, data = job._outcome
             try:
-                if is_value:
-                    job._outcome, job._state = self._registry.decoder(self._decoder, job._task)(data), VALUE
+                if job._state == RAW:
+                    job._outcome, job._state = job._decode(job._raw), VALUE
                 else:
-                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(data, type=Failure)), ERROR
+                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw, type=Failure)), ERROR
             except Exception as error:  # noqa: BLE001 - damaged bytes raise many types; the handle tells
                 job._outcome, job._state = ShmqError(f"job {job.id}: its result cannot be read: {error!r}"), ERROR
 
@@ -380,14 +412,24 @@ class Client:
         """Free every ended slot of the row; results move into their handles."""
         swept = []
         for slot in self._publisher.ended():
-            reference = self._jobs[slot - self._first]
-            job = reference() if reference is not None else None
+            job = self._jobs[slot - self._first]
+            self._jobs[slot - self._first] = None
             word = self._words[slot]
-            if job is not None and job._generation == word >> GENERATION_SHIFT and job._state == PENDING:
+            # two references, the local name and the call's: nobody else holds the handle, nobody will read
+            if job is not None and sys.getrefcount(job) > 2 and job._state == PENDING:
                 self._absorb(job, slot, word)
                 swept.append(job)
             self._publisher.release(slot)
         return swept
+
+    def has_left(self, job: Job[Any]) -> bool:
+        """Has the job left its slot? That is all that is known of a forgotten job."""
+        return bool(self._words[job._slot] >> GENERATION_SHIFT != job._generation)
+
+    def _check_own(self, job: Job[Any]) -> None:
+        """Refuse a pending job of another row: before a fork, or before a close."""
+        if not self._first <= job._slot < self._first + len(self._jobs):
+            self._explain_foreign(job)
 
     def _explain_foreign(self, job: Job[Any]) -> None:
         raise ShmqError(
@@ -399,6 +441,7 @@ class Client:
         """Block until the job has ended. Raises TimeoutError."""
         if self._is_busy():
             raise _reentrant()
+        self._check_own(job)
         with resolve.blocked_worker():
             if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
                 raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
@@ -409,8 +452,8 @@ class Client:
             return "cancelled"
         if job._state in (VALUE, ERROR):
             return "done" if job._state == VALUE else "failed"
-        if job._state == RAW:
-            return "done" if job._outcome[0] else "failed"
+        if job._state in (RAW, RAW_ERROR):
+            return "done" if job._state == RAW else "failed"
         word = self._words[job._slot]
         if word >> GENERATION_SHIFT != job._generation:
             return "done"
@@ -419,8 +462,9 @@ class Client:
     def cancel(self, job: Job[Any], *, kill: bool = False) -> bool:
         """See Job.cancel."""
         with self._lock:
-            if job._state != PENDING or self._pid != os.getpid():
+            if job._state != PENDING:
                 return False
+            self._check_own(job)
             is_certain = self._publisher.cancel(job._slot, job._generation)
             if kill and not is_certain:
                 self._publisher.kill(job._slot, job._generation)
@@ -436,6 +480,7 @@ class Client:
         """Call back once the job has ended: now, or from the poller thread."""
         with self._lock:
             if not job.done():
+                self._check_own(job)
                 job._callbacks = (*getattr(job, "_callbacks", ()), function)
                 self._with_callbacks.add(job)
                 self._ensure_poller()
@@ -465,6 +510,16 @@ class Client:
         return self._registry.infos()
 
     @property
+    def placed_bytes(self) -> int:
+        """Bytes of arguments that went through blocks so far."""
+        return self._encoder.placed_bytes
+
+    @property
+    def block_budget_bytes(self) -> int:
+        """Size of the pool of blocks, shared with all others."""
+        return self._segment.shape.units * self._segment.shape.unit_bytes
+
+    @property
     def segment(self) -> Segment:
         """The attached segment (for snapshots and tools)."""
         return self._segment
@@ -488,6 +543,12 @@ def _reentrant() -> ReentrantSubmit:
         "this thread is inside the client already: a signal handler or finalizer submitted or waited "
         "while a submit was under way.\nSet a flag there and submit from the main flow."
     )
+
+
+def close_all() -> None:
+    """Close every client of this process."""
+    for client in list(_clients):
+        client.close()
 
 
 def _after_fork_in_child() -> None:

@@ -29,7 +29,7 @@ def client() -> Client:
     if found is None:
         with _lock:
             if _client is None:
-                _client = Client(os.environ.get("SHMQ_NAMESPACE") or "default")
+                _client = Client(os.environ.get("SHMQ_NAMESPACE") or "default", is_default=True)
             found = _client
     return found
 

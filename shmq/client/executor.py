@@ -56,20 +56,19 @@ class _JobFuture(concurrent.futures.Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the job if it certainly will not run."""
-        return super().cancel() if self._job.cancel() else False
+        if not self._job.cancel():
+            return self.cancelled()
+        super().cancel()  # `resolve` may have been called for it already
+        return True
 
     def resolve(self, job: Job[Any]) -> None:
         """Take over the job's end."""
-        if not self.set_running_or_notify_cancel():
-            return
-        error = None
         try:
             value = job.result(0)
-        except JobCancelled as cancelled:
-            error = cancelled
-        except BaseException as raised:  # noqa: BLE001 - whatever the task raised belongs to the future
-            error = raised
-        if error is not None:
+        except JobCancelled:
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        except BaseException as error:  # noqa: BLE001 - whatever the task raised belongs to the future
             self.set_exception(error)
         else:
             self.set_result(value)

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from shmq.errors import JobCancelled
+from shmq.errors import JobCancelled, ShmqError
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
 
 R = TypeVar("R")
 
-PENDING, RAW, VALUE, ERROR = range(4)
+PENDING, RAW, RAW_ERROR, VALUE, ERROR = range(5)
+"""How far a handle knows its job: not ended, ended with undecoded bytes, decoded."""
 
 
 class Job(Generic[R]):
@@ -22,14 +23,21 @@ class Job(Generic[R]):
     Concurrency: may be shared between threads of the process that submitted it.
     """
 
-    __slots__ = ("__weakref__", "_callbacks", "_client", "_generation", "_outcome", "_slot", "_state", "_task")
+    __slots__ = (
+        "__weakref__", "_callbacks", "_client", "_decode", "_outcome", "_raw", "_slot", "_state", "_task", "_word",
+    )  # fmt: skip
 
-    def __init__(self, client: Client, slot: int, generation: int, task: Any) -> None:
+    def __init__(self, client: Client, slot: int, word: int, task: Any, decode: Callable[[bytes], R]) -> None:
         self._client = client
-        self._slot = slot
-        self._generation = generation
         self._task = task
+        self._decode = decode
+        self._slot = slot
+        self._word = word  # as published; its generation names the job
         self._state = PENDING
+
+    @property
+    def _generation(self) -> int:
+        return self._word >> 32
 
     @property
     def id(self) -> str:
@@ -59,9 +67,24 @@ class Job(Generic[R]):
             TimeoutError: the job has not ended in time (it goes on).
             Exception: what the task raised, with the remote traceback as `__cause__`.
         """
-        if self._state == PENDING and not self._client.collect(self):
-            self._client.wait_for(self, timeout)
-        if self._state == RAW:
+        state = self._state
+        if state == PENDING:
+            if not self._client.collect(self):
+                self._client.wait_for(self, timeout)
+            state = self._state
+        if state == RAW:
+            raw = self._raw
+            if raw is not None:  # else another thread has just decoded it
+                try:
+                    value = self._decode(raw)
+                except Exception:  # noqa: BLE001 - explained, and kept as the job's outcome, below
+                    self._client.decode(self)
+                else:
+                    self._outcome = value
+                    self._state = VALUE
+                    self._raw = None
+                    return value
+        elif state == RAW_ERROR:
             self._client.decode(self)
         if self._state == VALUE:
             return self._outcome  # type: ignore[no-any-return]
@@ -120,3 +143,20 @@ class Job(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<shmq.Job {self.id} {self.task_name} {self.state}>"
+
+
+class ForgottenJob(Job[R]):
+    """Handle of a job submitted with `forget`: whether it has ended, not what came of it."""
+
+    __slots__ = ()
+
+    def done(self) -> bool:
+        """Has the job left its slot? Never blocks."""
+        return self._state != PENDING or self._client.has_left(self)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Raises ShmqError: there is nothing to read."""
+        raise ShmqError(
+            f"job {self.id} of {self.task_name} was submitted with forget=True: its result is not kept.\n"
+            "Submit it through options(forget=False) to read it."
+        )

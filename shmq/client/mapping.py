@@ -1,8 +1,9 @@
 """`map`: many calls of one task, in chunks, with bounded memory on both sides.
 
 A chunk is one job whose message is a list of argument arrays; the worker answers with
-[values, {index: failure}]. "auto" starts small and aims at CHUNK_S of work per chunk, measured by
-how fast results come back.
+(run ns, values of the calls that succeeded, {index: failure}). "auto" starts small and aims at CHUNK_S of work per
+chunk, measured by how fast results come back. Whatever the chunk size, what is under way at once
+fits a part of the block budget: results wait in blocks until their turn.
 """
 
 from __future__ import annotations
@@ -12,93 +13,128 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from shmq.client.handle import Job
-from shmq.errors import BadArguments
+from shmq.client.handle import RAW, Job
+from shmq.errors import BadArguments, TooLarge
 from shmq.tasks.task import Task
-from shmq.wire.failure import Failure, rebuild
+from shmq.wire.codec import PoolFull
+from shmq.wire.failure import rebuild
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
 
 CHUNK_S = 0.004
+CHUNK_BYTES = 256 * 1024
 _FIRST_CHUNK, _LARGEST_CHUNK = 1, 512
-_CHUNKS_AHEAD = 24
+_FIRST_AHEAD, _LEAST_AHEAD, _MOST_AHEAD = 4, 2, 24
+_SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
 Calls = Iterable[tuple[Any, ...]]
 Answer = tuple[int, bool, Any]
 
 
-class ChunkSize:
-    """How many calls go into the next chunk."""
+class Pace:
+    """How many calls go into the next chunk, and how many chunks may be under way."""
 
-    def __init__(self, chunk_size: int | str) -> None:
+    def __init__(self, chunk_size: int | str, budget_bytes: int) -> None:
         if chunk_size != "auto" and not (isinstance(chunk_size, int) and chunk_size >= 1):
             raise BadArguments(f'chunk_size must be "auto" or a number from 1, got {chunk_size!r}')
         self._is_auto = chunk_size == "auto"
         self.size = _FIRST_CHUNK if self._is_auto else int(chunk_size)
+        self.ahead = _FIRST_AHEAD
+        self._share_bytes = budget_bytes // _SHARE_OF_BLOCKS
+        self._call_bytes = 0.0
 
-    def learn(self, calls: int, run_s: float) -> None:
-        """A chunk of `calls` ran for `run_s` seconds in its worker."""
+    def learn(self, calls: int, run_s: float, nbytes: int) -> None:
+        """A chunk of `calls` ran for `run_s` seconds; its arguments and results took `nbytes` of blocks."""
+        self._call_bytes = max(nbytes / calls, 0.9 * self._call_bytes)  # large ones are remembered for a while
         if self._is_auto:
-            fitting = int(calls * CHUNK_S / max(run_s, 1e-7))
+            fitting = min(int(calls * CHUNK_S / max(run_s, 1e-7)), int(CHUNK_BYTES / max(self._call_bytes, 1.0)))
             self.size = max(1, min(fitting, 4 * calls, _LARGEST_CHUNK))
+        fitting = int(self._share_bytes / max(self.size * self._call_bytes, 1.0))
+        self.ahead = max(_LEAST_AHEAD, min(fitting, _MOST_AHEAD))
+
+    def shrink(self, calls: int) -> None:
+        """A chunk of `calls` was too large for the blocks."""
+        self.size = max(1, calls // 2)
+
+
+class _Chunk:
+    """Calls of the input under way as one job."""
+
+    __slots__ = ("count", "first", "job", "nbytes")
+
+    def __init__(self, first: int, count: int, job: Job[Any], nbytes: int) -> None:
+        self.first, self.count, self.job, self.nbytes = first, count, job, nbytes
 
 
 def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
     """(index, ok, value or exception) of each call; `ordered` or as chunks end."""
-    sizes = ChunkSize(chunk_size)
+    pace = Pace(chunk_size, client.block_budget_bytes)
     source = iter(calls)
-    waiting: deque[tuple[int, int, Job[Any]]] = deque()
+    held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
+    waiting: deque[_Chunk] = deque()
     first = 0
     try:
         while True:
-            while len(waiting) < _CHUNKS_AHEAD:
-                chunk = list(itertools.islice(source, sizes.size))
-                if not chunk:
+            while len(waiting) < pace.ahead:
+                held += itertools.islice(source, max(pace.size - len(held), 0))
+                if not held:
                     break
-                waiting.append((first, len(chunk), client.submit_chunk(task, chunk)))
-                first += len(chunk)
+                calls_now = held[: pace.size]
+                before = client.placed_bytes
+                try:
+                    job = client.submit_chunk(task, calls_now)
+                except (PoolFull, TooLarge):
+                    if len(calls_now) == 1:
+                        raise
+                    pace.shrink(len(calls_now))
+                    continue
+                waiting.append(_Chunk(first, len(calls_now), job, client.placed_bytes - before))
+                first += len(calls_now)
+                del held[: len(calls_now)]
             if not waiting:
                 return
-            at, count, job = _next(client, waiting, ordered=ordered)
-            yield from _answers(client, job, at, count, sizes)
+            yield from _answers(client, _next(client, waiting, ordered=ordered), pace)
     finally:
-        for _, _, job in waiting:
-            job.cancel()
+        for chunk in waiting:
+            chunk.job.cancel()
 
 
-def _next(
-    client: Client, waiting: deque[tuple[int, int, Job[Any]]], *, ordered: bool
-) -> tuple[int, int, Job[Any]]:
+def _next(client: Client, waiting: deque[_Chunk], *, ordered: bool) -> _Chunk:
     if ordered or len(waiting) == 1:
         return waiting.popleft()
-    client.wait_any([job for _, _, job in waiting])
-    for entry in waiting:
-        if entry[2].done():
-            waiting.remove(entry)
-            return entry
+    client.wait_any([chunk.job for chunk in waiting])
+    for chunk in waiting:
+        if chunk.job.done():
+            waiting.remove(chunk)
+            return chunk
     return waiting.popleft()
 
 
-def _answers(client: Client, job: Job[Any], first: int, count: int, sizes: ChunkSize) -> Iterator[Answer]:
+def _answers(client: Client, chunk: _Chunk, pace: Pace) -> Iterator[Answer]:
     """Take one chunk apart. A chunk that failed as a whole fails each of its calls."""
+    job, first, count = chunk.job, chunk.first, chunk.count
     try:
+        client.wait_any([job])
+        raw = job._raw if job._state == RAW else b""
+        result_bytes = len(raw or b"")
         run_ns, values, failures = job.result()
     except Exception as error:  # noqa: BLE001 - the chunk's failure is each call's answer
         for i in range(count):
             yield first + i, False, error
         return
-    sizes.learn(count, run_ns / 1e9)
+    if not result_bytes:  # arrays in blocks of their own
+        result_bytes = sum(getattr(value, "nbytes", 0) for value in values)
+    pace.learn(count, run_ns / 1e9, chunk.nbytes + result_bytes)
     if not failures:
         for i, value in enumerate(values, first):
             yield i, True, value
         return
-    for i, value in enumerate(values):
+    succeeded = iter(values)
+    for i in range(count):
         if i in failures:
-            yield first + i, False, rebuild(msgspec.convert(failures[i], Failure))
+            yield first + i, False, rebuild(failures[i])
         else:
-            yield first + i, True, value
+            yield first + i, True, next(succeeded)

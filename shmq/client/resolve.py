@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from shmq.client.hot import make_submit
 from shmq.clock import to_ns
 from shmq.errors import UnknownGroup, UnknownTask
 from shmq.memory.lanes import lane
@@ -16,18 +18,24 @@ from shmq.tasks.registry import TaskInfo, nearest, read
 from shmq.tasks.task import Options, Task
 from shmq.transport.publish import Route
 from shmq.wire.codec import Decoder
+from shmq.wire.failure import Failure
 from shmq.wire.header import FORGET, LANE_SHIFT, VARIADIC
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+    from shmq.client.handle import Job
 
 INHERIT_RETRIES = 255
 """Header value that means: as many retries as the group's configuration says."""
 
+REMOTE = 1 << 64
+"""Key of the decoder for results of tasks known by name only: above every task's key."""
+
 _log = logging.getLogger("shmq.client")
 
 
-class Target(NamedTuple):
+@dataclass(slots=True)
+class Target:
     """Where and how jobs of one task with one set of options go."""
 
     client: Client
@@ -40,6 +48,8 @@ class Target(NamedTuple):
     delay_s: float
     eta: float | None
     expires_s: float | None
+    decode: Callable[[bytes], Any]
+    submit: Callable[[tuple[Any, ...]], Job[Any]]
 
 
 class Registry:
@@ -52,6 +62,7 @@ class Registry:
         self._remote: dict[str, Task[..., Any]] = {}
         self._groups = {name: g for g, name in enumerate(segment.group_names())}
         self._decoders: dict[int, Callable[[bytes], Any]] = {}
+        self._resolved: list[Task[..., Any]] = []
 
     def infos(self) -> dict[str, TaskInfo]:
         """Registered tasks by name."""
@@ -91,7 +102,7 @@ class Registry:
             INHERIT_RETRIES if options.retries is None else options.retries,
             to_ns(options.timeout) if options.timeout else 0, current.job_id(),
         )  # fmt: skip
-        is_plain = not (options.delay or options.eta is not None or options.expires is not None or options.forget)
+        is_plain = not (options.delay or options.eta is not None or options.expires is not None)
         is_remote = isinstance(task, _RemoteTask)
         target = Target(
             client, route,
@@ -99,10 +110,21 @@ class Registry:
             VARIADIC - 1 if is_remote else task.signature.most,
             _as_they_are if is_remote else task.signature.bind,
             is_plain, options.block, options.delay, options.eta, options.expires,
+            self.decoder(client._decoder, task), _not_ready,
         )  # fmt: skip
-        if current.job_id() == 0:  # inside a task the parent changes with each job
-            task._route = target
+        target.submit = make_submit(client, target, task)
+        if current.worker() is None:  # inside a task the parent changes with each job
+            task._target = target
+            self._resolved.append(task)
+            if is_plain and options.block is None and client.is_default:
+                task._submit = target.submit
         return target
+
+    def forget_targets(self) -> None:
+        """The row is gone: every task works its target out again."""
+        for task in self._resolved:
+            task._target = task._submit = None
+        self._resolved.clear()
 
     def _group(self, name: str, info: TaskInfo) -> int:
         if name == "auto":
@@ -114,12 +136,12 @@ class Registry:
             )
         return self._groups[name]
 
-    def decoder(self, decoder: Decoder, task: Task[..., Any]) -> Callable[[bytes], Any]:
-        """Decodes results of the task to its return annotation."""
-        found = self._decoders.get(task.key)
+    def decoder(self, decoder: Decoder, task: Task[..., Any] | ChunkOf) -> Callable[[bytes], Any]:
+        """Decodes results of the task, or of chunks of its calls, to its return annotation."""
+        found = self._decoders.get(task.result_key)
         if found is None:
-            kind = Any if isinstance(task, _RemoteTask) else task.signature.result_type()
-            found = self._decoders[task.key] = decoder.typed(kind).decode
+            kind = task.result_type() if isinstance(task, ChunkOf) else _result_type(task)
+            found = self._decoders[task.result_key] = decoder.typed(kind).decode
         return found
 
 
@@ -132,6 +154,7 @@ class _RemoteTask(Task[..., Any]):
 
         names = {name: value for name, value in info.options.items() if name not in {"retry_on", "give_up_on"}}
         super().__init__(function, Options(**names), info.name)
+        self.result_key = REMOTE  # its results stay plain, those of the task object do not
         self.info = info
 
     def options(self, **changes: Any) -> Task[..., Any]:
@@ -139,6 +162,27 @@ class _RemoteTask(Task[..., Any]):
         other = _RemoteTask(self.info)
         other.settings = changed.settings
         return other
+
+
+class ChunkOf:
+    """A task as chunks of `map` call it: one answer holds the results of many calls."""
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self.name = task.name
+        self.result_key = ~task.result_key
+        self._task = task
+
+    def result_type(self) -> Any:
+        """(run ns, values of the calls that succeeded, failures by index)."""
+        return tuple[int, list[_result_type(self._task)], dict[int, Failure]]  # type: ignore[misc]
+
+
+def _result_type(task: Task[..., Any]) -> Any:
+    return Any if isinstance(task, _RemoteTask) else task.signature.result_type()
+
+
+def _not_ready(_args: tuple[Any, ...]) -> Any:
+    raise AssertionError("a target is used before its hot path was made")
 
 
 def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,12 +1,14 @@
-"""How fast does a quantity grow? A slope that outliers cannot bend, with an interval that correlated readings cannot shrink.
+"""How fast does a quantity grow? A slope that outliers cannot bend, with an interval that correlated readings
+cannot shrink.
 
     readings ──floors()──▶ about 60 block floors ──sen_slope()──▶ Slope(low, mid, high)
 
-Sources: P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", JASA 63 (1968): median of the pairwise
-slopes, interval from the ranks. R. M. Hirsch, J. R. Slack, "A nonparametric trend test for seasonal data with serial
-dependence", Water Resources Research 20 (1984): pairs only within a group (there a season, here the life of one process),
-variances added over groups. S. Yue, C. Wang, "The Mann-Kendall test modified by effective sample size", Water Resources
-Management 18 (2004): variance inflated by the serial correlation of the detrended readings.
+Sources: P. K. Sen, "Estimates of the regression coefficient based on Kendall's tau", JASA 63 (1968): median
+of the pairwise slopes, interval from the ranks. R. M. Hirsch, J. R. Slack, R. A. Smith, "Techniques of trend
+analysis for monthly water quality data", Water Resources Research 18 (1982): pairs only within a group (there
+a month, here the life of one process), variances added over groups. S. Yue, C. Wang, "The Mann-Kendall test
+modified by effective sample size to detect trend in serially correlated hydrological series", Water Resources
+Management 18 (2004): variance inflated by the serial correlation of the readings with their trend taken off.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class Slope:
 def floors(x: FloatArray, y: FloatArray, blocks: int) -> Group:
     """Cut readings into `blocks` runs of equal count; of each keep the middle x and the lower quartile of y.
 
-    The lower quartile, because a leak raises the floor, while one large job raises only the ceiling. The noise of single
-    readings goes, and the cost of a fit no longer depends on how often somebody measured.
+    The lower quartile, because a leak raises the floor, while one large job raises only the ceiling. The
+    noise of single readings goes, and the cost of a fit no longer depends on how often somebody measured.
     """
     if len(x) <= blocks:
         return x, y
@@ -100,7 +102,8 @@ def _kendall_variance(groups: Sequence[Group]) -> float:
 
 
 def _inflation(groups: Sequence[Group], slope: float) -> float:
-    """How many correlated readings make one independent one: (1 + r) / (1 - r), r = lag-1 correlation off the line.
+    """How many correlated readings make one independent one: (1 + r) / (1 - r), r = lag-1 correlation off the
+    line.
 
     The estimate of r is too low by about (1 + 4 r) / n in short series with a fitted line; that is put back.
     """

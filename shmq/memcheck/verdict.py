@@ -1,37 +1,34 @@
-"""Does it leak? Readings of a run in, one of three answers out: "leak", "no leak", "too short to tell: run N more minutes".
+"""Does it leak? Readings of a run in, one of three answers out: "leak", "no leak", "too short to tell: run N
+more minutes".
 
     Series of one process (or of all short-lived ones of a kind)
       → warm-up removed → block floors → Theil-Sen slope per second and per job (slope.py)
-      → the whole stretch, its last half, its last quarter: has growth slowed down? Then only what is left of it counts
-      → did it grow all along, not in a step or two? → projected over 24 h → held against the limit of the quantity
+      → the whole stretch, its last half, its last quarter: has growth slowed down? Then only what is left of
+      it counts → did it grow all along, not in a step or two? → projected over 24 h → held against the limit
+      of the quantity
 
 **leak**: the 99 % interval of the slope lies above zero, the growth is steady, and 24 h of it pass the limit.
 **no leak**: even the upper end of the interval stays under the limit over 24 h.
 **too short to tell**: neither; with the time that would be enough if things go on as they do.
 
-An accelerated run brings 24 h of jobs in minutes. What grows with the jobs is projected over 24 h *of jobs*, what grows with
-the clock over 24 h of clock; the straighter of the two fits decides which it is, jobs when both are as good.
+An accelerated run brings 24 h of jobs in minutes. What grows with the jobs is projected over 24 h *of jobs*,
+what grows with the clock over 24 h of clock; the straighter of the two fits decides which it is, jobs when
+both are as good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shmq.memcheck.slope import FloatArray, Group, Slope, blocks_for, floors, sen_slope
+from shmq.memcheck.slope import Group, Slope, sen_slope
+from shmq.memcheck.windows import LEAST_BLOCKS, STEADY, WARM_UP, Lives, Series, Window, lives_of, windows_of
 
 DAY_S = 86_400.0
-WARM_UP = 0.2  # share of each process's readings: imports, caches, copy-on-write after the fork
-LEAST_BLOCKS = 12  # of one process; pooled processes bring at least `LEAST_POINTS` each
-LEAST_POINTS = 4
 LEAST_SPAN_S = 2.0  # of the readings that count, whatever their number
-STEADY = 0.8  # the later half of a leak grows at least this much as fast as the earlier one
 STILL_STEADY = 0.85  # the same for the last half of what has slowed down before: more is asked of it
-ALL_ALONG_T = 2.6  # t value of the growth per part: 4 even steps in 8 parts pass, 3 do not
-PARTS = 8
 LONGEST_MORE_MINUTES = 7 * 24 * 60
 
 
@@ -41,7 +38,8 @@ class Limit:
 
     per_day: more than this over 24 h is one.
     grain: the smallest change that a reading can show.
-    per_1000_jobs: more than this is one as well, once `EVIDENCE_GRAINS` of growth were seen: a daemon with few jobs a day
+    per_1000_jobs: more than this is one as well, once `EVIDENCE_GRAINS` of growth were seen: a daemon with
+    few jobs a day
         would pass the first limit with any leak.
     """
 
@@ -51,12 +49,12 @@ class Limit:
 
 
 EVIDENCE_GRAINS = 64
-MEMORY = Limit(32 * 2**20, 16 * 2**10, 16 * 2**10)  # grain: one pymalloc pool
+MEMORY = Limit(32 * 2**20, 16 * 2**10, 16_000)  # grain: one pymalloc pool
 COUNT = Limit(200, 1)
 LIMITS: Mapping[str, Limit] = {
     "rss_anon_bytes": MEMORY,
     "pss_anon_bytes": MEMORY,
-    "heap_bytes": Limit(32 * 2**20, 1024, 16 * 2**10),
+    "heap_bytes": Limit(32 * 2**20, 1024, 16_000),
     "shm_bytes": Limit(32 * 2**20, 4096),
     "descriptors": COUNT,
     "threads": COUNT,
@@ -68,25 +66,10 @@ LIMITS: Mapping[str, Limit] = {
 
 
 @dataclass(frozen=True)
-class Series:
-    """Readings of one quantity of one process. `t_s`: monotonic, rising. `jobs`: done up to then; of the whole system for a
-    process that runs none itself; None if nobody counts."""
-
-    kind: str
-    name: str
-    quantity: str
-    t_s: FloatArray
-    value: FloatArray
-    jobs: FloatArray | None = None
-
-    @property
-    def span_s(self) -> float:
-        return float(self.t_s[-1] - self.t_s[0]) if len(self.t_s) > 1 else 0.0
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """One row of the table. Slopes are None where there was too little to fit; `jobs` slopes also where nobody counted."""
+    """One row of the table. Slopes are None where there was too little to fit; `jobs` slopes also where
+    nobody counted.
+    """
 
     kind: str
     name: str
@@ -107,42 +90,24 @@ class Verdict:
 
     @property
     def is_leak(self) -> bool:
+        """Surely."""
         return self.answer == "leak"
 
     @property
     def is_clean(self) -> bool:
+        """Surely no leak."""
         return self.answer == "no leak"
 
 
-@dataclass(frozen=True)
-class Window:
-    """What was seen in one stretch of the readings: all that count, their last half, or their last quarter."""
-
-    time: Slope
-    jobs: Slope | None
-    span_s: float
-    range: float  # highest minus lowest floor
-    pace_kept: float  # pace of the later half / pace of the earlier half; 1 if the earlier half did not grow
-    grew_all_along: bool
-    reached_new_high: bool  # ends above everything that was before this stretch
-
-    @property
-    def is_steady(self) -> bool:
-        return self.pace_kept >= STEADY
-
-
-@dataclass(frozen=True)
-class _Lives:
-    """Readings that count, per process: x is the seconds or the jobs since the process was first seen."""
-
-    by_time: list[Group] = field(default_factory=list)
-    by_jobs: list[Group] = field(default_factory=list)
-
-
 def judge(
-    series: Sequence[Series], *, acceleration: float = 1.0, limits: Mapping[str, Limit] = LIMITS, name: str | None = None
+    series: Sequence[Series],
+    *,
+    acceleration: float = 1.0,
+    limits: Mapping[str, Limit] = LIMITS,
+    name: str | None = None,
 ) -> Verdict:
-    """The verdict on one quantity of one process, or of many short-lived processes of one kind taken together.
+    """The verdict on one quantity of one process, or of many short-lived processes of one kind taken
+    together.
 
     Args:
         series: all of the same kind and quantity; never empty.
@@ -152,13 +117,13 @@ def judge(
     """
     first = series[0]
     limit = limits.get(first.quantity, COUNT)
-    lives = _lives(series)
+    lives = lives_of(series)
     span_s = max((float(x[-1] - x[0]) for x, _ in lives.by_time), default=0.0)
-    windows = _windows(lives)
+    windows = windows_of(lives)
     blank = Verdict(
         first.kind, first.name if name is None else name, first.quantity, "", "", len(series),
-        sum(len(s.t_s) for s in series), max(s.span_s for s in series), WARM_UP * max(s.span_s for s in series),
-        _last_level(series), limit.per_day,
+        sum(len(s.t_s) for s in series), max(s.span_s for s in series), WARM_UP * max(s.span_s for s in
+        series), _last_level(series), limit.per_day,
     )  # fmt: skip
     if not windows or span_s < LEAST_SPAN_S:
         return _too_few(blank, series)
@@ -168,10 +133,11 @@ def judge(
 def judge_all(
     series: Iterable[Series], *, acceleration: float = 1.0, limits: Mapping[str, Limit] = LIMITS
 ) -> list[Verdict]:
-    """One verdict per quantity of each long-lived process, and one per kind for its replaced ones, which are pooled.
+    """One verdict per quantity of each long-lived process, and one per kind for its replaced ones, which are
+    pooled.
 
-    A process is long-lived when it was there for a quarter of the run. Pooled rows that say nothing are left out when the
-    long-lived processes of the kind have said enough.
+    A process is long-lived when it was there for a quarter of the run. Pooled rows that say nothing are left
+    out when the long-lived processes of the kind have said enough.
     """
     by_key: dict[tuple[str, str], list[Series]] = {}
     for one in series:
@@ -184,12 +150,26 @@ def judge_all(
         rows = [judge([s], acceleration=acceleration, limits=limits) for s in lasting]
         if replaced:
             pooled = judge(
-                replaced, acceleration=acceleration, limits=limits, name=f"{replaced[0].kind}: {len(replaced)} replaced"
+                replaced,
+                acceleration=acceleration,
+                limits=limits,
+                name=f"{replaced[0].kind}: {len(replaced)} replaced",
             )
             if not rows or pooled.per_day is not None:
                 rows.append(pooled)
         found += rows
-    return found
+    return [v for v in found if not _is_needless(v, found)]
+
+
+def _is_needless(verdict: Verdict, others: Sequence[Verdict]) -> bool:
+    """Pss_Anon is read rarely. Where that was too rarely, RssAnon of the same process has said what there is
+    to say.
+    """
+    return (
+        verdict.quantity == "pss_anon_bytes"
+        and verdict.per_day is None
+        and any(v.name == verdict.name and v.quantity == "rss_anon_bytes" and v.per_day for v in others)
+    )
 
 
 def overall(verdicts: Sequence[Verdict]) -> str:
@@ -203,107 +183,33 @@ def overall(verdicts: Sequence[Verdict]) -> str:
 
 
 def too_short(more_minutes: int) -> str:
+    """The third answer."""
     return f"too short to tell: run {more_minutes} more minutes"
 
 
-# -- from readings to windows --
-
-
-def _lives(series: Sequence[Series]) -> _Lives:
-    """Take the warm-up off each process and reduce the rest to block floors, on both axes."""
-    lives = _Lives()
-    blocks = blocks_for(len(series))
-    least = LEAST_BLOCKS if len(series) == 1 else LEAST_POINTS
-    for one in series:
-        start = int(np.ceil(WARM_UP * len(one.t_s)))
-        if len(one.t_s) - start < least:
-            continue
-        lives.by_time.append(floors(one.t_s[start:] - one.t_s[0], one.value[start:], blocks))
-        if one.jobs is not None:
-            lives.by_jobs.append(floors(one.jobs[start:] - one.jobs[0], one.value[start:], blocks))
-    return lives
-
-
-def _windows(lives: _Lives) -> list[Window]:
-    """The whole stretch, its last half and its last quarter, as far as there are readings enough."""
-    found: list[Window] = []
-    for share in (1.0, 0.5, 0.25):
-        by_time = [_tail(group, share) for group in lives.by_time]
-        by_time = [group for group in by_time if len(group[0]) >= LEAST_POINTS]
-        fit = sen_slope(by_time)
-        if fit is None or (share < 1 and sum(len(x) for x, _ in by_time) < LEAST_BLOCKS):
-            break
-        by_jobs = [_tail(group, share) for group in lives.by_jobs]
-        found.append(
-            Window(
-                time=fit,
-                jobs=sen_slope([group for group in by_jobs if len(group[0]) >= LEAST_POINTS]),
-                span_s=max(float(x[-1] - x[0]) for x, _ in by_time),
-                range=float(np.median([np.ptp(y) for _, y in by_time])),
-                pace_kept=_pace_kept(by_time),
-                grew_all_along=_grew_all_along(by_time),
-                reached_new_high=share == 1 or _reached_new_high(lives.by_time, share),
-            )
-        )
-    return found
-
-
-def _tail(group: Group, share: float) -> Group:
-    x, y = group
-    start = len(x) - int(np.ceil(len(x) * share))
-    return x[start:], y[start:]
-
-
-def _pace_kept(groups: Sequence[Group]) -> float:
-    early = sen_slope([(x[: (len(x) + 1) // 2], y[: (len(x) + 1) // 2]) for x, y in groups])
-    late = sen_slope([(x[len(x) // 2 :], y[len(x) // 2 :]) for x, y in groups])
-    if early is None or late is None or early.mid <= 0:
-        return 1.0
-    return max(late.mid, 0.0) / early.mid
-
-
-def _grew_all_along(groups: Sequence[Group]) -> bool:
-    """False when the growth is the work of a few steps: t test over the growth of the parts of each life.
-
-    Parts of many processes are many, so each gives fewer. Opposite errors of neighbouring parts make the test strict.
-    """
-    parts = max(2, int(np.ceil(PARTS / len(groups))) + 1)
-    rates: list[float] = []
-    for x, y in groups:
-        edges = np.linspace(0, len(x), min(parts, len(x)) + 1).astype(np.intp)
-        mids = [(float(x[a:b].mean()), float(np.median(y[a:b]))) for a, b in pairwise(edges)]
-        rates += [(y1 - y0) / (x1 - x0) for (x0, y0), (x1, y1) in pairwise(mids) if x1 > x0]
-    if len(rates) < 3:
-        return False
-    mean, spread = float(np.mean(rates)), float(np.std(rates, ddof=1))
-    return mean > 0 and mean >= ALL_ALONG_T * spread / float(np.sqrt(len(rates)))
-
-
-def _reached_new_high(groups: Sequence[Group], share: float) -> bool:
-    """True when most processes end above all that they had before the window: the tooth of a saw does not."""
-    above = 0
-    for _, y in groups:
-        window = max(int(np.ceil(len(y) * share)), 1)
-        end = float(np.median(y[-max(window // 4, 1) :]))
-        above += end > float(y[:-window].max(initial=-np.inf))
-    return 2 * above > len(groups)
-
-
-# -- from windows to the answer --
-
-
-def _decide(blank: Verdict, windows: Sequence[Window], limit: Limit, acceleration: float, lives: _Lives) -> Verdict:
+def _decide(
+    blank: Verdict, windows: Sequence[Window], limit: Limit, acceleration: float, lives: Lives
+) -> Verdict:
     with_jobs = _grows_with_jobs(lives)
     horizon_s = DAY_S / acceleration if with_jobs else DAY_S
     leaking = _leaking(windows, limit, horizon_s, with_jobs)
     if leaking is not None:
-        reason = f"grew steadily for {_minutes(leaking.span_s)}; more than the limit allows"
-        return _filled(blank, leaking, leaking.time.scaled(horizon_s), with_jobs, "leak", reason)
+        per_day = leaking.time.scaled(horizon_s)
+        by_day = per_day.mid > limit.per_day
+        over = (
+            "24 h of it pass the limit"
+            if by_day
+            else f"more than {limit.per_1000_jobs / 1000:g} bytes per job"
+        )
+        reason = f"grew steadily for {_minutes(leaking.span_s)}; {over}"
+        return _filled(blank, leaking, per_day, with_jobs, "leak", reason)
     bounded = [_bounded(window, limit).scaled(horizon_s) for window in windows]
     calm = _calm_window(windows, bounded, limit, horizon_s)
     if calm is not None:
         levelled = "levelled off; " if calm > 0 else ""
-        reason = f"{levelled}24 h bring at most {max(bounded[calm].high, 0.0) / limit.per_day:.0%} of the limit"
+        reason = (
+            f"{levelled}24 h bring at most {max(bounded[calm].high, 0.0) / limit.per_day:.0%} of the limit"
+        )
         return _filled(blank, windows[calm], bounded[calm], with_jobs, "no leak", reason)
     waits = [_more_minutes(w, p, limit, horizon_s) for w, p in zip(windows, bounded, strict=True)]
     more, whole = min(waits), windows[0]
@@ -313,8 +219,9 @@ def _decide(blank: Verdict, windows: Sequence[Window], limit: Limit, acceleratio
 
 
 def _leaking(windows: Sequence[Window], limit: Limit, horizon_s: float, with_jobs: bool) -> Window | None:
-    """The whole stretch when it grew steadily; else its last half (a cache filled up before, or the leak began late), which
-    must be confirmed by the last quarter and not be the tooth of a saw."""
+    """The whole stretch when it grew steadily; else its last half (a cache filled up before, or the leak
+    began late), which must be confirmed by the last quarter and not be the tooth of a saw.
+    """
     whole = windows[0]
     if _passes(whole, limit, horizon_s, with_jobs) and whole.is_steady and whole.grew_all_along:
         return whole
@@ -322,7 +229,12 @@ def _leaking(windows: Sequence[Window], limit: Limit, horizon_s: float, with_job
         return None
     half, quarter = windows[1], windows[2]
     keeps_on = half.pace_kept >= STILL_STEADY and quarter.time.mid >= STEADY * half.time.mid
-    if _passes(half, limit, horizon_s, with_jobs) and keeps_on and half.grew_all_along and half.reached_new_high:
+    if (
+        _passes(half, limit, horizon_s, with_jobs)
+        and keeps_on
+        and half.grew_all_along
+        and half.reached_new_high
+    ):
         return half
     return None
 
@@ -335,8 +247,11 @@ def _passes(window: Window, limit: Limit, horizon_s: float, with_jobs: bool) -> 
     return window.time.mid * horizon_s > limit.per_day or by_jobs
 
 
-def _calm_window(windows: Sequence[Window], bounded: Sequence[Slope], limit: Limit, horizon_s: float) -> int | None:
-    """Index of the stretch that shows that there is no leak: the whole, or the flat end of what has levelled off.
+def _calm_window(
+    windows: Sequence[Window], bounded: Sequence[Slope], limit: Limit, horizon_s: float
+) -> int | None:
+    """Index of the stretch that shows that there is no leak: the whole, or the flat end of what has levelled
+    off.
 
     Flat means no fall either, which could hide growth; and what is shorter than a half must be flat as well.
     """
@@ -351,7 +266,13 @@ def _calm_window(windows: Sequence[Window], bounded: Sequence[Slope], limit: Lim
 
 
 def _filled(
-    blank: Verdict, window: Window, per_day: Slope, with_jobs: bool, answer: str, reason: str, more: int | None = None
+    blank: Verdict,
+    window: Window,
+    per_day: Slope,
+    with_jobs: bool,
+    answer: str,
+    reason: str,
+    more: int | None = None,
 ) -> Verdict:
     return replace(
         blank,
@@ -366,17 +287,19 @@ def _filled(
 
 
 def _bounded(window: Window, limit: Limit) -> Slope:
-    """The interval with an upper end that allows for what a flat line can hide (a grain over its length), but for no more
-    than if all the difference between its highest and lowest floor were growth."""
+    """The interval with an upper end that allows for what a flat line can hide (a grain over its length), but
+    for no more than if all the difference between its highest and lowest floor were growth.
+    """
     grain, all_of_it = (size / max(window.span_s, 1e-9) for size in (limit.grain, window.range))
     mid = window.time.mid
     return Slope(window.time.low, mid, max(mid + grain, min(window.time.high, all_of_it)))
 
 
-def _grows_with_jobs(lives: _Lives) -> bool:
+def _grows_with_jobs(lives: Lives) -> bool:
     """True unless the readings lie clearly straighter over the clock than over the job count.
 
-    Under a steady load both are equal; then jobs are taken, because an accelerated run speeds up whatever the load does.
+    Under a steady load both are equal; then jobs are taken, because an accelerated run speeds up whatever the
+    load does.
     """
     if not lives.by_jobs or all(x[-1] <= x[0] for x, _ in lives.by_jobs):
         return False
@@ -394,9 +317,9 @@ def _off_the_line(groups: Sequence[Group]) -> float:
 def _more_minutes(window: Window, per_day: Slope, limit: Limit, horizon_s: float) -> int:
     """How much longer to run, if things go on as they do.
 
-    Slowing growth loses its pace again and again, so so many halves of the window are needed until it is under the limit.
-    Else the interval narrows at least as fast as the run grows, and no slower than one more step of the size of the whole
-    range would allow.
+    Slowing growth loses its pace again and again, so so many halves of the window are needed until it is
+    under the limit. Else the interval narrows at least as fast as the run grows, and no slower than one more
+    step of the size of the whole range would allow.
     """
     room = max(limit.per_day - max(per_day.mid, 0.0), limit.per_day / 4)
     if not window.is_steady and 0 < window.pace_kept < 1 and per_day.mid > limit.per_day:
@@ -409,7 +332,9 @@ def _more_minutes(window: Window, per_day: Slope, limit: Limit, horizon_s: float
 
 
 def _too_few(blank: Verdict, series: Sequence[Series]) -> Verdict:
-    """Nothing could be fitted: ask for the time that brings enough readings, or say that processes live too briefly."""
+    """Nothing could be fitted: ask for the time that brings enough readings, or say that processes live too
+    briefly.
+    """
     longest = max(series, key=lambda s: len(s.t_s))
     every_s = longest.span_s / max(len(longest.t_s) - 1, 1) or 1.0
     missing_s = max(every_s * (2 * LEAST_BLOCKS - len(longest.t_s)), LEAST_SPAN_S)

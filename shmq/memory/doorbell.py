@@ -32,6 +32,9 @@ class Doorbell(Protocol):
     def notify(self) -> None:
         """Wake the sleeper, or make its next wait return at once."""
 
+    def close(self) -> None:
+        """Close this process's handle."""
+
 
 class SemaphoreBell:
     """A named POSIX semaphore."""
@@ -44,8 +47,8 @@ class SemaphoreBell:
 
     @classmethod
     def new(cls) -> SemaphoreBell:
-        """A bell with a fresh random name: nobody can have squatted on 128 random bits."""
-        return cls(f"/shmq-{os.geteuid()}-{secrets.token_hex(16)}", create=True)
+        """A bell with a fresh random name."""
+        return cls(new_name(), create=True)
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until notified or `timeout_s` has passed; True when notified.
@@ -72,6 +75,14 @@ class SemaphoreBell:
     def unlink(self) -> None:
         """Remove the name; handles stay usable."""
         unlink(self.name)
+
+
+def new_name() -> str:
+    """A semaphore's name: nobody can have squatted on 128 random bits.
+
+    Whoever writes it into its row *before* creating the semaphore leaks none when it is killed in between.
+    """
+    return f"/shmq-{os.geteuid()}-{secrets.token_hex(16)}"
 
 
 class FifoBell:
@@ -114,6 +125,9 @@ class NoBell:
 
     def notify(self) -> None:
         """Nothing to do: whoever takes the row over looks at the table first."""
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 def open_bell(name: str) -> Doorbell:

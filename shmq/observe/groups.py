@@ -137,7 +137,7 @@ def _limits(control: dict[str, int], claim: dict[str, int], now_ns: int) -> Limi
         circuit = "open" if now_ns < claim["breaker_until_ns"] else "probing"
     return Limits(
         rate_per_s=control["rate_per_s_milli"] / 1000 or None,
-        burst=control["burst"] or None,
+        burst=(control["burst"] or None) if control["rate_per_s_milli"] else None,
         held_s=left_s(claim["held_until_ns"], now_ns),
         breaker_failure_share=control["breaker_share_milli"] / 1000 or None,
         breaker_window=control["breaker_window"],

@@ -33,11 +33,11 @@ def checked_pid(word: int) -> int:
     return word if word < 2**31 else 0
 
 
-def is_running(pid: int, ticks: int | None = None) -> bool:
-    """Does the process live (a zombie does not), and is it the one that started at `ticks`?"""
+def is_running(pid: int, ticks: int = 0) -> bool:
+    """Does the process live (a zombie does not), and is it the one that started at `ticks` (0: any)?"""
     if not pid or clock.process_state(pid) in {"", "Z"}:
         return False
-    return ticks is None or clock.start_ticks(pid) == ticks
+    return not ticks or clock.start_ticks(pid) == ticks
 
 
 def is_stopped(pid: int) -> bool:

@@ -1,1 +1,1 @@
-"""The planner: forecasts load, staffs groups, decides, tunes and routes. Pure functions and objects; time is passed in."""
+"""The planner: forecasts load, staffs groups, decides, tunes, routes. Pure: time and counts are passed in."""

@@ -1,11 +1,14 @@
 """When to follow the need: up at once, down with patience. Time is passed in.
 
     need above target ──▶ up at once
-    need below target ──▶ stay for hold_s; a need of just one less must last linger_s; never down while work arrives faster than it leaves
-    a step down that had to be taken back ──▶ the hold doubles (patience); after a quiet linger_s it halves again
+    need below target ──▶ down by e workers once the need has been lower for hold_s * max(1, LINGER / e²), and by so
+                          much that one more stays than was needed; that one leaves after LINGER hold times;
+                          never down while work arrives faster than it leaves
+    a small step down that had to be taken back ──▶ both times double; after a quiet while they halve again
 
-Why one worker less counts for so little: chance moves a need by one all the time, and an idle worker costs less than a fork and a
-cold start every few minutes. Patience is route-flap damping (RFC 2439) turned round: the policy distrusts its own steps down.
+Why the last worker may stay so long: chance moves a need by one all the time, and an idle worker costs less than a
+fork and a cold start every few minutes. The doubling is route-flap damping (RFC 2439) turned round: the policy
+distrusts its own steps down. Large swings are no chance and are followed without it.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from typing import Literal
 
 Mode = Literal["predictive", "reactive", "fixed"]
 LINGER = 60.0  # in hold times
-REGRET = 10.0  # in hold times: an up within so long after a down takes it back
-MOST_PATIENCE = 64
+MOST_PATIENCE = 8
+SMALL_STEP, SMALL_SHARE = 2, 0.2  # a step down of so many workers, or such a part of them, may be chance
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Needs:
-    """Workers needed now: by the forecast for the time when a worker ordered now is ready, and by what is here already."""
+    """Workers needed: by the forecast for when a worker ordered now is ready, and by what is here already."""
 
     predicted: int
     reactive: int
@@ -66,10 +69,10 @@ class Policy:
         self.rules = rules
         self.target = rules.min_workers if target is None else target
         self.patience = 1
-        self._needs: deque[tuple[float, int]] = deque()  # falling needs: the front is the greatest within linger_s
+        self._needs: deque[tuple[float, int]] = deque()  # falling: the front is the greatest kept
         self._since_s: float | None = None
-        self._lowered_s = -math.inf
-        self._troubled_s = -math.inf  # last time that patience changed
+        self._small_down_s = -math.inf  # last small step down that was not taken back
+        self._quiet_since_s = -math.inf
 
     def decide(self, now_s: float, needs: Needs) -> Decision:
         """Workers to have from `now_s` on. `now_s` never goes back."""
@@ -94,45 +97,57 @@ class Policy:
         return self._maybe_lower(now_s, need, needs)
 
     def _maybe_lower(self, now_s: float, need: int, needs: Needs) -> Decision:
-        hold_s = self.rules.hold_s * self.patience
         assert self._since_s is not None
-        watched_s = now_s - self._since_s
-        greatest = self._greatest(now_s - hold_s)
-        if watched_s < hold_s or greatest >= self.target:
-            return self._stay(f"needs {need}, but not yet for {hold_s:g} s")
+        if now_s - self._since_s < self._hold_s:
+            return self._stay(f"needs {need}, but not yet for {self._hold_s:g} s")
         if needs.arrivals_per_s > needs.departures_per_s:
             return self._stay(f"needs {need}, but work arrives faster than it leaves")
-        linger_s = max(self.rules.linger_s, hold_s)
-        if greatest == self.target - 1 > 0 and (
-            watched_s < linger_s or self._greatest(now_s - linger_s) >= self.target
-        ):
-            return self._stay(f"needs {need}; one worker less has to last {linger_s:g} s")
-        self._lowered_s = now_s
-        return self._move(now_s, greatest, f"needed {greatest} at most for {hold_s:g} s")
+        if self._greatest(now_s - self._hold_s) == 0:
+            return self._lower(now_s, 0, f"no work for {self._hold_s:g} s")
+        watched_s = now_s - self._since_s
+        for target in range(max(need, 1), self.target):
+            excess = self.target - target
+            for spare, last_s in ((1, self._hold_s * max(1.0, LINGER / excess**2)), (0, self._linger_s)):
+                if last_s <= watched_s and self._greatest(now_s - last_s) <= target - spare:
+                    return self._lower(now_s, target, f"needed {target - spare} at most for {last_s:g} s")
+        return self._stay(f"needs {need}; a worker less has to last {self._linger_s:g} s, more workers less long")
+
+    @property
+    def _hold_s(self) -> float:
+        return self.rules.hold_s * self.patience
+
+    @property
+    def _linger_s(self) -> float:
+        return self.rules.linger_s * self.patience
 
     def _stay(self, reason: str) -> Decision:
         return Decision(self.target, f"{self.target}: {reason}")
 
+    def _lower(self, now_s: float, target: int, reason: str) -> Decision:
+        if self.target - target <= max(SMALL_STEP, SMALL_SHARE * self.target):
+            self._small_down_s = now_s
+        return self._move(now_s, target, reason)
+
     def _move(self, now_s: float, target: int, reason: str) -> Decision:
-        if self.patience > 1 and now_s - self._troubled_s >= self.rules.linger_s:
+        if self.patience > 1 and now_s - self._quiet_since_s >= self._linger_s:
             self.patience //= 2
-            self._troubled_s = now_s
+            self._quiet_since_s = now_s
         before, self.target = self.target, target
-        return Decision(target, f"{target}: {reason}" if target == before else f"{before} → {target}: {reason}")
+        change = f"{target}" if target == before else f"{before} → {target}"
+        return Decision(target, f"{change}: {reason}")
 
     def _regret(self, now_s: float) -> None:
-        if now_s - self._lowered_s <= REGRET * self.rules.hold_s * self.patience:
+        if now_s - self._small_down_s <= self._linger_s:
             self.patience = min(2 * self.patience, MOST_PATIENCE)
-            self._troubled_s = now_s
-            self._lowered_s = -math.inf
+            self._quiet_since_s = now_s
+            self._small_down_s = -math.inf
 
     def _remember(self, now_s: float, need: int) -> None:
         needs = self._needs
         while needs and needs[-1][1] <= need:
             needs.pop()
         needs.append((now_s, need))
-        kept_s = max(self.rules.linger_s, self.rules.hold_s * self.patience)
-        while now_s - needs[0][0] > kept_s:
+        while now_s - needs[0][0] > self._linger_s:
             needs.popleft()
 
     def _greatest(self, since_s: float) -> int:

@@ -3,7 +3,8 @@
     rules (pattern, least payload) ──first that fits──▶ group
     else Traits of the task ──classify()──▶ class and its evidence in words
 
-A task keeps its class until the measurements leave it clearly (SLACK), so that jobs near a threshold do not wander between groups.
+A task keeps its class until the measurements leave it clearly (SLACK), so that jobs near a threshold do not
+wander between groups.
 """
 
 from __future__ import annotations
@@ -135,5 +136,5 @@ def _existing(choice: Choice, groups: Collection[str]) -> Choice:
         return choice
     waits = choice.group in {"network", "filesystem"}
     likes = ("network", "filesystem") if waits else ("computation", "memory")
-    other = next((name for name in (*likes, DEFAULT_GROUP) if name in groups), sorted(groups)[0])
+    other = next((name for name in (*likes, DEFAULT_GROUP) if name in groups), min(groups))
     return Choice(other, f"{choice.evidence}; no group {choice.group!r}, so {other!r}")

@@ -3,10 +3,11 @@
     arrivals, service time, spread, forecast error, backlog ──workers_needed()──▶ need of one group
     needs of all groups, cores, memory ──allocate()──▶ workers per group
 
-Sources: A. K. Erlang 1917 (the delay formula, here by way of the loss formula's recursion, which is stable for any size); A. O. Allen
-1990 / J. M. Cunneen 1977 (waits grow with half the sum of the squared coefficients of variation of gaps and service times);
-W. Whitt, "Staffing a call center with uncertain arrival rate and absenteeism", POM 2006 (the load itself is uncertain); the first
-guess c = a + beta * sqrt(a + (e a)^2) is the square-root rule with that second variance.
+Sources: A. K. Erlang 1917 (the delay formula, here by way of the loss formula's recursion, which is stable
+for any size); A. O. Allen 1990 / J. M. Cunneen 1977 (waits grow with half the sum of the squared
+coefficients of variation of gaps and service times); W. Whitt, "Staffing a call center with uncertain
+arrival rate and absenteeism", POM 2006 (the load itself is uncertain); the first guess c = a + beta *
+sqrt(a + (e a)^2) is the square-root rule with that second variance.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ MOST_SERVERS = 1 << 20  # nobody has more; bounds the search when no bound is gi
 class Load:
     """What comes in and what one job takes.
 
-    `service_cv2`, `arrival_cv2`: squared coefficient of variation (1: exponential). `error`: standard deviation of the forecast rate
-    over the rate. `waiting`, `running`: jobs now.
+    `service_cv2`, `arrival_cv2`: squared coefficient of variation (1: exponential). `error`: standard
+    deviation of the forecast rate over the rate. `waiting`, `running`: jobs now.
     """
 
     rate_per_s: float
@@ -57,7 +58,7 @@ class Goal:
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """Probability that an arrival has to wait: `load` = rate * service time in erlangs; 1 when the servers cannot keep up."""
+    """P(an arrival has to wait), `load` = rate * service time in erlangs; 1 when servers cannot keep up."""
     if load <= 0:
         return 0.0
     if servers <= load:
@@ -119,7 +120,8 @@ def servers_needed(load: Load, goal: Goal, most: int = MOST_SERVERS) -> int:
 def servers_for_backlog(load: Load, target_wait_s: float) -> int:
     """Servers with which every job that waits now starts within the target.
 
-    Of c servers, c - running are free at once and c * target / service end a job in time: together they must cover `waiting`.
+    Of c servers, c - running are free at once and c * target / service end a job in time: together they
+    must cover `waiting`.
     """
     if load.waiting <= 0:
         return 0
@@ -129,7 +131,7 @@ def servers_for_backlog(load: Load, target_wait_s: float) -> int:
 
 
 def workers_needed(load: Load, goal: Goal, *, concurrency: int = 1, most: int = MOST_SERVERS) -> int:
-    """Workers of `concurrency` jobs each that serve the load to come and the backlog there is, `most` at most."""
+    """Workers of `concurrency` jobs each for the load to come and the backlog there is, `most` at most."""
     servers = max(
         servers_needed(load, goal, most * concurrency), servers_for_backlog(load, goal.target_wait_s)
     )
@@ -137,10 +139,13 @@ def workers_needed(load: Load, goal: Goal, *, concurrency: int = 1, most: int = 
 
 
 def rate_error(mean: float, low: float, high: float) -> float:
-    """Relative standard deviation of the *rate*, from a 90 % band of counts: chance of Poisson arrivals is taken off, Erlang has it."""
+    """Relative standard deviation of the *rate*, from a 90 % band of counts.
+
+    The chance of Poisson arrivals is taken off: Erlang's formula has it already.
+    """
     if mean <= 0:
         return 0.0
-    deviation = (high - low) / (2 * Z_90)
+    deviation = max(high - mean, (high - low) / 2) / Z_90  # a skewed band: what may come on top counts
     return math.sqrt(max(deviation * deviation - mean, 0.0)) / mean
 
 
@@ -189,15 +194,16 @@ class _Room:
         if need.kind == "cpu" and self.cores < 1:
             return "no core left"
         if need.worker_memory_bytes > max(self.memory_bytes, 0):
-            return f"memory: a worker takes {need.worker_memory_bytes} bytes, {max(self.memory_bytes, 0):.0f} left"
+            left = max(self.memory_bytes, 0)
+            return f"memory: a worker takes {need.worker_memory_bytes} bytes, {left:.0f} left"
         return "no worker row left" if self.rows < 1 else ""
 
 
 def allocate(needs: Iterable[Need], host: Host) -> dict[str, Grant]:
-    """Share the host out. Each group has its `least` (the user's word, whatever the host); the rest goes by importance.
+    """Share the host out: to each group its `least` (the user's word), the rest by importance.
 
-    Among groups of equal importance each further worker goes to the one that has the smallest part of what it wants, so that none
-    starves and the order of the groups hardly matters.
+    Among groups of equal importance each further worker goes to the one that has the smallest part of what
+    it wants, so that none starves and the order of the groups hardly matters.
     """
     asked = list(needs)
     given = {need.group: need.least for need in asked}

@@ -1,10 +1,11 @@
 """Where more stops helping: concurrency, `max_workers` or batch size found by measured steps.
 
-Hill climbing on throughput, as in Hellerstein, Morrison & Eilebrecht, "Optimizing concurrency levels in the .NET ThreadPool" (2008), but
-on a ladder of settings each measured once per climb: a climb ends after at most one pass up and one down, then the setting rests.
-It cannot oscillate, because it moves again only when the throughput at rest has changed for good, and rests longer each time.
-REJECTED: latency gradients (TCP Vegas, Brakmo 1994; Netflix concurrency-limits). They need the latency without queueing, which
-a queue that is busy for hours never shows.
+Hill climbing on throughput, as in Hellerstein, Morrison & Eilebrecht, "Optimizing concurrency levels in the
+.NET ThreadPool" (2008), but on a ladder of settings each measured once per climb: a climb ends after at
+most one pass up and one down, then the setting rests. It cannot oscillate, because it moves again only when
+the throughput at rest has changed for good, and rests longer each time. REJECTED: latency gradients (TCP
+Vegas, Brakmo 1994; Netflix concurrency-limits). They need the latency without queueing, which a queue that
+is busy for hours never shows.
 
     climber = Climber(ladder(1, 64), start=4)
     each window:  climber.observe(jobs_per_s, is_saturated=waiting > 0);  use climber.setting
@@ -37,9 +38,10 @@ def ladder(least: int, most: int) -> list[int]:
 
 
 def next_rung(measured: Mapping[int, float], first: int, n_rungs: int) -> tuple[int, bool]:
-    """Where to measure next, or where to rest (True). `measured`: throughput by rung; `first`: where the climb began.
+    """Where to measure next, or where to rest (True); `first`: the rung where the climb began.
 
-    Up while each rung brings GAIN more than the one below; then down while the throughput stays within GAIN of the best.
+    Up while each rung brings GAIN more than the one below; then down while the throughput stays within GAIN
+    of the best.
     """
     at = first
     if at not in measured:
@@ -100,7 +102,7 @@ class Climber:
             self._at, self.is_resting = next_rung(self._measured, self._first, len(self.rungs))
             if self.is_resting:
                 self._rested = 0
-                self.reason = f"{self.setting} is the least with nearly the greatest throughput ({self._seen()})"
+                self.reason = f"{self.setting}: the least with nearly the best throughput ({self._seen()})"
             else:
                 self.reason = f"measuring {self.setting} ({self._seen()})"
         return self.setting
@@ -120,11 +122,11 @@ class Climber:
             self._measured.clear()
             self._windows.clear()
             self.is_resting, self._first = False, self._at
-            self.reason = f"throughput at {self.setting} went from {before:.4g}/s to {now:.4g}/s: measuring again"
+            self.reason = f"{self.setting}: went from {before:.4g}/s to {now:.4g}/s, measuring again"
 
 
 def batch_size(service_s: float, target_batch_s: float, most: int) -> int:
-    """Jobs to claim at once so that a claim lasts `target_batch_s`: long claims delay cancels and priorities, short ones cost locks."""
+    """Jobs to claim at once for a claim of `target_batch_s`: long delay cancels, short cost locks."""
     if service_s <= 0:
         return most
     return min(max(1, int(target_batch_s / service_s)), most)

@@ -7,6 +7,7 @@ supervisor never waits for the second half of anything.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from shmq.errors import NotRunning, ShmqError
 
 FILE = "control.sock"
 _LARGEST = 256 * 1024
+_MOST_OPEN = 32
 
 Handler = Callable[..., dict[str, Any]]
 
@@ -43,12 +45,16 @@ class ControlServer:
 
     def accept(self) -> int | None:
         """Take one connection; its descriptor, to be polled until `answer` is called for it."""
-        with contextlib.suppress(BlockingIOError, ConnectionError):
+        try:
             connection, _ = self._socket.accept()
-            connection.setblocking(False)
-            self._open[connection.fileno()] = connection
-            return connection.fileno()
-        return None
+        except (BlockingIOError, ConnectionError):
+            return None
+        if len(self._open) >= _MOST_OPEN:  # nobody asks that many things at once: they do not ask at all
+            connection.close()
+            return None
+        connection.setblocking(False)
+        self._open[connection.fileno()] = connection
+        return connection.fileno()
 
     def answer(self, fd: int) -> None:
         """Read the request of a connection, do it, answer, hang up."""
@@ -60,6 +66,10 @@ class ControlServer:
                     connection.send(msgspec.json.encode(self._perform(packet)))
             except (BlockingIOError, ConnectionError):
                 return
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE:
+                    raise
+                connection.send(msgspec.json.encode({"error": "the answer is too long for one packet"}))
 
     def _perform(self, packet: bytes) -> dict[str, Any]:
         try:
@@ -68,7 +78,7 @@ class ControlServer:
             if handler is None:
                 return {"error": f"unknown command; this supervisor knows {', '.join(sorted(self._handlers))}"}
             return handler(**request)
-        except (ShmqError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        except (ShmqError, TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             return {"error": str(error)}
 
     def close(self) -> None:

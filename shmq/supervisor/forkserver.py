@@ -4,22 +4,22 @@ It is forked from the supervisor, which never imports user code; replacing it is
 reloaded. Each worker is forked twice: the middle process reports the worker's pid and ends, so that
 the worker is re-parented to the supervisor (its subreaper).
 
-    supervisor ── Order ──▶ fork server ── fork ──▶ middle ── fork ──▶ worker
-        ▲──────── Ready | Failed ┘                    └── Forked(pid) ──▶ supervisor
+    supervisor ── ForkOrder ──▶ fork server ── fork ──▶ middle ── fork ──▶ worker
+        ▲── Ready | Late | Failed ──┘                     └── Forked(pid) ──▶ supervisor
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -67,38 +67,58 @@ class Forked(msgspec.Struct, tag=True):
     pid: int
 
 
-_decode_report = msgspec.msgpack.Decoder(Ready | Late | Failed | Forked).decode
+class Unborn(msgspec.Struct, tag=True):
+    """A worker could not be forked."""
+
+    index: int
+    why: str
+
+
+Report = Ready | Late | Failed | Forked | Unborn
+_decode_report = msgspec.msgpack.Decoder(Report).decode
 _decode_order = msgspec.msgpack.Decoder(ForkOrder).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass
+@dataclass(eq=False)
 class ForkServer:
-    """The supervisor's end: pid, socket, and whether it may be used yet."""
+    """The supervisor's end of one fork server."""
 
     pid: int
     socket: socket.socket
-    is_ready: bool = False
+    late: tuple[str, ...] = ()
+    is_over: bool = False
 
-    def order(self, index: int, group: int, serial: int) -> None:
-        """Ask for a worker; a Forked report follows."""
-        self.socket.send(_encode(ForkOrder(index, group, serial)))
+    def order(self, index: int, group: int, serial: int) -> bool:
+        """Ask for a worker; Forked or Unborn follows. False when the server cannot be asked now."""
+        try:
+            self.socket.send(_encode(ForkOrder(index, group, serial)))
+        except (BlockingIOError, BrokenPipeError, ConnectionError):
+            return False
+        return True
 
-    def reports(self) -> list[Ready | Late | Failed | Forked]:
-        """Reports that have arrived."""
-        found: list[Ready | Late | Failed | Forked] = []
+    def reports(self) -> list[Report]:
+        """Reports that have arrived; `is_over` once none can follow."""
+        found: list[Report] = []
         while True:
             try:
                 packet = self.socket.recv(_PACKET)
-            except (BlockingIOError, ConnectionError):
+            except BlockingIOError:
                 return found
+            except ConnectionError:
+                packet = b""
             if not packet:
+                self.is_over = True
                 return found
-            found.append(_decode_report(packet))
+            try:
+                found.append(_decode_report(packet))
+            except (msgspec.MsgspecError, UnicodeDecodeError):  # user code found the descriptor and wrote to it
+                _log.warning("a damaged report of %d bytes from the fork server is ignored", len(packet))
 
-    def close(self) -> None:
-        """Hang up; the fork server ends."""
-        self.socket.close()
+    def hang_up(self) -> None:
+        """No more orders: it forks what it was asked to, then ends. Its reports can still be read."""
+        with contextlib.suppress(OSError):  # it may have ended already
+            self.socket.shutdown(socket.SHUT_WR)
 
 
 @dataclass(frozen=True)
@@ -110,6 +130,7 @@ class Setting:
     segment_name: str
     state_dir: Path
     task_output: str
+    lock_fd: int
     late: tuple[str, ...] = ()
 
 
@@ -117,13 +138,10 @@ def start(setting: Setting) -> ForkServer:
     """Fork the fork server off the (single-threaded, numpy-free) supervisor."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     supervisor_pid = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
+    pid = kernel.fork(keep=(theirs.fileno(), setting.lock_fd))
     if pid == 0:
         status = 1
         try:
-            ours.close()
             _Server(setting, supervisor_pid, theirs).serve()
             status = 0
         except BaseException:  # noqa: BLE001 - last frame of the process
@@ -132,7 +150,7 @@ def start(setting: Setting) -> ForkServer:
             os._exit(status)
     theirs.close()
     ours.setblocking(False)
-    return ForkServer(pid, ours)
+    return ForkServer(pid, ours, setting.late)
 
 
 class _Server:
@@ -152,7 +170,7 @@ class _Server:
             tasks = self._import()
         except BaseException:  # noqa: BLE001 - a task module may raise anything, sys.exit included
             text = traceback.format_exc()
-            self._channel.send(_encode(Failed(text[-_PACKET // 2 :])))
+            self._channel.send(_encode(Failed(text[-_PACKET // 8 :])))
             return
         if tasks is None:
             return
@@ -172,10 +190,6 @@ class _Server:
     def _settle(self) -> None:
         import setproctitle
 
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         kernel.die_with_parent(self._supervisor_pid)
         setproctitle.setproctitle("shmq: fork server")
         for name in _BLAS:  # a BLAS thread pool made before the fork is a dead one after it
@@ -183,15 +197,16 @@ class _Server:
         os.environ.setdefault("MALLOC_ARENA_MAX", "2")
         os.environ["SHMQ_NAMESPACE"] = self._config.namespace
 
-    def _import(self) -> dict[int, Task[Any, Any]] | None:
-        """Import the task modules and publish their tasks; None when a server without some must follow."""
+    def _import(self) -> dict[int, Task[..., Any]] | None:
+        """Import the task modules and publish their tasks; None when a server without some must follow.
+
+        Only the first server of a row knows all tasks; those that follow leave out what starts threads.
+        """
         import shmq.worker.boot  # noqa: F401 - what every worker needs, imported once
         from shmq.tasks.registry import load, publish
 
         late = self._setting.late
         early = [name for name in self._config.tasks if name not in late]
-        if late:  # the server before this one has published all tasks
-            return load(early, self._setting.folder)
         threaded = []
         for name in early:
             before = probes.thread_count()
@@ -199,32 +214,49 @@ class _Server:
             if probes.thread_count() > before:
                 threaded.append(name)
         tasks = load(early, self._setting.folder)
-        publish(tasks, self._setting.state_dir)
+        if not late:
+            publish(tasks, self._setting.state_dir)
         if threaded:
-            self._channel.send(_encode(Late(threaded)))
+            self._channel.send(_encode(Late([*late, *threaded])))
             return None
         return tasks
 
-    def _fork(self, order: ForkOrder, tasks: dict[int, Task[Any, Any]]) -> None:
+    def _fork(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> None:
+        """Fork twice. Every order is answered, also when a fork fails or the middle process is killed."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            middle = os.fork()
+        except OSError as error:
+            self._channel.send(_encode(Unborn(order.index, str(error))))
+            return
+        if middle == 0:
+            self._be_middle(order, tasks)
+        _, status = os.waitpid(middle, 0)
+        if status:  # a report that was sent already wins
+            self._channel.send(_encode(Unborn(order.index, f"the forking process ended with status {status:#x}")))
+
+    def _be_middle(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> NoReturn:
         from shmq.worker.boot import Order, run
 
         name, settings = self._groups[order.group]
-        sys.stdout.flush()
-        sys.stderr.flush()
-        middle = os.fork()
-        if middle:
-            os.waitpid(middle, 0)
-            return
-        worker = os.fork()
-        if worker:
-            self._channel.send(_encode(Forked(order.index, worker)))
-            os._exit(0)
-        self._channel.close()
-        setting = self._setting
-        run(
-            Order(
-                setting.segment_name, order.index, order.serial, order.group, name, settings, self._supervisor_pid,
-                setting.task_output, setting.late, setting.folder, self._config.namespace,
-            ),
-            tasks,
-        )  # fmt: skip
+        status = 1
+        try:
+            worker = os.fork()
+            if worker:
+                self._channel.send(_encode(Forked(order.index, worker)))
+                status = 0
+            else:
+                self._channel.close()
+                setting = self._setting
+                run(
+                    Order(
+                        setting.segment_name, order.index, order.serial, order.group, name, settings,
+                        self._supervisor_pid, setting.task_output, setting.late, setting.folder, self._config.namespace,
+                    ),
+                    tasks,
+                )  # fmt: skip
+        except OSError as error:
+            _log.error("a worker cannot be forked: %s", error)
+        finally:
+            os._exit(status)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from shmq import kernel
+from shmq.config.model import Config
+from shmq.supervisor.pools.endings import describe
 
 _log = logging.getLogger("shmq.supervisor")
 _LONGEST_PAUSE_S = 5.0
@@ -22,27 +23,24 @@ class Helper:
 
     name: str
     main: Callable[[], None]
+    keep: tuple[int, ...] = ()  # descriptors it needs; all others are closed in it
     pid: int = 0
     started_at: float = 0.0
     deaths_in_a_row: int = 0
     restart_at: float = 0.0
+    is_wanted: bool = True
 
     def start(self) -> None:
         """Fork the helper. It dies with the supervisor."""
         supervisor = os.getpid()
-        sys.stderr.flush()
         self.started_at = time.monotonic()
-        self.pid = os.fork()
+        self.pid = kernel.fork(keep=self.keep)
         if self.pid:
             return
         status = 1
         try:
             import setproctitle
 
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
             setproctitle.setproctitle(f"shmq: {self.name}")
             if kernel.die_with_parent(supervisor):
                 self.main()
@@ -55,17 +53,33 @@ class Helper:
     def died(self, status: int) -> None:
         """It was reaped: restart at once, slower and slower when it keeps dying young."""
         lived = time.monotonic() - self.started_at
-        self.deaths_in_a_row = self.deaths_in_a_row + 1 if lived < 1.0 else 0
+        self.deaths_in_a_row = min(self.deaths_in_a_row + 1, 10) if lived < 1.0 else 0
         pause = 0.0 if self.deaths_in_a_row < 3 else min(0.05 * 2**self.deaths_in_a_row, _LONGEST_PAUSE_S)
         self.pid, self.restart_at = 0, time.monotonic() + pause
-        _log.warning("%s ended with status %#x after %.1f s: restarted in %.1f s", self.name, status, lived, pause)
+        if self.is_wanted:
+            _log.warning(
+                "%s ended after %.1f s: %s; restarted %s",
+                self.name, lived, describe(status), f"in {pause:.1f} s" if pause else "at once",
+            )  # fmt: skip
 
     def keep_alive(self) -> None:
         """Start it when it is due."""
-        if not self.pid and time.monotonic() >= self.restart_at:
+        if self.is_wanted and not self.pid and time.monotonic() >= self.restart_at:
             self.start()
 
     def kill(self) -> None:
-        """End it; our own unreaped child, so the pid is its own."""
+        """End it for good; our own unreaped child, so the pid is its own."""
+        self.is_wanted = False
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
+
+
+def recovery(segment_name: str, config: Config, lock_fd: int) -> Helper:
+    """Recovery as a helper; what it needs (numpy) is imported in its own process only."""
+
+    def main() -> None:
+        from shmq.supervisor.recovery import Recovery
+
+        Recovery(segment_name, config).run()
+
+    return Helper("recovery", main, (lock_fd,))

@@ -12,22 +12,31 @@ import select
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from shmq import kernel, probes
+from shmq import clock, kernel, probes
 from shmq.config.model import Config
-from shmq.errors import ConfigError, ShmqError, UnknownGroup
+from shmq.errors import ConfigError, ShmqError
 from shmq.memory.doorbell import FifoBell
-from shmq.supervisor import forkserver, namespace, recovery_entry
+from shmq.memory.layout import HEADER
+from shmq.supervisor import helpers, namespace
+from shmq.supervisor.commands import Commands
 from shmq.supervisor.control import ControlServer
-from shmq.supervisor.helpers import Helper
-from shmq.supervisor.killing import Killer
+from shmq.supervisor.forkserver import Setting
 from shmq.supervisor.log import configure
-from shmq.supervisor.pools import STOPPED, Pools
-from shmq.supervisor.staffing import Staffing
+from shmq.supervisor.pools import endings
+from shmq.supervisor.pools.killing import Killer
+from shmq.supervisor.pools.pools import Pools
+from shmq.supervisor.pools.recycling import Recycling
+from shmq.supervisor.pools.rows import Rows
+from shmq.supervisor.pools.staffing import Staffing
+from shmq.supervisor.pools.stalls import Stalls
+from shmq.supervisor.servers import Servers
+from shmq.supervisor.stopping import Stopping
 
 _log = logging.getLogger("shmq.supervisor")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 EXIT_OK, EXIT_FORCED = 0, 1
 
 
@@ -42,274 +51,109 @@ def supervise(config: Config, config_path: Path, *, log_format: str = "text", ta
 
 
 class Supervisor:
-    """One namespace's supervisor."""
+    """One namespace's supervisor. Construction takes the namespace, or raises and leaves nothing behind."""
 
     def __init__(self, config: Config, config_path: Path, task_output: str) -> None:
         os.umask(0o077)
         if probes.thread_count() != 1:
             raise ShmqError(f"{probes.thread_count()} threads run in the supervisor before its first fork; it needs one")
-        self._config, self._config_path, self._task_output = config, config_path, task_output
-        self._state_dir = namespace.state_dir(config)
-        namespace.prepare(self._state_dir)
-        self._lock_file = namespace.lock(self._state_dir, config.namespace)
-        kernel.adopt_orphans()
-        self._segment = namespace.open_segment(config, self._state_dir, self._lock_file)
-        self._segment.set_header("supervisor_pid", os.getpid())
-        self._pools = Pools(config, self._segment)
-        self._killer = Killer(self._segment, self._pools)
-        self._staffing = Staffing(self._segment, self._pools)
-        self._bell = FifoBell(self._state_dir / "supervisor.bell", create=True)
-        self._helpers = [
-            Helper("recovery", recovery_entry.run_recovery(self._segment.path.name, config)),
-        ]
-        self._server: forkserver.ForkServer | None = None
-        self._next_server: forkserver.ForkServer | None = None
-        self._control = ControlServer(self._state_dir, self._commands())
+        self.config = config
+        state_dir = namespace.state_dir(config)
+        namespace.prepare(state_dir)
+        self.lock_file = namespace.lock(state_dir, config.namespace)
         self._poll = select.poll()
-        self._actions: dict[int, Any] = {}
+        self._actions: dict[int, Callable[[], None]] = {}
+        self._watch_signals()  # a signal from here on ends the loop in order, not the process in between
+        kernel.adopt_orphans()
+        self._bell = FifoBell(state_dir / "supervisor.bell", create=True)
+        self._control = ControlServer(state_dir, Commands(self).handlers())
+        try:
+            self.segment = namespace.open_segment(config, state_dir, self.lock_file)
+        except BaseException:
+            self._control.close()
+            raise
+        self.segment.set_header("supervisor_ticks", clock.start_ticks(os.getpid()))
+        self.segment.set_header("supervisor_pid", os.getpid())
+        self.pools = Pools(config, Rows(self.segment), self.lock_file)
+        self.staffing = Staffing(self.pools)
+        self._killer = Killer(self.pools)
+        self._recycling = Recycling(self.pools, self._killer, state_dir)
+        self._stalls = Stalls(self.pools, self.lock_file)
+        lock_fd = self.lock_file.fileno()
+        self.helpers = [helpers.recovery(self.segment.path.name, config, lock_fd)]
+        self.servers = Servers(
+            Setting(config, config_path.parent, self.segment.path.name, state_dir, task_output, lock_fd),
+            self.pools,
+            watch=self._watch, unwatch=self._unwatch, ready=self._announce_tasks, give_up=self._give_up,
+        )  # fmt: skip
+        self.stopping = Stopping(self)
         self._stop_signals = 0
-        self._stop_at = float("inf")
-        self._is_draining = False
-        self._is_over = False
-        self._is_forced = False
-        self._warned_detached = False
+        self._is_detached = False
         self._failed_start: str | None = None
 
     # -- the loop ------------------------------------------------------------------------
 
     def run(self) -> int:
         """The whole life of the supervisor."""
-        self._watch_signals()
         self._watch(self._bell.fileno(), self._bell.clear)
         self._watch(self._control.fileno(), self._accept)
-        for helper in self._helpers:
-            helper.start()
-        self._start_fork_server(())
-        tick_s = self._config.supervisor.tick_s
         next_tick = 0.0
         try:
-            while not self._is_over:
-                for fd, _ in self._poll.poll(max(0.0, next_tick - time.monotonic()) * 1000):
-                    self._actions[fd]()
-                self._pools.notice_live()
+            self._keep_helpers()
+            self.servers.start()
+            while not self.stopping.is_over():
+                self._act(next_tick)
+                self.pools.notice_live()
                 if time.monotonic() >= next_tick:
-                    next_tick = time.monotonic() + tick_s
+                    next_tick = time.monotonic() + self.config.supervisor.tick_s
                     self._tick()
                 self._killer.enforce()
-                if not self._stopping():
-                    self._pools.settle()
-                self._check_stopped()
+                if not self.stopping.has_begun:
+                    self.staffing.decide()
+                    self.pools.settle()
         finally:
-            self._leave()
+            self._control.close()
+            self.stopping.leave()
+            signal.set_wakeup_fd(-1)
         if self._failed_start is not None:
             raise ConfigError(self._failed_start)
-        return EXIT_FORCED if self._is_forced else EXIT_OK
+        return EXIT_FORCED if self.stopping.is_forced else EXIT_OK
+
+    def _act(self, until: float) -> None:
+        """Sleep until something happens or a tick is due; do what is to be done."""
+        found = self._poll.poll(max(0.0, until - time.monotonic()) * 1000)
+        for fd, action in [(fd, self._actions[fd]) for fd, _ in found]:
+            if self._actions.get(fd) is action:  # an action before it may have closed it
+                action()
 
     def _tick(self) -> None:
-        for helper in self._helpers:
-            helper.keep_alive()
-        if not self._stopping():
-            self._staffing.decide()
-        if not self._segment.is_linked() and not self._warned_detached:
-            self._warned_detached = True
-            self._segment.set_header("detached", 1)
+        self._keep_helpers()
+        self.servers.keep_one()
+        self._recycling.look()
+        self._stalls.look()
+        if not self._is_detached and not self.segment.is_linked():
+            self._is_detached = True
+            self.segment.set_header("detached", 1)
             _log.error(
-                "the segment %s was removed while in use: attached processes go on, new ones cannot connect. "
-                "Cause: RemoveIPC=yes at logout, a cleaner of /dev/shm, or rm. Restart the supervisor after a drain.",
-                self._segment.path,
+                "detached: the segment %s was removed while in use; attached processes go on, new ones cannot connect. "
+                "Cause: RemoveIPC=yes at logout, a cleaner of /dev/shm, or rm. Drain, then start again.",
+                self.segment.path,
             )
-        self._drain_if_empty()
 
-    def _watch(self, fd: int, action: Any) -> None:
+    def _keep_helpers(self) -> None:
+        for helper in self.helpers:
+            helper.keep_alive()
+            word = f"{helper.name}_pid"
+            if word in HEADER and self.segment.header(word) != helper.pid:
+                self.segment.set_header(word, helper.pid)
+
+    def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self._poll.register(fd, select.POLLIN)
         self._actions[fd] = action
 
     def _unwatch(self, fd: int) -> None:
         self._poll.unregister(fd)
         del self._actions[fd]
-
-    # -- signals and children -------------------------------------------------------------
-
-    def _watch_signals(self) -> None:
-        self._wakeup, writer = socket.socketpair()
-        self._wakeup_writer = writer
-        for end in (self._wakeup, writer):
-            end.setblocking(False)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
-        self._watch(self._wakeup.fileno(), self._signalled)
-
-    def _signalled(self) -> None:
-        for number in self._wakeup.recv(4096):
-            if number == signal.SIGCHLD:
-                continue
-            if number == signal.SIGHUP:
-                self._reload()
-            elif number in (signal.SIGTERM, signal.SIGINT):
-                self._stop_signals += 1
-                self._stop(self._config.supervisor.grace_s if self._stop_signals == 1 else 0.0)
-        self._reap()
-
-    def _reap(self) -> None:
-        """All children that ended. Reports are read first, so that a worker's pid is known."""
-        self._read_reports()
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            helper = next((h for h in self._helpers if h.pid == pid), None)
-            if helper is not None:
-                helper.died(status)
-                if not self._stopping():
-                    helper.keep_alive()
-            elif self._server is not None and pid == self._server.pid:
-                self._server_died(status)
-            else:
-                self._pools.died(pid, status)
-
-    # -- fork server ------------------------------------------------------------------------
-
-    def _start_fork_server(self, late: tuple[str, ...]) -> None:
-        setting = forkserver.Setting(
-            self._config, self._config_path.parent, self._segment.path.name, self._state_dir, self._task_output, late
-        )
-        server = forkserver.start(setting)
-        self._next_server = server
-        self._watch(server.socket.fileno(), self._read_reports)
-
-    def _read_reports(self) -> None:
-        for server in (self._server, self._next_server):
-            if server is None:
-                continue
-            for report in server.reports():
-                self._take_report(server, report)
-
-    def _take_report(self, server: forkserver.ForkServer, report: Any) -> None:
-        match report:
-            case forkserver.Forked(index=index, pid=pid):
-                self._pools.forked(index, pid)
-            case forkserver.Late(modules=modules):
-                _log.warning(
-                    "task modules %s start threads when imported: each worker imports them after its fork, which "
-                    "makes workers start slower. Start threads on first use instead.",
-                    ", ".join(modules),
-                )
-                self._retire(server)
-                self._start_fork_server(tuple(modules))
-            case forkserver.Ready(tasks=tasks):
-                self._use(server, tasks)
-            case forkserver.Failed(traceback=text):
-                self._refuse(server, text)
-
-    def _use(self, server: forkserver.ForkServer, tasks: int) -> None:
-        """New code is ready: workers of the old are replaced one by one."""
-        old, self._server, self._next_server = self._server, server, None
-        server.is_ready = True
-        if old is not None:
-            self._retire(old)
-        self._segment.set_header("registry", self._segment.header("registry") + 1)
-        self._pools.fork_server = server
-        self._pools.generation += 1
-        _log.info("%d tasks of %s are ready", tasks, ", ".join(self._config.tasks) or "no module")
-
-    def _refuse(self, server: forkserver.ForkServer, text: str) -> None:
-        self._retire(server)
-        if self._server is None:
-            self._failed_start = f"a task module cannot be imported; nothing was started.\n{text}"
-            self._stop(0.0)
-        else:
-            _log.error("reload refused, the old code goes on: a task module cannot be imported\n%s", text)
-
-    def _retire(self, server: forkserver.ForkServer) -> None:
-        self._unwatch(server.socket.fileno())
-        server.close()
-        if self._next_server is server:
-            self._next_server = None
-
-    def _server_died(self, status: int) -> None:
-        """Workers go on without it; a new one is needed for the next fork."""
-        _log.warning("the fork server ended with status %#x: restarted", status)
-        assert self._server is not None
-        self._pools.fork_server = None
-        self._retire(self._server)
-        self._server = None
-        self._pools.abandon_orders()
-        if not self._stopping():
-            self._start_fork_server(())
-
-    def _reload(self) -> None:
-        """Import the task modules anew; on success all workers are replaced, on failure nothing changes."""
-        if self._stopping() or self._next_server is not None:
-            return
-        _log.info("reload: importing the task modules anew")
-        self._start_fork_server(())
-
-    # -- stopping -----------------------------------------------------------------------------
-
-    def _stopping(self) -> bool:
-        return self._stop_at < float("inf")
-
-    def _stop(self, grace_s: float) -> None:
-        """Workers finish what they run within the grace, then are killed; queued jobs stay in the segment."""
-        first = not self._stopping()
-        self._stop_at = min(self._stop_at, time.monotonic() + grace_s)
-        self._segment.set_header("draining", 1)
-        if first:
-            _log.info("stopping: workers have %g s to finish what they run", grace_s)
-            for worker in self._pools.all_workers():
-                worker.reason = STOPPED
-                self._pools.drain(worker)
-
-    def _check_stopped(self) -> None:
-        if not self._stopping():
-            return
-        workers = self._pools.all_workers()
-        if not workers:
-            self._is_over = True
-        elif time.monotonic() >= self._stop_at:
-            for worker in workers:
-                if worker.kill_at == float("inf"):
-                    self._is_forced = self._is_forced or worker.is_live
-                    worker.kill_at = time.monotonic()
-                    self._pools.kill(worker, STOPPED)
-
-    def _drain_if_empty(self) -> None:
-        if self._is_draining and not self._stopping() and not namespace.jobs_left(self._segment):
-            _log.info("drained: no job is left")
-            self._stop(self._config.supervisor.grace_s)
-
-    def _leave(self) -> None:
-        """Give everything back. The segment stays while jobs or producers are left in it."""
-        self._control.close()
-        for worker in self._pools.all_workers():
-            self._pools.kill(worker, STOPPED)
-        self._wait_for_recovery()
-        for helper in self._helpers:
-            helper.kill()
-        for server in (self._server, self._next_server):
-            if server is not None:
-                server.close()
-        signal.set_wakeup_fd(-1)
-        self._segment.set_header("supervisor_pid", 0)
-        left = namespace.jobs_left(self._segment)
-        if namespace.remove_if_unused(self._segment, self._lock_file):
-            _log.info("stopped; nothing left behind")
-        else:
-            _log.info("stopped; the segment stays with %d unfinished jobs: start again to go on", left)
-        self._bell.unlink()
-
-    def _wait_for_recovery(self) -> None:
-        """Let recovery free the rows of the workers that just ended."""
-        give_up = time.monotonic() + 2.0
-        while time.monotonic() < give_up and self._pools.has_dead_rows():
-            time.sleep(0.002)
-            self._reap()
-
-    # -- control ----------------------------------------------------------------------------
 
     def _accept(self) -> None:
         fd = self._control.accept()
@@ -321,63 +165,57 @@ class Supervisor:
 
             self._watch(fd, answer)
 
-    def _commands(self) -> dict[str, Any]:
-        return {
-            "ping": lambda: {"pid": os.getpid(), "namespace": self._config.namespace},
-            "stop": self._command_stop, "drain": self._command_drain, "reload": self._command_reload,
-            "pause": lambda group: self._command_pause(group, paused=1),
-            "resume": lambda group: self._command_pause(group, paused=0),
-            "scale": self._command_scale, "workers": self._command_workers, "limit": self._command_limit,
-        }  # fmt: skip
+    # -- signals and children -------------------------------------------------------------
 
-    def _command_stop(self, grace_s: float | None = None) -> dict[str, Any]:
-        self._stop(self._config.supervisor.grace_s if grace_s is None else float(grace_s))
-        return {"pid": os.getpid()}
+    def _watch_signals(self) -> None:
+        self._wakeup, self._wakeup_writer = socket.socketpair()
+        for end in (self._wakeup, self._wakeup_writer):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._wakeup_writer.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        self._watch(self._wakeup.fileno(), self._signalled)
 
-    def _command_drain(self) -> dict[str, Any]:
-        self._is_draining = True
-        return {"pid": os.getpid(), "jobs": namespace.jobs_left(self._segment)}
+    def _signalled(self) -> None:
+        for number in self._wakeup.recv(4096):
+            if number == signal.SIGHUP and not self.stopping.has_begun:
+                self.servers.reload()
+            elif number in (signal.SIGTERM, signal.SIGINT):
+                self._stop_signals += 1
+                self.stopping.stop(self.config.supervisor.grace_s if self._stop_signals == 1 else 0.0)
+        self.reap()
 
-    def _command_reload(self) -> dict[str, Any]:
-        self._reload()
-        return {"modules": list(self._config.tasks)}
+    def reap(self) -> None:
+        """All children that ended. Each is looked at before it is reaped, while its pid is its own."""
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            pid = found.si_pid
+            self.servers.read()  # whoever forked it has reported it before it could become our child
+            worker = self.pools.with_pid(pid)
+            if worker is not None:
+                worker.kill_leftovers()
+            _, status, usage = os.wait4(pid, 0)
+            helper = next((h for h in self.helpers if h.pid == pid), None)
+            if worker is not None:
+                was_out_of_memory = self._recycling.was_out_of_memory(worker, usage.ru_maxrss * 1024)
+                endings.bury(self.pools, worker, status, was_out_of_memory=was_out_of_memory)
+            elif helper is not None:
+                helper.died(status)
+                helper.keep_alive()
+            else:
+                self.servers.reaped(pid, status)  # or an orphan that a task left behind
 
-    def _pool_named(self, group: str) -> Any:
-        pool = next((p for p in self._pools.pools if p.name == group), None)
-        if pool is None:
-            known = ", ".join(p.name for p in self._pools.pools)
-            raise UnknownGroup(f"no group {group!r}; this supervisor runs {known}")
-        return pool
+    # -- code ----------------------------------------------------------------------------
 
-    def _command_pause(self, group: str, *, paused: int) -> dict[str, Any]:
-        pool = self._pool_named(group)
-        self._pools.set_control(pool, "paused", paused)
-        if not paused:
-            self._pools.wake(pool)
-        return {"group": group, "paused": bool(paused)}
+    def _announce_tasks(self) -> None:
+        self.segment.set_header("registry", (self.segment.header("registry") + 1) & ((1 << 63) - 1))
 
-    def _command_scale(self, group: str, workers: int | None) -> dict[str, Any]:
-        pool = self._pool_named(group)
-        if workers is not None and not (isinstance(workers, int) and 0 <= workers <= self._segment.shape.workers):
-            raise ShmqError(f"workers must be 0..{self._segment.shape.workers} or nothing (automatic), got {workers!r}")
-        pool.fixed_target = workers
-        self._staffing.decide()
-        return {"group": group, "workers": pool.target, "fixed": workers is not None}
-
-    def _command_workers(self) -> dict[str, Any]:
-        return {
-            "workers": [
-                {"index": w.index, "pid": w.pid, "group": self._pools.pools[w.group].name, "live": w.is_live,
-                 "draining": w.is_draining}
-                for w in self._pools.all_workers()
-            ]
-        }  # fmt: skip
-
-    def _command_limit(
-        self, group: str, rate_per_s: float | None = None, burst: int | None = None
-    ) -> dict[str, Any]:
-        pool = self._pool_named(group)
-        self._pools.set_limit(pool, rate_per_s, burst)
-        return {"group": group, "rate_per_s": rate_per_s, "burst": burst}
-
-
+    def _give_up(self, why: str) -> None:
+        self._failed_start = why
+        self.stopping.stop(0.0)

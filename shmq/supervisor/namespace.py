@@ -7,18 +7,22 @@ import os
 import signal
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from shmq import clock
+from shmq import clock, probes
 from shmq.config.model import Config
 from shmq.errors import AlreadyRunning, ConfigError, IncompatibleSegment, NotRunning
-from shmq.memory import locks
-from shmq.memory.layout import WORKER, WORKER_DEAD, WORKER_FREE, Shape
+from shmq.memory import doorbell, locks
+from shmq.memory.layout import GROUP_CONTROL, PRODUCER, WORKER, WORKER_DEAD, WORKER_FREE, Shape
 from shmq.memory.segment import Segment, attach, create, segment_name, unlink
-from shmq.transport.table import FIRST_FREE, FREE, STATE
+from shmq.supervisor.pools.worker import STOPPED
+from shmq.transport.table import DONE, FIRST_FREE, FREE, STATE
 
 _log = logging.getLogger("shmq.supervisor")
 _PROVE_S = 10.0
+_MOST = (1 << 63) - 1
+_UNFINISHED = bytes(FREE < byte & STATE < DONE for byte in range(256))
 
 
 def state_dir(config: Config) -> Path:
@@ -75,20 +79,14 @@ def open_segment(config: Config, folder: Path, lock_file: locks.LockFile) -> Seg
         segment = attach(name)
     except NotRunning:
         return _create(config, name, shape, folder)
-    if segment.shape != shape or segment.group_names() != list(config.groups):
-        left = jobs_left(segment)
-        if left:
-            raise IncompatibleSegment(
-                f"{segment.path} holds {left} unfinished jobs and was made for another configuration "
-                f"({segment.shape}, groups {', '.join(segment.group_names())}).\n"
-                "Start the old configuration, `shmq drain`, then start this one."
-            )
-        _log.info("the segment of another configuration is empty: replaced")
-        segment.set_header("detached", 1)
-        unlink(name)
-        return _create(config, name, shape, folder)
-    _take_back(segment, folder, config, lock_file)
-    return segment
+    if segment.shape == shape and segment.group_names() == list(config.groups):
+        _take_back(segment, folder, config, lock_file)
+        return segment
+    for index, row in enumerate(segment.rows("worker_rows")):
+        if row[WORKER["state"]] != WORKER_FREE:
+            _prove_dead(segment, index, row, lock_file)
+    _retire(segment, name, lock_file)
+    return _create(config, name, shape, folder)
 
 
 def _create(config: Config, name: str, shape: Shape, folder: Path) -> Segment:
@@ -99,32 +97,67 @@ def _create(config: Config, name: str, shape: Shape, folder: Path) -> Segment:
     return segment
 
 
+def _retire(segment: Segment, name: str, lock_file: locks.LockFile) -> None:
+    """Take the name from a segment of another configuration, if no job is left in it.
+
+    The name goes first, then the jobs are counted: a producer that published meanwhile is not forgotten.
+    """
+    aside = segment.path.with_name(f"{name}.old")
+    segment.path.rename(aside)
+    left = jobs_left(segment)
+    if left:
+        aside.rename(segment.path)
+        raise IncompatibleSegment(
+            f"{segment.path} holds {left} unfinished jobs and was made for another configuration "
+            f"({segment.shape}, groups {', '.join(segment.group_names())}).\n"
+            "Start the old configuration, `shmq drain`, then start this one."
+        )
+    segment.set_header("detached", 1)
+    _remove_bells(segment)
+    aside.unlink()
+    holders = {lock_file.holder(locks.producer_byte(row)) for row in range(segment.shape.producers)} - {0}
+    if holders:
+        _log.warning("producers with pids %s use the old segment: they must connect again", sorted(holders))
+    _log.info("the segment of another configuration is empty: replaced")
+
+
 def _take_back(segment: Segment, folder: Path, config: Config, lock_file: locks.LockFile) -> None:
     """Over a surviving segment: new epoch, old workers proven dead, all their rows handed to recovery."""
-    segment.set_header("epoch", segment.header("epoch") + 1)
+    segment.set_header("epoch", (segment.header("epoch") + 1) & _MOST)
     segment.set_header("draining", 0)
+    segment.set_header("detached", 0)
     segment.set_header("max_attempts", config.supervisor.max_attempts)
     segment.set_text("state_dir", str(folder))
+    sleeping = segment.view("sleeping")
     for index, row in enumerate(segment.rows("worker_rows")):
-        if row[WORKER["state"]] != WORKER_FREE:
-            _prove_dead(index, row, lock_file)
+        if row[WORKER["state"]] not in {WORKER_FREE, WORKER_DEAD}:
+            _prove_dead(segment, index, row, lock_file)
+            row[WORKER["reason"]] = STOPPED  # it died with its supervisor: no job's fault
+            row[WORKER["culprit"]] = 0
             row[WORKER["state"]] = WORKER_DEAD
+        _unlink_semaphore(segment.text("worker_bells", index))
+    sleeping[:] = bytes(len(sleeping))  # nobody sleeps: a ring would go to the dead
     left = jobs_left(segment)
     _log.info("found the segment of a former supervisor: epoch %d, %d unfinished jobs", segment.header("epoch"), left)
+    for group, control in enumerate(segment.rows("group_control")):
+        if control[GROUP_CONTROL["paused"]]:
+            _log.info("group %s is still paused", segment.text("group_names", group))
 
 
-def _prove_dead(index: int, row: memoryview, lock_file: locks.LockFile) -> None:
+def _prove_dead(segment: Segment, index: int, row: memoryview, lock_file: locks.LockFile) -> None:
     """Kill a former supervisor's worker: dead is no process with its pid and start ticks, and its byte free."""
     pid, ticks = row[WORKER["pid"]], row[WORKER["ticks"]]
     byte = locks.worker_byte(index)
     give_up = time.monotonic() + _PROVE_S
     while time.monotonic() < give_up:
         holder = lock_file.holder(byte)
-        is_alive = 0 < pid < 2**31 and clock.start_ticks(pid) == ticks and clock.process_state(pid) not in {"Z", "X"}
+        is_alive = is_process_of(segment, pid, ticks)
         if not holder and not is_alive:
             return
-        for victim in {holder} | ({pid} if is_alive else set()):
-            _kill(victim, byte, lock_file, is_proven=victim == pid and is_alive)
+        if holder:
+            kill_proven(holder, lambda pid: lock_file.holder(byte) == pid)
+        if is_alive:
+            kill_proven(pid, lambda pid: is_process_of(segment, pid, ticks))
         time.sleep(0.002)
     raise AlreadyRunning(
         f"worker {index} (pid {pid or lock_file.holder(byte)}) of a former supervisor does not die.\n"
@@ -132,8 +165,19 @@ def _prove_dead(index: int, row: memoryview, lock_file: locks.LockFile) -> None:
     )
 
 
-def _kill(pid: int, byte: int, lock_file: locks.LockFile, *, is_proven: bool) -> None:
-    """SIGKILL by pidfd, only when the pid still names the lock's holder or the row's process."""
+def is_process_of(segment: Segment, pid: int, ticks: int) -> bool:
+    """Is there a living process with this pid and start, and does it map the segment?
+
+    The numbers come from a record that may hold anything: only the mapping makes the process one of ours.
+    """
+    if not 0 < pid < 2**31 or pid == os.getpid() or clock.process_state(pid) in {"", "Z", "X"}:
+        return False
+    return clock.start_ticks(pid) == ticks and probes.is_mapping(pid, str(segment.path))
+
+
+def kill_proven(pid: int, is_it: Callable[[int], bool]) -> None:
+    """SIGKILL a process that is not our child. `is_it` is asked once the pidfd is open: the pid cannot change
+    hands after that."""
     if pid <= 0 or pid == os.getpid():
         return
     try:
@@ -141,7 +185,7 @@ def _kill(pid: int, byte: int, lock_file: locks.LockFile, *, is_proven: bool) ->
     except ProcessLookupError:
         return
     try:
-        if is_proven or lock_file.holder(byte) == pid:
+        if is_it(pid):
             signal.pidfd_send_signal(fd, signal.SIGKILL)
     except ProcessLookupError:
         return
@@ -151,9 +195,9 @@ def _kill(pid: int, byte: int, lock_file: locks.LockFile, *, is_proven: bool) ->
 
 def jobs_left(segment: Segment) -> int:
     """Jobs that are neither free nor ended."""
-    from shmq.transport.table import DONE
-
-    return sum(1 for word in segment.view("words").tolist() if word & STATE != FREE and word & STATE < DONE)
+    # the low byte of each word holds its state (little-endian; nothing else is supported)
+    states = bytes(segment.view("words").cast("B"))[::8].translate(_UNFINISHED)
+    return states.count(b"\1")
 
 
 def remove_if_unused(segment: Segment, lock_file: locks.LockFile) -> bool:
@@ -165,13 +209,34 @@ def remove_if_unused(segment: Segment, lock_file: locks.LockFile) -> bool:
         return False
     taken: list[int] = []
     try:
-        for row in range(segment.shape.producers):
+        for row, words in enumerate(segment.rows("producer_rows")):
+            if is_process_of(segment, words[PRODUCER["pid"]], words[PRODUCER["ticks"]]):
+                return False  # also one that lost its byte by closing the lock file
             if not lock_file.try_acquire(locks.producer_byte(row)):
                 return False
             taken.append(row)
+        if jobs_left(segment):
+            return False
         segment.set_header("detached", 1)
+        _remove_bells(segment)
         unlink(segment.path.name)
         return True
     finally:
         for row in taken:
             lock_file.release(locks.producer_byte(row))
+
+
+def _remove_bells(segment: Segment) -> None:
+    """Doorbells of rows that nobody holds any more: semaphores, and the FIFOs of the state directory."""
+    for field, rows in (("worker_bells", segment.shape.workers), ("producer_bells", segment.shape.producers)):
+        for row in range(rows):
+            _unlink_semaphore(segment.text(field, row))
+    for fifo in segment.state_dir.glob("*.bell"):
+        if fifo.is_fifo():
+            fifo.unlink(missing_ok=True)
+
+
+def _unlink_semaphore(name: str) -> None:
+    """Remove a doorbell named in the segment: semaphores only, any other name could be any file."""
+    if doorbell.is_semaphore(name):
+        doorbell.unlink(name)

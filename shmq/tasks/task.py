@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # the client imports tasks; types only look upwards
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 Exceptions = tuple[type[BaseException], ...]
+LONGEST_S = 1e9
+"""Bound of every duration, as in the configuration: longer ones do not fit the segment's nanoseconds."""
+_MAY_BE_NONE = frozenset({"timeout", "expires", "block", "eta"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +43,26 @@ class Options:
 
     def check(self, name: str) -> Options:
         """Refuse values that cannot mean anything."""
-        faults = [
-            (not 1 <= self.priority <= 5, f"priority must be 1 (first) to 5, got {self.priority}"),
-            (self.retries is not None and not 0 <= self.retries <= 254, f"retries must be 0..254, got {self.retries}"),
-        ]
-        for what in ("timeout", "delay", "expires", "block", "backoff", "max_backoff"):
-            value = getattr(self, what)
-            least_is_fine = value is None or value > 0 or (value == 0 and what not in {"timeout", "expires"})
-            faults.append((not least_is_fine or value == float("inf"), f"{what} must be a positive number of seconds, got {value}"))
-        for is_fault, why in faults:
-            if is_fault:
-                raise BadArguments(f"task {name}: {why}.")
+        for fault in self._faults():
+            raise BadArguments(f"task {name}: {fault}.")
         return self
+
+    def _faults(self) -> Iterator[str]:
+        if not (isinstance(self.priority, int) and 1 <= self.priority <= 5):
+            yield f"priority must be 1 (first) to 5, got {self.priority!r}"
+        if self.retries is not None and not (isinstance(self.retries, int) and 0 <= self.retries <= 254):
+            yield f"retries must be 0..254, got {self.retries!r}"
+        if not isinstance(self.group, str):
+            yield f"group must be the name of a group, got {self.group!r}"
+        for what in ("timeout", "expires", "block", "eta", "delay", "backoff", "max_backoff"):
+            value = getattr(self, what)
+            if value is None and what in _MAY_BE_NONE:
+                continue
+            most = LONGEST_S if what != "eta" else 10 * LONGEST_S  # eta: seconds since 1970
+            if not (isinstance(value, int | float) and 0 <= value <= most):  # NaN is not between either
+                yield f"{what} must be a number of seconds from 0 to {most:g}, got {value!r}"
+            elif value == 0 and what in {"timeout", "expires"}:
+                yield f"{what} must be more than 0 seconds, got {value!r}"
 
 
 PRODUCER_OPTIONS = frozenset({"priority", "retries", "timeout", "delay", "eta", "expires", "forget", "block", "group"})
@@ -71,8 +82,10 @@ class Task(Generic[P, R]):
         self.function = function
         self.name = name or f"{function.__module__}.{function.__qualname__}"
         self.key = key_of(self.name)
+        self.result_key = self.key  # which decoder reads its results
         self.settings = options.check(self.name)
-        self._route: Any = None  # (client, everything precomputed for submit); owned by the client
+        self._target: Any = None  # everything precomputed for submit, and
+        self._submit: Any = None  # the default client's hot path: both owned by the client
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -102,6 +115,9 @@ class Task(Generic[P, R]):
             SubmitError: the job was not accepted (unknown task, wrong arguments, queue full, ...).
             NotRunning: no supervisor serves the namespace.
         """
+        submit = self._submit
+        if submit is not None and not kwargs:
+            return submit(args)  # type: ignore[no-any-return]
         return _default_client().submit_task(self, args, kwargs)
 
     def submit_nowait(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:

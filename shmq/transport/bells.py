@@ -21,6 +21,7 @@ class Bells:
         self._open: dict[str, Doorbell] = {}
         self._of_worker: dict[int, tuple[int, Doorbell]] = {}
         self._of_producer: dict[int, tuple[int, Doorbell]] = {}
+        self._of_poller: dict[int, tuple[int, Doorbell]] = {}
         self._rung: dict[int, int] = {}
         self._find = segment.map.find
         layout = segment.layout
@@ -28,6 +29,10 @@ class Bells:
         self._sleepers = [
             (first + g * width, first + g * width + 1 + segment.shape.workers) for g in range(segment.shape.groups)
         ]
+
+    def sleepers(self, group: int) -> tuple[int, int]:
+        """Bounds of the group's sleeping bytes in the mapping, for callers that look on their hot path."""
+        return self._sleepers[group]
 
     def wake_one(self, group: int) -> None:
         """Wake one sleeper of the group, or the supervisor when the group has no worker.
@@ -80,7 +85,7 @@ class Bells:
         if self._producers[at + PRODUCER["waiting"]]:
             self.producer(row).notify()
         if self._producers[at + PRODUCER["polling"]]:
-            self._named(poll_bell_path(self._state_dir, row)).notify()
+            self._poll_bell(row).notify()
 
     def notify_supervisor(self) -> None:
         """Wake the supervisor's loop."""
@@ -89,6 +94,16 @@ class Bells:
     def notify_recovery(self) -> None:
         """Wake recovery: something is SCHEDULED, or a row died."""
         self._named(self._state_dir / "recovery.bell").notify()
+
+    def _poll_bell(self, row: int) -> Doorbell:
+        """FIFO of the row's holder. The next holder's has the same path but is another pipe."""
+        serial = self._producers[row * PRODUCER_WORDS + PRODUCER["bell_serial"]]
+        known = self._of_poller.get(row)
+        if known is None or known[0] != serial or isinstance(known[1], NoBell):
+            if known is not None:
+                known[1].close()
+            known = self._of_poller[row] = (serial, open_bell(str(poll_bell_path(self._state_dir, row))))
+        return known[1]
 
     def _named(self, path: Path) -> Doorbell:
         bell = self._open.get(str(path))
@@ -99,6 +114,8 @@ class Bells:
     def _cached(self, cache: dict[int, tuple[int, Doorbell]], names: str, row: int, serial: int) -> Doorbell:
         known = cache.get(row)
         if known is None or known[0] != serial:
+            if known is not None:
+                known[1].close()
             known = cache[row] = (serial, open_bell(self._segment.text(names, row)))
         return known[1]
 

@@ -29,13 +29,14 @@ class ProducerRow:
         self.segment = segment
         self._at = index * PRODUCER_WORDS
         self._rows = segment.view("producer_rows")
-        self.bell = SemaphoreBell.new()
-        segment.set_text("producer_bells", self.bell.name, index)
         self._rows[self._at + PRODUCER["waiting"]] = 0
         self._rows[self._at + PRODUCER["polling"]] = 0
-        self._rows[self._at + PRODUCER["bell_serial"]] += 1
         self._rows[self._at + PRODUCER["ticks"]] = clock.start_ticks(os.getpid())
         self._rows[self._at + PRODUCER["pid"]] = os.getpid()
+        # INVARIANT: a bell exists only while a row with a pid names it, so whoever takes the row over finds it
+        segment.set_text("producer_bells", doorbell.new_name(), index)
+        self.bell = SemaphoreBell(segment.text("producer_bells", index), create=True)
+        self._rows[self._at + PRODUCER["bell_serial"]] += 1
 
     def set(self, word: str, value: int) -> None:
         """Write a word of the row."""
@@ -45,10 +46,10 @@ class ProducerRow:
         """Leave the row clean for the next holder, except jobs still on their way."""
         self.set("waiting", 0)
         self.set("polling", 0)
-        self.set("pid", 0)
         self.bell.unlink()
         self.bell.close()
         self.segment.set_text("producer_bells", "", self.index)
+        self.set("pid", 0)
 
 
 def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
@@ -96,7 +97,8 @@ def take_over(segment: Segment, index: int) -> None:
     _end_unread(segment, publisher)
     old_bell = segment.text("producer_bells", index)
     if old_bell:
-        doorbell.unlink(old_bell)
+        if doorbell.is_semaphore(old_bell):  # never a path: the text may be damaged
+            doorbell.unlink(old_bell)
         segment.set_text("producer_bells", "", index)
     poll_bell_path(segment.state_dir, index).unlink(missing_ok=True)
     rows, at = segment.view("producer_rows"), index * PRODUCER_WORDS

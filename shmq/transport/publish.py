@@ -80,7 +80,7 @@ class Publisher:
         capacity = self.segment.shape.slots_per_producer
         mask = capacity - 1
         pack_into, fence, find = HEADER.pack_into, self._fence, self.segment.map.find
-        sleepers, wake_one = self.bells._sleepers, self.bells.wake_one
+        sleepers, wake_one = self.bells.sleepers, self.bells.wake_one
 
         def publish(
             slot: int, route: Route, length: int, block: int, nargs: int, kind: int, expires_ns: int, message: Any
@@ -104,7 +104,7 @@ class Publisher:
             # SYNC POINT: lane-visible — the word is QUEUED before the tail offers the entry
             tails[lane] = tail + 1
             fence()  # SYNC POINT: doorbell — tail visible before we look for sleepers
-            first, last = sleepers[group]
+            first, last = sleepers(group)
             if find(b"\1", first, last) >= 0:
                 wake_one(group)
             return word

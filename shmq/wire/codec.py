@@ -43,6 +43,7 @@ class Encoder:
         self.slot = 0
         self.generation = 0
         self.used_blocks = False
+        self.placed_bytes = 0  # in blocks, ever
         self.encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
 
     def place_message(self, message: bytes) -> int:
@@ -56,6 +57,7 @@ class Encoder:
         if unit is None:
             raise PoolFull
         self.used_blocks = True
+        self.placed_bytes += nbytes
         return unit
 
     def _hook(self, value: Any) -> Any:
@@ -63,11 +65,11 @@ class Encoder:
             return self._array(value)
         if isinstance(value, np.generic):
             return value.item()
-        raise NotImplementedError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
+        raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
         if array.dtype.hasobject or array.dtype.names:
-            raise NotImplementedError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
+            raise TypeError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
         dtype = array.dtype.str.encode()
         dims = struct.pack(f"<{array.ndim}Q", *array.shape)
         if array.nbytes <= INLINE_ARRAY_BYTES:
@@ -101,7 +103,7 @@ class Decoder:
 
     def typed(self, kind: Any) -> msgspec.msgpack.Decoder[Any]:
         """A reusable decoder for a type."""
-        return msgspec.msgpack.Decoder(kind, dec_hook=_accept, ext_hook=self._array)
+        return msgspec.msgpack.Decoder(kind, dec_hook=accept, ext_hook=self._array)
 
     def decode(self, message: bytes) -> Any:
         """The message as plain values."""
@@ -137,7 +139,7 @@ class Decoder:
         self.views.clear()
 
 
-def _accept(kind: type, value: Any) -> Any:
+def accept(kind: type, value: Any) -> Any:
     """Custom annotations (ndarray and its generic forms) take the value that ext decoding made."""
     origin = get_origin(kind) or kind
     if isinstance(origin, type) and isinstance(value, origin):

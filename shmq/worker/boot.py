@@ -97,6 +97,7 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     current.set_worker(seat)
     _reseed()
     _serve(seat, lock_file, tasks)
+    _close_clients()
     if writer is not None:
         writer.finish()
     return EXIT_DRAINED
@@ -109,6 +110,7 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     fence = new_fence()
     timer = Timer(seat, fence)
     executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
+    seat.names = {key: task.name for key, task in tasks.items()}
     bell = SemaphoreBell(segment.text("worker_bells", seat.index))
 
     def drain(_signal: int, _frame: FrameType | None) -> None:
@@ -143,8 +145,8 @@ def _join(seat: Seat, lock_file: locks.LockFile, serial: int) -> bool:
         return False
     if not lock_file.try_acquire(locks.worker_byte(seat.index)):
         return False
+    row[WORKER["ticks"]] = start_ticks(os.getpid())  # before the pid: a pid without ticks proves nothing
     row[WORKER["pid"]] = os.getpid()
-    row[WORKER["ticks"]] = start_ticks(os.getpid())
     row[WORKER["started_ns"]] = now_ns()
     row[WORKER["heartbeat_ns"]] = now_ns()
     return True
@@ -163,6 +165,13 @@ def _prefer_for_oom(score: int) -> None:
             file.write(str(score))
     except OSError as error:
         _log.info("oom_score_adj stays as it is: %s", error)
+
+
+def _close_clients() -> None:
+    """Give back the producer rows of tasks that submitted: no exit handler runs in a worker."""
+    client = sys.modules.get("shmq.client.client")  # a layer beside this one: never imported from here
+    if client is not None:
+        client.close_all()
 
 
 def _reseed() -> None:

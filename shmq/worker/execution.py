@@ -31,7 +31,7 @@ from shmq.transport.table import (
     next_free,
     with_state,
 )
-from shmq.wire.codec import Decoder, Encoder, PoolFull
+from shmq.wire.codec import Decoder, Encoder, PoolFull, accept, explain
 from shmq.wire.failure import Failure, describe
 from shmq.wire.header import (
     BLOCK,
@@ -51,8 +51,10 @@ from shmq.worker.seat import Seat
 
 _START = RUNNING - LEASED + CRASH
 _END = DONE - RUNNING
+_GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
+SLOW_NS = 50_000
+"""Jobs that take longer are measured one by one."""
 _BLOCK_PATIENCE_S = 5.0
-_LAST_BUCKET = HISTOGRAM_BUCKETS - 1
 INHERIT_RETRIES = 255
 
 
@@ -88,21 +90,49 @@ class Runnable:
         self.decoders[count] = self._decoder.typed(signature.argument_types(count)).decode
         return self.decoders[count]
 
+    def chunk_decoder(self, count: int) -> Callable[[bytes], Any]:
+        """Decodes a chunk whose calls have `count` arguments each."""
+        found = self.decoders.get(~count)
+        if found is None:
+            signature = self.task.signature
+            if not signature.quick_least <= count <= signature.most:
+                signature.bind((None,) * count, {})
+            kind = signature.argument_types(count)
+            found = self.decoders[~count] = self._decoder.typed(list[kind]).decode  # type: ignore[valid-type]
+        return found
+
     def decode_keywords(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Decode [args, kwargs], each converted to its annotation."""
         args, kwargs = self._decoder.decode(data)
         signature = self.task.signature
         signature.bind(tuple(args), kwargs)
+        kinds = signature.keyword_types()
+        return self._positional(args), {name: self._convert(value, kinds, name) for name, value in kwargs.items()}
+
+    def convert(self, args: list[Any]) -> list[Any]:
+        """Plain positional arguments converted to their annotations."""
+        self.task.signature.bind(tuple(args), {})
+        return self._positional(args)
+
+    def _positional(self, args: list[Any]) -> list[Any]:
+        signature = self.task.signature
         kinds, names = signature.keyword_types(), [p.name for p in signature.positional]
-        args = [self._convert(value, kinds, names[i] if i < len(names) else "") for i, value in enumerate(args)]
-        return args, {name: self._convert(value, kinds, name) for name, value in kwargs.items()}
+        return [self._convert(value, kinds, names[i] if i < len(names) else "") for i, value in enumerate(args)]
 
     @staticmethod
     def _convert(value: Any, kinds: dict[str, Any], name: str) -> Any:
         kind = kinds.get(name, Any)
         if kind is Any or (isinstance(kind, type) and isinstance(value, kind)):
             return value
-        return msgspec.convert(value, kind, str_keys=False)
+        return msgspec.convert(value, kind, str_keys=False, dec_hook=accept)
+
+
+def bucket_of(ns: int) -> int:
+    """Histogram bucket: four per octave (`shmq.observe.histogram` reads them)."""
+    if ns < 8:
+        return max(ns, 0)
+    bits = ns.bit_length()
+    return min((bits << 2) + ((ns >> (bits - 3)) & 3), HISTOGRAM_BUCKETS - 1)
 
 
 class Executor:
@@ -126,22 +156,20 @@ class Executor:
         self.stride = self.segment.shape.slot_bytes
         self.payload = self.segment.view("payload")
         self.results = self.segment.view("results")
-        self._row_shift = self.segment.shape.slots_per_producer.bit_length() - 1
-        self.end_ns = now_ns()
+        rows = slice(seat.index * HISTOGRAM_BUCKETS, (seat.index + 1) * HISTOGRAM_BUCKETS)
+        self._services = self.segment.view("service_times")[rows]
+        self._waits = self.segment.view("wait_times")[rows]
+        self.recorded = self.recorded_ns = 0
         self.run = self._make_run()
 
     def _make_run(self) -> Callable[[int, int], None]:
         seat, words, results, stride = self.seat, self.seat.words, self.results, self.stride
         runnables, payload, whole = self.runnables, self.payload, self.segment.map
         payload_at = self.segment.layout.offsets["payload"]
+        message_at = payload_at + HEADER_BYTES
         unpack_from, encode, views = HEADER.unpack_from, self.encode, self.decoder.views
-        row, width = seat.row, HISTOGRAM_BUCKETS
-        services = self.segment.view("service_times")[seat.index * width : (seat.index + 1) * width]
-        waits = self.segment.view("wait_times")[seat.index * width : (seat.index + 1) * width]
-        shift, to_notify = self._row_shift, seat.to_notify
-        run_slowly, fail, place_large = self._run_slowly, self._fail, self._place_large
-        done_at, busy_at, wait_at = WORKER["done"], WORKER["busy_ns"], WORKER["wait_sum_ns"]
-        job_at, task_at = WORKER["job"], WORKER["task"]
+        run_slowly, fail, finish_large, record = self._run_slowly, self._fail, self._finish_large, self._record
+        row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
 
         def run(slot: int, leased: int) -> None:
             if words[slot] != leased:  # given back, or no longer ours
@@ -149,78 +177,79 @@ class Executor:
             running = leased + _START
             # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
             words[slot] = running
+            row[job_at] = running & _GENERATION | slot
             at = slot * stride
             head = unpack_from(payload, at)
             key, length, block, nargs, kind, flags, _, timeout_ns, expires_ns, submitted_ns, _ = head
-            started = seat.started_ns = self.end_ns
-            seat.slot = slot
-            seat.word = running
-            row[job_at] = (running >> GENERATION_SHIFT) << 32 | slot
-            row[task_at] = key
+            limit = 0
             try:
                 runnable = runnables.get(key)
                 if runnable is None or kind or block or nargs == VARIADIC or expires_ns:
+                    limit = 1
                     value = run_slowly(runnable, head, at, running)
                 else:
-                    seat.task_name = runnable.name
-                    from_ = payload_at + at + HEADER_BYTES
+                    from_ = message_at + at
                     args = (runnable.decoders.get(nargs) or runnable.decoder(nargs))(whole[from_ : from_ + length])
                     limit = timeout_ns or runnable.timeout_ns
                     if limit:
                         self._set_limit(limit)
+                    call = runnable.call
                     seat.in_user = True
-                    value = runnable.call(*args)
+                    value = call(*args)
                     seat.in_user = False
                     if views:
                         del args
                 data = encode(value)
-                room_at = HEADER_BYTES + (0 if block else length + 7 & ~7)
-                if len(data) <= stride - room_at:
-                    from_ = payload_at + at + room_at
-                    whole[from_ : from_ + len(data)] = data
-                    results[slot] = len(data) << 32 | room_at << 8
-                else:
-                    place_large(slot, running, value)
+                room_at = room_from + (0 if block else length) & ~7
+                if len(data) > stride - room_at:
+                    raise NeedsBlocks  # noqa: TRY301 - the same way as an array does
+                from_ = payload_at + at + room_at
+                whole[from_ : from_ + len(data)] = data
+                results[slot] = len(data) << 32 | room_at << 8
+                ended = running + _END
             except NeedsBlocks:
                 seat.in_user = False
-                ended = self._finish_large(slot, running, value, head)
-                if not ended:
-                    return
+                ended = finish_large(slot, running, value, head)
             except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
                 seat.in_user = False
                 ended = fail(slot, running, error, head)
-                if not ended:
-                    self.end_ns = now_ns()
-                    return
-            else:
-                ended = running + _END
+            if limit:
+                self._clear_limit()
             if views:
                 value = None
                 self.decoder.pin_living_views()
             # SYNC POINT: result-visible — result bytes and result word before the job word says DONE
-            if words[slot] == running:
+            if ended and words[slot] == running:
                 words[slot] = ended if not flags & FORGET else next_free(running)
-            to_notify.add(slot >> shift)
-            seat.slot = -1
-            now = now_ns()
-            row[done_at] += 1
-            spent = now - started
-            row[busy_at] += spent
-            bits = spent.bit_length()
-            services[(bits << 2) + ((spent >> (bits - 3)) & 3) if bits > 2 else spent] += 1
-            waited = started - submitted_ns
-            if waited > 7:
-                bits = waited.bit_length()
-                bucket = (bits << 2) + ((waited >> (bits - 3)) & 3)
-                waits[bucket if bucket < width else _LAST_BUCKET] += 1
-                row[wait_at] += waited
-            else:
-                waits[0] += 1
-            self.end_ns = now
-            if seat.deadline_ns:
-                self._clear_limit()
+            started = seat.started_ns
+            now = seat.started_ns = now_ns()  # the next job starts where this one ended
+            if now - started > SLOW_NS:
+                record(now - started, started - submitted_ns)
 
         return run
+
+    # -- measuring ---------------------------------------------------------------------
+
+    def _record(self, spent_ns: int, waited_ns: int, jobs: int = 1) -> None:
+        """Add to the worker's histograms."""
+        self._services[bucket_of(spent_ns)] += jobs
+        self._waits[bucket_of(waited_ns)] += jobs
+        row = self.seat.row
+        row[WORKER["wait_sum_ns"]] += max(waited_ns, 0) * jobs
+        self.recorded += jobs
+        self.recorded_ns += spent_ns * jobs
+
+    def account(self, slots: list[int], count: int, spent_ns: int) -> None:
+        """Book a batch. Jobs up to SLOW_NS are booked together: each as their mean, waited as the first did."""
+        row = self.seat.row
+        row[WORKER["done"]] += count
+        row[WORKER["busy_ns"]] += spent_ns
+        left = count - self.recorded
+        if left > 0 and slots:
+            submitted = HEADER.unpack_from(self.payload, slots[0] * self.stride)[9]
+            mean = max(spent_ns - self.recorded_ns, 0) // left
+            self._record(mean, now_ns() - spent_ns - submitted, left)
+        self.recorded = self.recorded_ns = 0
 
     # -- limits ------------------------------------------------------------------------
 
@@ -246,7 +275,6 @@ class Executor:
             raise UnknownTask(
                 f"no task with key {key:#018x} is registered in this worker; was its module removed? `shmq tasks`"
             )
-        self.seat.task_name = runnable.name
         if expires_ns and now_ns() > expires_ns:
             raise JobExpired(f"{runnable.name} was not started before it expired")
         data = self.message(at, length, block)
@@ -273,29 +301,37 @@ class Executor:
     def _run_chunk(self, runnable: Runnable, data: bytes, nargs: int, limit: int, running: int) -> Any:
         """Run the calls of a chunk: (run ns, values, {index: failure}). Failures stay with their call."""
         seat = self.seat
-        decode = runnable.decoders.get(~nargs)
-        if decode is None:
-            if not runnable.task.signature.quick_least <= nargs <= runnable.task.signature.most:
-                runnable.task.signature.bind((None,) * nargs, {})
-            kind = runnable.task.signature.argument_types(nargs)
-            decode = runnable.decoders[~nargs] = self.decoder.typed(list[kind]).decode  # type: ignore[valid-type]
-        calls, call = decode(data), runnable.call
+        calls, convert = self._calls(runnable, data, nargs)
+        call = runnable.call
         values: list[Any] = []
         failures: dict[int, Failure] = {}
         started = now_ns()
         for i, args in enumerate(calls):
             try:
+                if convert is not None:
+                    args = convert(args)  # noqa: PLW2901 - the call as the task wants it
                 if limit:
                     self._set_limit(limit)
                 seat.in_user = True
                 value = call(*args)
                 seat.in_user = False
-            except Exception as error:  # noqa: BLE001 - a call's failure is that call's answer
+            except BaseException as error:  # noqa: BLE001 - a call's failure is that call's answer
                 seat.in_user = False
-                failures[i] = describe(outcome.as_job_error(error, runnable.name))
-                value = None
-            values.append(value)
+                failures[i] = describe(outcome.as_job_error(_named(error, runnable.name), runnable.name))
+            else:
+                values.append(value)
         return now_ns() - started, values, failures
+
+    def _calls(
+        self, runnable: Runnable, data: bytes, nargs: int
+    ) -> tuple[list[Any], Callable[[list[Any]], list[Any]] | None]:
+        """A chunk's calls, and what must still convert each: calls of different length or one of a wrong type."""
+        if nargs != VARIADIC:
+            try:
+                return runnable.chunk_decoder(nargs)(data), None
+            except msgspec.ValidationError:
+                pass
+        return self.decoder.decode(data), runnable.convert
 
     def _place_large(self, slot: int, running: int, value: Any) -> None:
         """Store a result that needs the pool; waits a while for room."""
@@ -320,30 +356,51 @@ class Executor:
                     time.sleep(0.001)
                     continue
                 raise QueueFull(
-                    f"no free block for the result of {self.seat.task_name}: {self.blocks.used_bytes()} bytes are in "
+                    f"no free block for the result of {self.seat.task_name()}: {self.blocks.used_bytes()} bytes are in "
                     "use.\nRead or drop results sooner, or raise [memory] block_budget_bytes."
                 ) from None
             return
 
     def _finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
         try:
-            self._place_large(slot, running, value)
-        except Exception as error:  # noqa: BLE001 - a result that cannot travel is the job's failure
+            try:
+                self._place_large(slot, running, value)
+            except (TypeError, ValueError, OverflowError, RecursionError):
+                if head[4] != MANY:
+                    raise
+                self._place_large(slot, running, self._what_can_travel(value))
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            return self._fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
+        except Exception as error:  # noqa: BLE001 - a result that cannot be stored is the job's failure
             return self._fail(slot, running, error, head)
         return running + _END
+
+    def _what_can_travel(self, answer: Any) -> Any:
+        """A chunk's answer in which only those calls fail whose values cannot travel."""
+        run_ns, values, failures = answer
+        indices = [i for i in range(len(values) + len(failures)) if i not in failures]
+        kept = []
+        for i, value in zip(indices, values, strict=True):
+            try:
+                self.encoder.encode(value)
+            except PoolFull:
+                kept.append(value)
+            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+                failures[i] = describe(explain(error, f"the result of {self.seat.task_name()}"))
+            else:
+                kept.append(value)
+        return run_ns, kept, failures
 
     def _fail(self, slot: int, running: int, error: BaseException, head: tuple[int, ...]) -> int:
         """Decide and record what a failed attempt means: the job word to store, 0 when it is stored."""
         seat = self.seat
         runnable = self.runnables.get(head[0])
         seat.row[WORKER["failed"]] += 1
-        if isinstance(error, msgspec.ValidationError):
-            error = BadArguments(f"{seat.task_name}: {error}.\nCompare the arguments with the task's annotations.")
+        error = _named(error, seat.task_name())
         retries = runnable.retries if runnable and head[6] == INHERIT_RETRIES else head[6]
         due = outcome.retry_due(error, running, runnable.task.settings if runnable else None, retries)
         if due is not None and head[4] == CALL and seat.words[slot] == running:
             seat.row[WORKER["retried"]] += 1
-            seat.slot = -1
             self._clear_limit()
             self.decoder.pin_living_views()
             seat.reschedule(slot, with_state(outcome.retried_word(running), 0), due)
@@ -383,6 +440,13 @@ class Executor:
             return self._loop.run_until_complete(function(*args, **kwargs))
 
         return call
+
+
+def _named(error: BaseException, name: str) -> BaseException:
+    """What decoding found wrong with the arguments, as an error that names the task."""
+    if isinstance(error, msgspec.ValidationError):
+        return BadArguments(f"{name}: {error}.\nCompare the arguments with the task's annotations.")
+    return error
 
 
 def _collecting(function: Callable[..., Any]) -> Callable[..., Any]:

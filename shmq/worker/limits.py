@@ -38,21 +38,19 @@ class Timer:
     def _fired(self, _signal: int, _frame: FrameType | None) -> None:
         self.is_armed = False
         seat = self._seat
-        if seat.slot < 0:
-            return
         if not seat.in_user:  # the worker's own code must not be interrupted; look again soon
-            self.arm(_SOON_S)
+            if seat.position < len(seat.batch_slots):
+                self.arm(_SOON_S)
             return
         now = now_ns()
         if now - seat.started_ns >= _LONG_NS:
             seat.give_back_rest()
-            if seat.to_notify:
-                self._fence()
-                seat.ring_producers()
+            self._fence()
+            seat.ring_producers(seat.position - 1)
         if seat.deadline_ns and now >= seat.deadline_ns:
             seat.in_user = False
             raise TaskTimeout(
-                f"{seat.task_name} ran past its time limit of {seat.timeout_s:g} s; "
+                f"{seat.task_name()} ran past its time limit of {seat.timeout_s:g} s; "
                 "raise `timeout`, or make the task return in time"
             )
         wake = seat.started_ns + _LONG_NS if now - seat.started_ns < _LONG_NS else seat.deadline_ns

@@ -54,34 +54,34 @@ class Loop:
 
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
-        seat, executor = self._seat, self._executor
+        seat = self._seat
         slots, words = self._claimer.claim(lanes, self._batch_size())
         if not slots:
             return not self._claimer.held_until_ns and self._has_fresh_work()
-        seat.batch_slots, seat.batch_words, seat.position = slots, words, 0
+        seat.batch_slots, seat.batch_words, seat.position, seat.rung = slots, words, 0, 0
         if self._claimer.lanes_with_work():
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
-        started = notified = executor.end_ns = now_ns()
-        count, run = len(slots), executor.run
-        while seat.position < len(slots):
+        run = self._executor.run
+        started = notified = seat.started_ns = now_ns()
+        while seat.position < len(slots):  # the timer shortens the list when it gives back the rest
             at = seat.position
             seat.position = at + 1
             run(slots[at], words[at])
-            if executor.end_ns - notified > _NOTIFY_NS and seat.to_notify:
+            if seat.started_ns - notified > _NOTIFY_NS:
                 self._notify()
-                notified = executor.end_ns
+                notified = seat.started_ns
             if seat.is_draining:
                 seat.give_back_rest()
-        if seat.to_notify:
+        if seat.rung < seat.position:
             self._notify()
-        self._learn(executor.end_ns - started, count)
+        self._learn(seat.started_ns - started, slots)
         return True
 
     def _notify(self) -> None:
         self._fence()  # SYNC POINT: doorbell — job words visible before we look who waits
-        self._seat.ring_producers()
+        self._seat.ring_producers(self._seat.position)
 
     def _has_fresh_work(self) -> bool:
         """Were the entries just passed stale? Then there may be others behind them."""
@@ -95,13 +95,15 @@ class Loop:
         fitting = int(settings.target_batch_s * NS / self._service_ns) if self._service_ns else 1
         return max(1, min(fair, fitting, settings.max_batch))
 
-    def _learn(self, spent_ns: int, count: int) -> None:
+    def _learn(self, spent_ns: int, slots: list[int]) -> None:
         """Exponential mean of a job's time, a quarter of the weight on the newest batch."""
+        count = max(self._seat.position, 1)
         each = spent_ns / count
         self._service_ns = each if not self._service_ns else 0.75 * self._service_ns + 0.25 * each
         seat = self._seat
         seat.row[WORKER["claims"]] += 1
         seat.row[WORKER["claimed"]] += count
+        self._executor.account(slots, count, spent_ns)
         if self._collects_between:
             gc.collect(0)
 

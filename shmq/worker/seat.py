@@ -13,12 +13,13 @@ from shmq.memory.layout import WORKER, WORKER_WORDS
 from shmq.memory.segment import Segment
 from shmq.tasks.current import CurrentJob
 from shmq.transport.bells import Bells
-from shmq.transport.table import GENERATION_SHIFT, LEASED, SCHEDULED, crashes_of, failures_of, with_state
+from shmq.transport.table import LEASED, SCHEDULED, crashes_of, failures_of, with_state
 
 if TYPE_CHECKING:
     from shmq.config.model import Group
 
 _BLOCKED = WORKER["blocked"]
+_JOB = WORKER["job"]
 _SCHEDULED = WORKER["scheduled"]
 
 
@@ -36,19 +37,19 @@ class Seat:
         self.words = segment.view("words")
         self._cancels = segment.view("cancels")
         self._dues = segment.view("dues")
+        self._row_shift = segment.shape.slots_per_producer.bit_length() - 1
+        self._payload, self._stride = segment.view("payload"), segment.shape.slot_bytes
         # the job on the main thread
-        self.in_user = False
-        self.slot = -1
-        self.word = 0
-        self.task_name = ""
-        self.started_ns = 0
+        self.in_user = False  # the task's own code runs; its job is the row's `job`
+        self.names: dict[int, str] = {}
+        self.started_ns = 0  # of the running job: when the one before it ended
         self.deadline_ns = 0
         self.timeout_s = 0.0
         # the batch it came from
         self.batch_slots: list[int] = []
         self.batch_words: list[int] = []
         self.position = 0
-        self.to_notify: set[int] = set()
+        self.rung = 0  # jobs of the batch whose producers were rung
         self.is_draining = False
 
     # -- for the client inside a task (tasks.current.WorkerSeat) -----------------------
@@ -56,7 +57,7 @@ class Seat:
     def enter_wait(self) -> None:
         """The task waits for another job: nobody must wait behind it, a substitute may be forked."""
         self.give_back_rest()
-        self.ring_producers()
+        self.ring_producers(self.position - 1)
         self.row[_BLOCKED] += 1
         self.bells.notify_supervisor()
 
@@ -66,10 +67,17 @@ class Seat:
 
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread."""
-        if self.slot < 0:
+        if not self.in_user:
             return None
-        attempt = crashes_of(self.word) + failures_of(self.word)
-        return CurrentJob(self.slot, self.word >> GENERATION_SHIFT, self.task_name, self.group_name, attempt)
+        slot, generation = self.row[_JOB] & 0xFFFFFFFF, self.row[_JOB] >> 32
+        word = self.words[slot]
+        attempt = crashes_of(word) + failures_of(word)
+        return CurrentJob(slot, generation, self.task_name(), self.group_name, attempt)
+
+    def task_name(self) -> str:
+        """Name of the task that runs, or ran last."""
+        key = self._payload[(self.row[_JOB] & 0xFFFFFFFF) * self._stride :][:8]
+        return self.names.get(int.from_bytes(key, "little"), "a task")
 
     def is_cancelled(self, slot: int, generation: int) -> bool:
         """Was the job asked to stop?"""
@@ -95,13 +103,12 @@ class Seat:
         self.words[slot] = word | SCHEDULED
         self.row[_SCHEDULED] += 1
 
-    def ring_producers(self) -> None:
-        """Ring producers that wait for what was acked since the last time.
+    def ring_producers(self, ended: int) -> None:
+        """Ring producers that wait for one of the batch's first `ended` jobs, and were not rung yet.
 
         Caller must: have fenced since the last ack (SYNC POINT: doorbell).
         """
-        for row in self.to_notify:
+        slots = self.batch_slots[self.rung : ended]
+        self.rung = ended
+        for row in {slot >> self._row_shift for slot in slots}:
             self.bells.notify_producer(row)
-        self.to_notify.clear()
-
-

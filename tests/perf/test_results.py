@@ -55,6 +55,10 @@ def test_a_host_that_slows_down_both_changes_no_paired_ratio() -> None:
     assert (ratio.median, ratio.low, ratio.high) == pytest.approx((4.0, 4.0, 4.0))
 
 
+def test_one_bad_round_of_three_changes_no_ratio() -> None:
+    assert paired_ratio([100.0, 1.0, 100.0], [10.0, 10.0, 10.0]).median == 10.0
+
+
 def test_rounds_that_do_not_pair_are_refused() -> None:
     with pytest.raises(ValueError, match="3 rounds of the subject against 2"):
         paired_ratio([1.0, 2.0, 3.0], [1.0, 2.0])

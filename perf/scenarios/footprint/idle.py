@@ -56,8 +56,9 @@ def _watch(running: rig.Rig, workers: set[int], seconds: float) -> Observation:
     shares: dict[str, float] = {}
     for member in running.tree():
         used = rig.cpu_of(member.pid) - before.get(member.pid, 0.0)
-        name = " ".join(member.cmdline())[:40] or str(member.pid)
-        shares[f"cpu {name}"] = shares.get(f"cpu {name}", 0.0) + used / took
+        title = " ".join(member.cmdline())
+        name = "cpu " + ("supervisor" if " supervise " in title else title.removeprefix("shmq: ").split()[0])
+        shares[name] = shares.get(name, 0.0) + used / took
     private = [private_bytes(Path(f"/proc/{pid}/smaps").read_text().splitlines()) for pid in workers]
     total = sum(shares.values())
     return Observation({"cpu_share": total, "worker_bytes": sum(private) / len(private)} | shares)

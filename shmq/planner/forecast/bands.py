@@ -1,9 +1,10 @@
 """The central 90 % band, calibrated as it goes.
 
-Each end is the forecast plus a multiple of the error's present size (a short and a long running mean of |error|). The multiple moves
-up by RATE * 0.95 at each miss and down by RATE * 0.05 at each hit, so its long-run share of misses is 5 % whatever the distribution
-(adaptive conformal inference: Gibbs & Candès 2021; quantile tracking: Angelopoulos, Candès & Tibshirani 2023).
-A series that is mostly zero covers its zeros from below for free; the lower end then rises in the busy steps until it too misses 5 %.
+Each end is the forecast plus a multiple of the error's present size (a short and a long running mean of
+|error|). The multiple moves up by RATE * 0.95 at each miss and down by RATE * 0.05 at each hit, so its
+long-run share of misses is 5 % whatever the distribution (adaptive conformal inference: Gibbs & Candès
+2021; quantile tracking: Angelopoulos, Candès & Tibshirani 2023). A series that is mostly zero covers its
+zeros from below for free; the lower end then rises in the busy steps until it too misses 5 %.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LEAST_SIZE = 0.05
 class Bands:
     """Error sizes (3, H: short, long, the least one) and multiples (2, H: below, above)."""
 
-    STATE: ClassVar = ("sizes", "multiples", "seen")
+    STATE: ClassVar[tuple[str, ...]] = ("sizes", "multiples", "seen")
 
     def __init__(self) -> None:
         self.sizes: Floats = np.full((3, HORIZON), 0.5)

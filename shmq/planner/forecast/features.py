@@ -1,8 +1,10 @@
 """What the regressions and the seasonal experts look at, on the square-root scale.
 
-    common to all horizons:   scale | last counts | running means | running means of the daily and the weekly profile |
+    common to all horizons:   scale | last counts | running means | running means of the daily and the
+    weekly profile |
                               both profiles now
-    of each horizon:          daily profile, count and smoothed count a day before it | count, smoothed, weekly profile a week before |
+    of each horizon:          daily profile, count and smoothed count a day before it | count, smoothed,
+    weekly profile a week before |
                               pattern of the hour
 
 Day and week are zero until a whole one has been seen, so that they weigh nothing.
@@ -34,9 +36,9 @@ OWN_DAILY, OWN_WEEKLY, OWN_PULSE = FIRST_OWN, FIRST_OWN + 5, FIRST_OWN + 6
 
 
 class Features:
-    """Running state of the features; `observe` one value per step, then `write` the lines of the next steps."""
+    """Running state of the features; `observe` a value per step, `write` the lines of the next steps."""
 
-    STATE: ClassVar = ("common", "peak", "power", "seen", "days", "weeks")
+    STATE: ClassVar[tuple[str, ...]] = ("common", "peak", "power", "seen", "days", "weeks")
 
     def __init__(self, step_seconds: float) -> None:
         self.history = History(step_seconds)

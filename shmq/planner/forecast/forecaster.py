@@ -4,7 +4,8 @@
                         └──▶ levels, profiles ─┴──▶ mixture ──▶ bands ──²──▶ mean, low, high
     truth ──▶ what was said of this step 1 .. H steps ago ──▶ all of them learn
 
-All is done on the square root of counts, where the noise of arrivals is of one size whatever the load (Bartlett 1936).
+All is done on the square root of counts, where the noise of arrivals is of one size whatever the load
+(Bartlett 1936).
 """
 
 from __future__ import annotations
@@ -31,15 +32,17 @@ SIGNS = np.array([1.0, -1.0, 1.0])  # of mean, low, high as they are kept
 class Forecaster:
     """Online forecast of the arrivals of one group: one `update` per step, `forecast` whenever it is wanted.
 
-    Looks at nothing but the counts it is given: no clock, no calendar, no file. Memory is bounded (see README), the work per step
-    is constant. Not thread-safe.
+    Looks at nothing but the counts it is given: no clock, no calendar, no file. Memory is bounded (see
+    README), the work per step is constant. Not thread-safe.
     """
 
-    STATE: ClassVar = ("t", "since")
+    STATE: ClassVar[tuple[str, ...]] = ("t", "since")
 
     def __init__(self, step_seconds: float = 60.0) -> None:
         if not (math.isfinite(step_seconds) and step_seconds > 0):
-            raise ValueError(f"step_seconds = {step_seconds!r} is no length of time; give the seconds between two counts.")
+            raise ValueError(
+                f"step_seconds = {step_seconds!r} is no length of time; give the seconds between two counts."
+            )
         self.step_seconds = float(step_seconds)
         self.t = 0
         self.since = 0  # first step of the present run without gaps
@@ -54,7 +57,9 @@ class Forecaster:
         """Take the count of one step (ValueError unless finite; negative ones count as zero)."""
         z = max(float(count), 0.0) ** 0.5
         if not z < math.inf:
-            raise ValueError(f"count = {count!r} is no number of arrivals; the step before it is still the last one.")
+            raise ValueError(
+                f"count = {count!r} is no number of arrivals; it was not taken, pass a finite one."
+            )
         t = self.t
         if t - self.since >= HORIZON:
             self._learn(z, t)
@@ -74,9 +79,9 @@ class Forecaster:
     def _learn(self, z: float, t: int) -> None:
         due = self.pending.due(t)
         error = z - due.mixture
-        # The two dearest updates take turns: half the samples teach covariance and weights as well. Golden-ratio turns, because
-        # even and odd steps would each see the same hours of every day.
-        turn = t * GOLDEN % 1.0 < 0.5  # noqa: PLR2004
+        # The two dearest updates take turns: half the samples teach covariance and weights as well.
+        # Golden-ratio turns, because even and odd steps would each see the same hours of every day.
+        turn = t * GOLDEN % 1.0 < 0.5
         self.regression.learn(
             due.features, z, due.mixture, self.bands.error, self.features.scale, covariance=turn
         )
@@ -85,10 +90,10 @@ class Forecaster:
         self.bands.learn(z, np.abs(error, out=error), due.bounds)
 
     def forecast(self, h_steps: int) -> tuple[Floats, Floats, Floats]:
-        """Mean (the median), lower and upper end of the central 90 % band of each of the next `h_steps` steps, in counts.
+        """Mean (aimed at the median), lower and upper end of the central 90 % band, for `h_steps` steps.
 
-        Beyond HORIZON steps the last one is carried on along the profile of the day or week, with a band that widens as a random
-        walk's does.
+        Beyond HORIZON steps the last one is carried on along the profile of the day or week, with a band
+        that widens as a random walk's does.
         """
         ends = self._last.ends[: max(h_steps, 0)] if h_steps <= HORIZON else self._extended(h_steps)
         counts = np.maximum(ends * SIGNS, 0.0)
@@ -105,7 +110,7 @@ class Forecaster:
         return np.concatenate([known, np.stack([mean, low, high], axis=1)])
 
     def skip(self, steps: int) -> None:
-        """Let `steps` steps pass of which nothing is known, e.g. while the planner did not run: day and week keep their phase."""
+        """Let steps pass unseen, as while the planner did not run: day and week keep their phase."""
         if steps <= 0:
             return
         self.features.skip(steps)
@@ -138,7 +143,7 @@ class Forecaster:
 
     @classmethod
     def load(cls, path: str | PathLike[str], step_seconds: float = 60.0) -> Forecaster:
-        """What `save` wrote, or a fresh forecaster: a file that cannot be used is renamed `*.damaged` with a warning."""
+        """What `save` wrote; a fresh one without a file, or when it is damaged (logged, renamed)."""
         loaded = cls(step_seconds)
         if state.restore(Path(path), loaded.step_seconds, loaded._parts()):
             loaded._last = loaded.pending.write(loaded.t - 1)

@@ -1,7 +1,8 @@
 """What came a day and a week ago, in bounded memory.
 
-Steps shorter than a minute are kept as means of bins of about a minute, so a week never takes more than 10,080 rows. The rows live in
-a buffer twice as long as needed and are moved to its front when it is full: every look back is one contiguous slice.
+Steps shorter than a minute are kept as means of bins of about a minute, so a week never takes more than
+10,080 rows. The rows live in a buffer twice as long as needed and are moved to its front when it is full:
+every look back is one contiguous slice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SMOOTHING_PER_DAY = 144  # the day is smoothed over one of so many parts, either
 class History:
     """Seasonal memory on the scale it is fed: columns daily profile, plain, smoothed, weekly profile."""
 
-    STATE: ClassVar = ("rows", "end", "bins", "in_bin", "bin_sum", "reach_sum")
+    STATE: ClassVar[tuple[str, ...]] = ("rows", "end", "bins", "in_bin", "bin_sum", "reach_sum")
 
     def __init__(self, step_seconds: float) -> None:
         week_steps = 7 * DAY_S / step_seconds
@@ -90,22 +91,25 @@ class History:
         if self.steps_per_bin == 1 and period > HORIZON + self.reach:
             start = self.end - period
             return self.rows[start : start + HORIZON, first:last]
-        ahead = (self.in_bin + self._ahead - 1) // self.steps_per_bin  # bins after the last complete one, less one
+        ahead = (self.in_bin + self._ahead - 1) // self.steps_per_bin  # bins after the next one
         back = period * -(-(ahead + 1 + self.reach) // period)  # whole periods, enough to end in the past
         return self.rows[self.end + ahead - back, first:last]
 
     def profile(self, steps: NDArray[np.int64]) -> Floats | None:
-        """Weekly, else daily profile 0, 1, 2 ... steps after the last one, any number of periods on; None before a day is full."""
+        """Weekly, else daily profile so many steps after the last one; None before a day is full."""
         period, column = (self.week, WEEKLY) if self.has_week else (self.day, DAILY)
         if not self.has_day:
             return None
         ahead = (self.in_bin + steps - 1) // self.steps_per_bin
-        return self.rows[self.end + ahead - period * ((ahead + self.reach) // period + 1), column]
+        back = period * ((ahead + self.reach) // period + 1)
+        found: Floats = self.rows[self.end + ahead - back, column]
+        return found
 
     def skip(self, steps: int) -> None:
         """Let steps pass unseen: the profile stands in for them, so that day and week keep their phase.
 
-        Whole weeks are left out: they change no phase. Before a day is full nothing is remembered that could lose it.
+        Whole weeks are left out: they change no phase. Before a day is full nothing is remembered that
+        could lose it.
         """
         steps %= self.week * self.steps_per_bin
         if not self.has_day:

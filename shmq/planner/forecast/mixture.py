@@ -1,8 +1,8 @@
 """Experts and their loss-weighted mixture, one set of weights per horizon.
 
-Weights are exponential in the discounted regret over its root sum of squares, on the linearised absolute loss of counts
-(exponentiated gradient: Kivinen & Warmuth 1997; second-order rates per expert: Cesa-Bianchi, Mansour & Stoltz 2007,
-as in Bernstein online aggregation, Wintenberger 2017).
+Weights are exponential in the discounted regret over its root sum of squares, on the linearised absolute
+loss of counts (exponentiated gradient: Kivinen & Warmuth 1997; second-order rates per expert: Cesa-Bianchi,
+Mansour & Stoltz 2007, as in Bernstein online aggregation, Wintenberger 2017).
 """
 
 from __future__ import annotations
@@ -29,9 +29,12 @@ LEVEL_STEPS = 500.0
 
 
 class Mixture:
-    """Weights (H, e). Experts: the regression, running means, daily and weekly profile, each plain and moved to the present level."""
+    """Weights (H, e) of the experts: the regression, running means, daily and weekly profile.
 
-    STATE: ClassVar = ("losses", "weights", "level", "seen")
+    A profile speaks twice: as it is, and moved to the present level.
+    """
+
+    STATE: ClassVar[tuple[str, ...]] = ("losses", "weights", "level", "seen")
 
     def __init__(self) -> None:
         self.prior: Floats = np.ones(N_EXPERTS)

@@ -1,7 +1,8 @@
 """Forecasts that wait for the truth: what was known, said and promised for each of the next steps.
 
-Row `t % ROWS` holds what was written at step t, one line per horizon 1..H. When step t has come, the lines due are
-(t - 1, horizon 1), (t - 2, horizon 2) ... (t - H, horizon H): a diagonal, gathered by one `take` with a ready-made index.
+Row `t % ROWS` holds what was written at step t, one line per horizon 1..H. When step t has come, the lines
+due are (t - 1, horizon 1), (t - 2, horizon 2) ... (t - H, horizon H): a diagonal, gathered by one `take`
+with a ready-made index.
 
     line:  features (d) | experts (e) | mixture | minus the lower end of the band, its upper end
 """
@@ -30,9 +31,9 @@ class Lines(NamedTuple):
 
 
 class Pending:
-    """Ring of lines; `write(t)` gives the views to fill at step t, `due(t)` those whose truth is the count of step t."""
+    """Ring of lines: `write(t)` gives those to fill at step t, `due(t)` those whose truth is its count."""
 
-    STATE: ClassVar = ("ring",)
+    STATE: ClassVar[tuple[str, ...]] = ("ring",)
 
     def __init__(self, n_features: int, n_experts: int) -> None:
         self._split = (n_features, n_experts)
@@ -46,7 +47,8 @@ class Pending:
 
     def _views(self, lines: Floats) -> Lines:
         d, e = self._split
-        return Lines(lines[:, :d], lines[:, d : d + e], lines[:, d + e], lines[:, d + e + 1 :].T, lines[:, d + e :])
+        ends = lines[:, d + e :]
+        return Lines(lines[:, :d], lines[:, d : d + e], ends[:, 0], ends[:, 1:].T, ends)
 
     def due(self, t: int) -> Lines:
         """Lines whose truth is the count of step t. Valid until the next call."""

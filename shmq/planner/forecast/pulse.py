@@ -17,12 +17,12 @@ LEVEL_STEPS = 15.0
 class HourPulse:
     """Deviation from the running level by step of the hour; off where an hour is no whole number of steps."""
 
-    STATE: ClassVar = ("pattern", "level", "seen")
+    STATE: ClassVar[tuple[str, ...]] = ("pattern", "level", "seen")
 
     def __init__(self, step_seconds: float) -> None:
         steps = HOUR_S / step_seconds
         self.steps = round(steps) if steps == round(steps) and FEWEST <= steps <= MOST else 0
-        self.pattern: Floats = np.zeros(self.steps + HORIZON)  # its head again behind its end: looks ahead are slices
+        self.pattern: Floats = np.zeros(self.steps + HORIZON)  # its head again at its end: slices
         self.level = 0.0
         self.seen = 0
 

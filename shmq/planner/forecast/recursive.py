@@ -1,8 +1,9 @@
 """One recursive regression per horizon, aimed at the median.
 
-Recursive least squares with forgetting (Ljung & Söderström, Theory and Practice of Recursive Identification, 1983), each step
-weighted by 1 / |error| (iteratively reweighted least squares: Schlossmacher, JASA 1973), which makes it a least-absolute-deviations
-fit, and by the level, because an error of a square root weighs twice that root once squared. All horizons are one batch of arrays.
+Recursive least squares with forgetting (Ljung & Söderström, Theory and Practice of Recursive
+Identification, 1983), each step weighted by 1 / |error| (iteratively reweighted least squares:
+Schlossmacher, JASA 1973), which makes it a least-absolute-deviations fit, and by the level, because an
+error of a square root weighs twice that root once squared. All horizons are one batch of arrays.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ CHECK_STEPS = 64
 class RecursiveMedian:
     """Coefficients (H, d) and their covariances (H, d, d)."""
 
-    STATE: ClassVar = ("coefficients", "covariance", "growth", "_since")
+    STATE: ClassVar[tuple[str, ...]] = ("coefficients", "covariance", "growth", "_since")
 
     def __init__(self) -> None:
         d = N_FEATURES
@@ -39,8 +40,14 @@ class RecursiveMedian:
         self._spread = np.zeros((HORIZON, 1, 1))
         self._since = 0
 
-    def learn(self, x: Floats, z: float, said: Floats, error: Floats, scale: float, *, covariance: bool) -> None:
-        """Take the truth z of the lines x (H, d), for which `said` (H,) was forecast; `error`: mean absolute error per horizon."""
+    def learn(
+        self, x: Floats, z: float, said: Floats, error: Floats, scale: float, *, covariance: bool
+    ) -> None:
+        """Take the truth z of the lines x (H, d), for which `said` (H,) was forecast.
+
+        `error`: mean absolute error per horizon; `scale`: of the counts; `covariance`: learn that too (the
+        dear part).
+        """
         e = z - np.einsum("hd,hd->h", x, self.coefficients)
         gain = np.matmul(self.covariance, x[:, :, None], out=self._gain)
         noise = np.maximum(np.abs(e), SOFTNESS * error)

@@ -1,7 +1,8 @@
 """Learned patterns on disk: one file per forecaster, versioned, checked, replaced whole.
 
-An `.npz` archive (its CRCs find torn and flipped bytes) with `version`, `step_seconds` and the arrays that the parts name in `STATE`.
-A file that cannot be used is renamed to `NAME.damaged` and reported; learning starts afresh. It never stops the planner.
+An `.npz` archive (its CRCs find torn and flipped bytes) with `version`, `step_seconds` and the arrays that
+the parts name in `STATE`. A file that cannot be used is renamed to `NAME.damaged` and reported; learning
+starts afresh. It never stops the planner.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 VERSION = 1
 MOST_BYTES = 8 << 20  # a larger file is not ours; reading it could take all memory
 
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+
 log = logging.getLogger("shmq.planner")
 
 
 class Part(Protocol):
     """Something with state: `STATE` names its arrays and numbers."""
 
-    STATE: tuple[str, ...]
+    STATE: ClassVar[tuple[str, ...]]
 
 
 class Unusable(ValueError):
@@ -51,12 +54,12 @@ def save(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> None:
 
 
 def restore(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> bool:
-    """Read what `save` wrote into the parts. False, with nothing changed, when there is no file or it had to be set aside."""
+    """Read what `save` wrote into the parts; False, and nothing changed, without a file that can be used."""
     try:
         values = _read(path, step_seconds, parts)
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    except UNREADABLE as error:
         aside = path.with_name(path.name + ".damaged")
         try:
             path.replace(aside)
@@ -64,9 +67,9 @@ def restore(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> bool:
         except OSError as stuck:
             where = f"left where it is ({stuck})"
         log.warning(
-            "learned patterns %s cannot be used: %s; %s. Forecasts start without a past; delete the file or put back a copy.",
+            "learned patterns %s cannot be used: %s; %s. Learning starts afresh, unless you put back a copy.",
             path,
-            error or type(error).__name__,
+            str(error) or type(error).__name__,
             where,
         )
         return False

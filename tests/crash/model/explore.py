@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.crash.model.automaton import END
-from tests.crash.model.machine import DIE, LOCK, OP_NAMES, STEP, TIMEOUT, Choice, Machine, State
+from tests.crash.model.machine import DIE, FIND, LOCK, OP_NAMES, STEP, TIMEOUT, Choice, Machine, State
 from tests.crash.model.monitor import NOTES, Violation
 from tests.crash.model.world import (
     ALIVE,
@@ -51,12 +51,12 @@ def exhaust(machine: Machine, budgets: Start, *, most_states: int = 10**9, preem
     """
     outcome, search = Outcome(), _Search(machine, preemptions)
     try:
-        stack = [search.successors(machine.initial(budgets), -1, 0, outcome)]
+        stack: list[Iterator[Step]] = [((state, -1, 0) for state in machine.initial(budgets))]
         while stack:
             step = next(stack[-1], None)
             if step is None:
                 stack.pop()
-                del search.path[len(stack) :]
+                del search.path[max(len(stack) - 1, 0) :]
                 continue
             outcome.moves += 1
             if search.is_new(*step):
@@ -142,7 +142,7 @@ def walk(machine: Machine, budgets: Start, seed: int, *, death_share: float = 0.
     dice, outcome = random.Random(seed), Outcome()
     path: list[tuple[State, Choice | None]] = []
     try:
-        state: State | None = machine.initial(budgets)
+        state: State | None = dice.choice(machine.initial(budgets))
         while state is not None:
             choices = machine.choices(state)
             path.append((state, None))
@@ -202,4 +202,5 @@ def _verb(machine: Machine, state: State, choice: Choice | None) -> str:
     op = machine.automata[a].ops[state[0][a]]
     if OP_NAMES[op[0]] == "note":
         return NOTES[op[1]]
-    return OP_NAMES[op[0]] + (f" {machine.world.names[op[1]]}" if len(op) > 1 else "")
+    cells = op[2:3] if op[0] == FIND else op[1:2]
+    return " ".join([OP_NAMES[op[0]], *(machine.world.names[cell] for cell in cells)])

@@ -1,13 +1,15 @@
-"""Simulated memory: store buffers, record locks, doorbells, death.
+"""Simulated memory: store buffers, old values, record locks, doorbells, death.
 
-    strong  each actor's stores reach memory later, in their order (x86, "TSO")
-    weak    stores to different cells overtake each other unless a fence, or the sync points that
-            only such machines need, stands between (the store side of ARM; loads stay in order)
+    x86   an actor's stores reach memory later, in their order ("TSO"); a fence waits for them
+    pso   stores to different cells overtake each other, unless a fence or one of the sync points
+          that only such machines need stands between
+    arm   the same, and a load may answer what a cell held at any time since the actor's last fence,
+          lock or wake-up, as long as it never goes back in time for that cell
 
-A load sees the actor's own buffered stores first. A fence, or ringing a bell, waits until the
-buffer is empty. Unlocking is a buffered store that nothing overtakes: no more than any release
-promises, so that the fences of the protocol stand on their own. Whoever is killed takes no
-further step, but what it stored still arrives; after that its locks are free, silently.
+A load sees the actor's own buffered stores first. Ringing a bell waits until the buffer is empty.
+Unlocking is a buffered store that nothing overtakes: no more than any release promises, so that the
+fences of the protocol stand on their own. Whoever is killed takes no further step, but what it
+stored still arrives; after that its locks are free, silently.
 
 Two reductions, neither of which hides a reachable failure:
 
@@ -18,24 +20,30 @@ Two reductions, neither of which hides a reachable failure:
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable
 
 from tests.crash.model.automaton import END, Automaton, Op
 from tests.crash.model.monitor import Monitor
-from tests.crash.model.world import ALIVE, DEAD, FROZEN, REAPED, STOPPED, World
+from tests.crash.model.world import ALIVE, DEAD, FROZEN, REAPED, ROW_DEAD, STOPPED, World
 
 (_END, LOAD, STORE, FENCE, SYNC, LOCK, UNLOCK, POST, WAIT, CLEAR, NOTE, UNTIL, SPAWN, REAP, PROOF, FREEZE, THAW,
- KILL, LOOK, FIND) = range(20)  # fmt: skip
+ KILL, LOOK, FIND, EXIT) = range(21)  # fmt: skip
 assert END == (_END,)
 OP_NAMES = ("end load store fence sync lock unlock post wait clear note until spawn reap proof freeze thaw "
-            "kill look find").split()  # fmt: skip
+            "kill look find exit").split()  # fmt: skip
 
+X86, PSO, ARM = "x86", "pso", "arm"
 STEP, DIE, TIMEOUT = -1, -2, -3  # choices of an actor; 0, 1, ... : that buffered store arrives
-_TOKENS = 3  # more tokens in a bell change nothing
 
-T = TypeVar("T")
-Buffer = tuple[tuple[int, int], ...]
-State = tuple[tuple[int, ...], tuple[int, ...], tuple[Buffer, ...]]  # positions, memory, buffers
+_TOKENS = 3  # more tokens in a bell change nothing
+_LOOKS = frozenset({LOAD, LOOK, FIND})
+_ALWAYS = frozenset({LOAD, LOOK, FIND, CLEAR, PROOF})
+_AFTER_DRAIN = frozenset({POST, SPAWN, THAW, KILL, EXIT})
+_ACQUIRES = frozenset({LOCK, WAIT, PROOF, REAP, UNTIL})
+
+Cells = tuple[tuple[int, int], ...]  # (cell, value), oldest first
+State = tuple[tuple[int, ...], tuple[int, ...], tuple[Cells, ...], tuple[Cells, ...]]
+"""Positions of the actors, memory, stores under way, and old values that each may still see."""
 Choice = tuple[int, int]  # actor, what
 
 
@@ -87,9 +95,9 @@ def look_at(*pairs: int) -> Op:
     return (LOOK, *pairs)
 
 
-def find(*cells: int) -> Op:
-    """Index, from 1, of the first cell that is not 0; else 0. One `find`, taken as one step."""
-    return (FIND, *cells)
+def find(value: int, *cells: int) -> Op:
+    """Index, from 1, of the first cell that holds the value; else 0. One `find`, taken as one step."""
+    return (FIND, value, *cells)
 
 
 def until(cell: int, least: int) -> Op:
@@ -97,18 +105,37 @@ def until(cell: int, least: int) -> Op:
     return (UNTIL, cell, least)
 
 
+class _Draft:
+    """A state being changed."""
+
+    __slots__ = ("buffers", "memory", "old", "positions")
+
+    def __init__(self, state: State) -> None:
+        self.positions, self.memory, self.buffers, self.old = map(list, state)
+
+    def state(self) -> State:
+        return (tuple(self.positions), tuple(self.memory), tuple(self.buffers), tuple(self.old))
+
+    def seen(self, a: int, cell: int) -> int:
+        for at, value in reversed(self.buffers[a]):
+            if at == cell:
+                return value
+        return self.memory[cell]
+
+
 class Machine:
     """One world with its actors. States are tuples; the machine itself never changes."""
 
     def __init__(
-        self, world: World, automata: list[Automaton], *, weak: bool = False, born: tuple[int, ...],
+        self, world: World, automata: list[Automaton], *, kind: str = X86, born: tuple[int, ...],
         children: tuple[int, ...] = (), crashes: dict[int, str] | None = None, reduce: bool = True,
     ) -> None:  # fmt: skip
         """`crashes` names the budget an actor's death is paid from; `children` are who REAP waits for."""
         self.world = world
         self.automata = automata
         self.monitor = Monitor(world)
-        self.weak = weak
+        self.is_weak = kind != X86
+        self.shows_old = kind == ARM
         self.reduce = reduce
         self.born = born
         self.children = children
@@ -117,22 +144,28 @@ class Machine:
         self._status = world.status
         self._locks = frozenset(world.locks)
 
-    def initial(self, budgets: dict[str, int]) -> State:
-        """Everybody at the first step that somebody can notice."""
-        memory = list(self.world.initial)
+    def initial(self, budgets: dict[str, int]) -> list[State]:
+        """Everybody at the first step that somebody can notice; behind it those where one died before."""
+        memory, nothing = list(self.world.initial), ((),) * len(self.automata)
         for name, count in budgets.items():
             memory[self.world.budget[name]] = count
         for a in self.born:
             memory[self._status[a]] = ALIVE
             self.monitor.born(memory, a)
-        state: State = ((0,) * len(self.automata), tuple(memory), ((),) * len(self.automata))
+        states: list[State] = [((0,) * len(self.automata), tuple(memory), nothing, nothing)]
         for a in self.born:
-            state = self._settle(state, a, [], list(state[1]))  # nobody dies before its first step
-        return state
+            begun: list[State] = []
+            died: list[State] = []
+            for state in states:
+                draft = _Draft(state)
+                self._settle(draft, a, died)
+                begun.append(draft.state())
+            states = begun + died
+        return states
 
     def choices(self, state: State) -> list[Choice]:
         """Who can do what now."""
-        positions, memory, buffers = state
+        positions, memory, buffers, _ = state
         found: list[Choice] = []
         for a, cell in enumerate(self._status):
             status = memory[cell]
@@ -149,121 +182,153 @@ class Machine:
         return found
 
     def take(self, state: State, choice: Choice) -> list[State]:
-        """The state after the choice, first; behind it those in which the actor died on the way."""
+        """What the choice leads to; behind that, the states in which the actor died on the way."""
         a, what = choice
-        memory = list(state[1])
+        ends: list[State] = []
         died: list[State] = []
         if what == STEP:
-            after, answer = self._step(state, a, memory)
-            after = self._answer(after, a, answer, memory)
-            if self._ops[a][state[0][a]][0] not in (LOAD, LOOK, FIND):
-                self._maybe_dead(after, a, memory, died)
-            return [self._settle(after, a, died, memory), *died]
+            op = self._ops[a][state[0][a]]
+            for draft, answer in self._step(state, a, op):
+                draft.positions[a] = self.automata[a].after(draft.positions[a], answer)
+                if op[0] not in _LOOKS:
+                    self._maybe_dead(draft, a, died)
+                self._settle(draft, a, died)
+                ends.append(draft.state())
+            return ends + died
+        draft = _Draft(state)
         if what == TIMEOUT:
-            memory[self.world.budget["timeout"]] -= 1
-            return [self._settle(self._answer(state, a, 0, memory), a, died, memory), *died]
-        if what == DIE:
-            self._die(a, memory)
-            return [(state[0], tuple(memory), state[2])]
-        buffer = state[2][a]
-        self._arrive(a, buffer[what], memory)
-        left = _put(state[2], a, buffer[:what] + buffer[what + 1 :])
-        if memory[self._status[a]] == STOPPED:
-            left = self._run_out(a, memory, left)
-        return [self._settle((state[0], state[1], left), a, died, memory), *died]
+            draft.memory[self.world.budget["timeout"]] -= 1
+            draft.positions[a] = self.automata[a].after(draft.positions[a], 0)
+        elif what == DIE:
+            self._die(draft, a)
+        else:
+            buffer = draft.buffers[a]
+            draft.buffers[a] = buffer[:what] + buffer[what + 1 :]
+            self._arrive(draft, a, buffer[what])
+            if draft.memory[self._status[a]] == STOPPED:
+                self._run_out(draft, a)
+        self._settle(draft, a, died)
+        return [draft.state(), *died]
 
     def tick(self, state: State) -> State:
         """Time passes: every sleep that is under way ends without a token."""
-        memory = list(state[1])
-        memory[self.world.ticks] += 1
-        state = (state[0], tuple(memory), state[2])
-        for a in range(len(self.automata)):
-            if state[1][self._status[a]] == ALIVE and self._ops[a][state[0][a]][0] == WAIT:
-                memory = list(state[1])
-                state = self._settle(self._answer(state, a, 0, memory), a, [], memory)
-        return state
+        draft = _Draft(state)
+        draft.memory[self.world.ticks] += 1
+        for a, cell in enumerate(self._status):
+            if draft.memory[cell] == ALIVE and self._ops[a][draft.positions[a]][0] == WAIT:
+                draft.positions[a] = self.automata[a].after(draft.positions[a], 0)
+                self._settle(draft, a, [])
+        return draft.state()
 
-    def is_at_end(self, state: State, a: int) -> bool:
-        """Has the actor done all it was to do, or died?"""
-        return state[1][self._status[a]] != ALIVE or self._ops[a][state[0][a]] == END
+    # ------------------------------------------------------------------ steps
 
     def _is_enabled(self, op: Op, a: int, state: State) -> bool:
-        kind = op[0]
-        _, memory, buffers = state
-        buffer = buffers[a]
-        if kind in (LOAD, LOOK, FIND, CLEAR, PROOF):
+        kind, memory, buffer = op[0], state[1], state[2][a]
+        if kind in _ALWAYS:
             return True
         if kind == LOCK:
-            return not memory[op[1]] and all(cell != op[1] for cell, _ in buffer)
+            # on x86 taking a lock is an atomic instruction, which drains the buffer
+            return not memory[op[1]] and (all(cell != op[1] for cell, _ in buffer) if self.is_weak else not buffer)
         if kind == WAIT:
             return memory[op[1]] > 0
-        if kind == FREEZE:  # a stopped processor has drained its buffer
-            return not buffers[op[1]]
-        if kind in (POST, SPAWN, THAW, KILL):
+        if kind in _AFTER_DRAIN:
             return not buffer
+        if kind == FREEZE:  # a stopped processor has drained its buffer
+            return not state[2][op[1]]
         if kind == UNTIL:
             return memory[op[1]] >= op[2]
         if kind == REAP:
             return any(memory[self._status[c]] == DEAD for c in self.children)
         return False
 
-    def _step(self, state: State, a: int, memory: list[int]) -> tuple[State, int]:
-        """Do what the actor wants; its position is moved by the caller."""
-        op = self._ops[a][state[0][a]]
-        kind, answer = op[0], 0
-        if kind == LOAD:
-            self.monitor.reads(memory, a, op[1])
-            answer = _seen(op[1], memory, state[2][a])
-        elif kind == LOCK:
+    def _step(self, state: State, a: int, op: Op) -> Iterable[tuple[_Draft, int]]:
+        """Do what the actor wants; each answer it may get, with the state after it."""
+        draft = _Draft(state)
+        if op[0] == LOAD:
+            self.monitor.reads(draft.memory, a, op[1])
+            return self._loads(state, a, op[1])
+        if op[0] in _ACQUIRES:
+            draft.old[a] = ()
+        return [(draft, self._do(draft, a, op))]
+
+    def _loads(self, state: State, a: int, cell: int) -> Iterable[tuple[_Draft, int]]:
+        old = state[3][a]
+        for i, (at, value) in enumerate(old):
+            if at == cell:  # from now on nothing older than this
+                draft = _Draft(state)
+                draft.old[a] = (*(entry for entry in old[:i] if entry[0] != cell), *old[i:])
+                yield draft, value
+        draft = _Draft(state)
+        draft.old[a] = tuple(entry for entry in old if entry[0] != cell)
+        yield draft, draft.seen(a, cell)
+
+    def _do(self, draft: _Draft, a: int, op: Op) -> int:
+        kind, memory = op[0], draft.memory
+        if kind == LOOK:
+            values = [draft.seen(a, cell) for cell in op[1:]]
+            return int(values[::2] != values[1::2])
+        if kind == FIND:
+            return next((i for i, cell in enumerate(op[2:], 1) if draft.seen(a, cell) == op[1]), 0)
+        if kind == LOCK:
             memory[op[1]] = a + 1
-        elif kind == LOOK:
-            values = [_seen(cell, memory, state[2][a]) for cell in op[1:]]
-            answer = int(values[::2] != values[1::2])
-        elif kind == FIND:
-            answer = next((i for i, c in enumerate(op[1:], 1) if _seen(c, memory, state[2][a])), 0)
         elif kind == WAIT:
             memory[op[1]] -= 1
-            answer = 1
+            return 1
         elif kind == CLEAR:
             memory[op[1]] = 0
         elif kind == POST:
             memory[op[1]] = min(memory[op[1]] + 1, _TOKENS)
-        elif kind == REAP:
-            answer = next(c for c in self.children if memory[self._status[c]] == DEAD)
-            memory[self._status[answer]] = REAPED
+        elif kind == EXIT:
+            self._die(draft, a)
+        else:
+            return self._do_to_another(draft, a, op)
+        return 0
+
+    def _do_to_another(self, draft: _Draft, a: int, op: Op) -> int:
+        kind, memory = op[0], draft.memory
+        if kind == REAP:
+            child = next(c for c in self.children if memory[self._status[c]] == DEAD)
+            memory[self._status[child]] = REAPED
+            self._mark_dead(memory, child)
+            return child
+        if kind == SPAWN:
+            self._spawn(draft, op[1])
         elif kind == PROOF:
-            answer = int(memory[self._status[op[1]]] >= DEAD)
-        elif kind == SPAWN:
-            state = self._spawn(state, op[1], memory)
+            return int(memory[self._status[op[1]]] >= DEAD)
         elif kind in (FREEZE, THAW, KILL):
-            answer = self._signal(kind, a, op, memory)
-        return state, answer
+            return self._signal(memory, a, op)
+        return 0
 
-    def _spawn(self, state: State, child: int, memory: list[int]) -> State:
-        self.monitor.born(memory, child)
-        memory[self._status[child]] = ALIVE
-        state = (_put(state[0], child, 0), tuple(memory), _put(state[2], child, ()))
-        state = self._settle(state, child, [], memory)
-        memory[:] = state[1]
-        return state
+    def _mark_dead(self, memory: list[int], child: int) -> None:
+        """The supervisor's row DEAD and ring of recovery: only recovery looks, so one step will do."""
+        row = self.world.home[child]
+        if row >= 0 and "recovery" in self.world.actors:
+            memory[self.world.row[row]] = ROW_DEAD
+            bell = self.world.bell[self.world.actor("recovery")]
+            memory[bell] = min(memory[bell] + 1, _TOKENS)
 
-    def _signal(self, kind: int, a: int, op: Op, memory: list[int]) -> int:
-        cell = self._status[op[1]]
+    def _spawn(self, draft: _Draft, child: int) -> None:
+        self.monitor.born(draft.memory, child)
+        draft.memory[self._status[child]] = ALIVE
+        draft.positions[child], draft.buffers[child], draft.old[child] = 0, (), ()
+        self._settle(draft, child, [])
+
+    def _signal(self, memory: list[int], a: int, op: Op) -> int:
+        kind, cell = op[0], self._status[op[1]]
         if kind == FREEZE and memory[cell] == ALIVE:
             memory[cell] = FROZEN
         elif kind == THAW and memory[cell] == FROZEN:
             memory[cell] = ALIVE
-        elif kind == KILL and memory[cell] == FROZEN:
-            self.monitor.killed(memory, a, op[1], op[2])
+        elif kind == KILL and ALIVE <= memory[cell] <= FROZEN:
+            if len(op) > 2:
+                self.monitor.killed(memory, a, op[1], op[2])
             memory[cell] = STOPPED
         return int(memory[cell] == FROZEN)
 
-    def _answer(self, state: State, a: int, answer: int, memory: list[int]) -> State:
-        positions = _put(state[0], a, self.automata[a].after(state[0][a], answer))
-        return (positions, tuple(memory), state[2])
+    # ------------------------------------------------------------------ stores
 
-    def _arrivable(self, buffer: Buffer) -> list[int]:
-        if not self.weak:
+    def _arrivable(self, buffer: Cells) -> list[int]:
+        if not self.is_weak:
             return [0]
         found: list[int] = []
         seen: set[int] = set()
@@ -277,76 +342,81 @@ class Machine:
                 found.append(i)
         return found
 
-    def _arrive(self, a: int, entry: tuple[int, int], memory: list[int]) -> None:
-        self.monitor.arrives(memory, a, *entry)
-        memory[entry[0]] = entry[1]
+    def _arrive(self, draft: _Draft, a: int, entry: tuple[int, int]) -> None:
+        cell, value = entry
+        self.monitor.arrives(draft.memory, a, cell, value)
+        if self.shows_old and draft.memory[cell] != value and cell not in self._locks:
+            for b, status in enumerate(self._status):
+                if b != a and draft.memory[status] == ALIVE:
+                    draft.old[b] = (*draft.old[b], (cell, draft.memory[cell]))
+        draft.memory[cell] = value
 
-    def _maybe_dead(self, state: State, a: int, memory: list[int], died: list[State]) -> None:
-        budget = self._budget.get(a)
-        if budget is None or not memory[budget]:
-            return
-        after = list(memory)
-        after[budget] -= 1
-        after[self._status[a]] = STOPPED
-        after[self.world.disturbed] += 1
-        buffers = self._run_out(a, after, state[2])
-        died.append((_put(state[0], a, 0), tuple(after), buffers))
-
-    def _run_out(self, a: int, memory: list[int], buffers: tuple[Buffer, ...]) -> tuple[Buffer, ...]:
-        """Whoever is stopped holds nothing any more: then its death itself is no step of its own."""
-        buffers = self._drain_unnoticed(a, memory, buffers)
-        if not buffers[a] and not any(memory[cell] == a + 1 for cell in self.world.locks):
-            self._die(a, memory)
-        return buffers
-
-    def _die(self, a: int, memory: list[int]) -> None:
-        memory[self._status[a]] = DEAD
-        for cell in self.world.locks:
-            if memory[cell] == a + 1:
-                memory[cell] = 0
-
-    def _drain_unnoticed(self, a: int, memory: list[int], buffers: tuple[Buffer, ...]) -> tuple[Buffer, ...]:
+    def _drain_unnoticed(self, draft: _Draft, a: int) -> None:
         """Let arrive at once what only its owner may look at. In order only: weak stores may part."""
-        buffer = buffers[a]
-        if self.weak or not self.reduce:
-            return buffers
-        count = 0
-        while count < len(buffer) and self.monitor.is_private(memory, a, buffer[count][0]):
-            self._arrive(a, buffer[count], memory)
-            count += 1
-        return _put(buffers, a, buffer[count:]) if count else buffers
+        if self.is_weak or not self.reduce:
+            return
+        while draft.buffers[a] and self.monitor.is_private(draft.memory, a, draft.buffers[a][0][0]):
+            entry, *left = draft.buffers[a]
+            draft.buffers[a] = tuple(left)
+            self._arrive(draft, a, entry)
 
-    def _settle(self, state: State, a: int, died: list[State], memory: list[int]) -> State:
+    # ------------------------------------------------------------------ death
+
+    def _maybe_dead(self, draft: _Draft, a: int, died: list[State]) -> None:
+        budget = self._budget.get(a)
+        if budget is None or not draft.memory[budget]:
+            return
+        dead = _Draft((tuple(draft.positions), tuple(draft.memory), tuple(draft.buffers), tuple(draft.old)))
+        dead.memory[budget] -= 1
+        dead.memory[self._status[a]] = STOPPED
+        dead.memory[self.world.disturbed] += 1
+        dead.positions[a], dead.old[a] = 0, ()
+        self._run_out(dead, a)
+        died.append(dead.state())
+
+    def _run_out(self, draft: _Draft, a: int) -> None:
+        """Whoever is stopped and holds nothing any more is dead: that is no step of its own."""
+        self._drain_unnoticed(draft, a)
+        if not draft.buffers[a] and not any(draft.memory[cell] == a + 1 for cell in self.world.locks):
+            self._die(draft, a)
+
+    def _die(self, draft: _Draft, a: int) -> None:
+        draft.memory[self._status[a]] = DEAD
+        for cell in self.world.locks:
+            if draft.memory[cell] == a + 1:
+                draft.memory[cell] = 0
+
+    # ------------------------------------------------------------------ what nobody notices
+
+    def _settle(self, draft: _Draft, a: int, died: list[State]) -> None:
         """Take the actor's next steps as long as nobody can notice them."""
-        positions, _, buffers = state
         ops, after = self._ops[a], self.automata[a].after
-        at = positions[a]
-        while memory[self._status[a]] == ALIVE:
-            buffers = self._drain_unnoticed(a, memory, buffers)
-            op = ops[at]
+        while draft.memory[self._status[a]] == ALIVE:
+            if draft.buffers[a]:
+                self._drain_unnoticed(draft, a)
+            op = ops[draft.positions[a]]
             kind, answer = op[0], 0
-            if kind == STORE:
-                buffers = _put(buffers, a, (*buffers[a], (op[1], op[2])))
-            elif kind == UNLOCK:
-                buffers = _put(buffers, a, (*buffers[a], (op[1], 0)))
-            elif kind == NOTE:
-                self.monitor.noted(memory, a, op)
-            elif kind == LOAD and self.reduce and self.monitor.is_own(memory, a, op[1]):
-                answer = _seen(op[1], memory, buffers[a])
-            elif not ((kind in (FENCE, SYNC) and not buffers[a]) or (kind == SYNC and not self.weak)):
-                break
-            at = after(at, answer)
             if kind in (STORE, UNLOCK):
-                self._maybe_dead((positions, (), buffers), a, memory, died)
-        return (_put(positions, a, at), tuple(memory), buffers)
+                draft.buffers[a] = (*draft.buffers[a], (op[1], op[2] if kind == STORE else 0))
+                if draft.old[a]:
+                    draft.old[a] = tuple(entry for entry in draft.old[a] if entry[0] != op[1])
+            elif kind == NOTE:
+                self.monitor.noted(draft.memory, a, op)
+            elif kind == LOAD:
+                if not self._is_unnoticed_load(draft, a, op[1]):
+                    break
+                answer = draft.seen(a, op[1])
+            elif kind == SYNC and not self.is_weak:
+                pass
+            elif kind in (FENCE, SYNC) and not draft.buffers[a]:
+                draft.old[a] = ()
+            else:
+                break
+            draft.positions[a] = after(draft.positions[a], answer)
+            if kind in (STORE, UNLOCK):
+                self._maybe_dead(draft, a, died)
 
-
-def _seen(cell: int, memory: list[int], buffer: Buffer) -> int:
-    for at, value in reversed(buffer):
-        if at == cell:
-            return value
-    return memory[cell]
-
-
-def _put(items: tuple[T, ...], at: int, value: T) -> tuple[T, ...]:
-    return (*items[:at], value, *items[at + 1 :])
+    def _is_unnoticed_load(self, draft: _Draft, a: int, cell: int) -> bool:
+        if not self.reduce or any(at == cell for at, _ in draft.old[a]):
+            return False
+        return self.monitor.is_own(draft.memory, a, cell)

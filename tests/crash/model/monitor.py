@@ -40,8 +40,8 @@ from tests.crash.model.world import (
     state_of,
 )
 
-ISSUE, ACCEPT, START, GOT, CERTAIN, SETTLED, VIEW, TENANT = range(8)
-NOTES = ("issue", "accept", "start", "got", "certain", "settled", "view", "tenant")
+ISSUE, ACCEPT, START, GOT, CERTAIN, SETTLED, VIEW, TENANT, ASK, OWES, AT_HOME = range(11)
+NOTES = ("issue", "accept", "start", "got", "certain", "settled", "view", "tenant", "ask", "owes", "at home")
 
 RESULT_OF = 7  # a job's right result is its number plus this
 
@@ -93,7 +93,7 @@ class Monitor:
             if self._holds_lane(memory, a, index[1]):
                 return True
             return memory[w.group_lock[index[0]]] == a + 1 and self._is_live(memory, index)
-        if kind in ("sleeping", "nap", "scheduled", "bell_of"):
+        if kind in ("sleeping", "nap", "bell_of") or (kind == "scheduled" and index[0] < len(w.in_row)):
             return memory[w.in_row[index[0]]] == a + 1
         if kind in ("waiting", "cancel"):
             row = index[0] if kind == "waiting" else index[0] // w.shape.slots
@@ -110,10 +110,6 @@ class Monitor:
         w = self.world
         head, tail = memory[w.head[index[0], index[1]]], memory[w.tail[index[0], index[1]]]
         return (index[2] - head) % w.room(index[1]) < tail - head
-
-    def _value(self, memory: list[int], slot: int) -> int:
-        value = memory[self.world.word[slot]]
-        return value | memory[self.world.high[slot]] << 20 if self._is_split else value
 
     def _may_write_word(self, memory: list[int], a: int, slot: int) -> bool:
         w = self.world
@@ -170,7 +166,7 @@ class Monitor:
         elif was == RUNNING and now == FAILED:
             memory[w.fate[job]] = ENDED_DEAD
         elif now == CANCELLED or (was == LEASED and now == FREE):
-            if memory[w.cancel[slot]] != generation_of(self._value(memory, slot)):
+            if not memory[w.asked[job]]:
                 self._fail(a, f"cancelled job {job}, which nobody asked for")
             memory[w.fate[job]] = ENDED_CANCELLED
         elif was == RUNNING and now == SCHEDULED:
@@ -219,6 +215,8 @@ class Monitor:
     def _row(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
         w, row = self.world, index[0]
         old, holder = memory[w.row[row]], memory[w.in_row[row]]
+        if value == ROW_DEAD:
+            memory[w.disturbed] += 1
         if value == ROW_FREE:
             if memory[w.recovery_lock] != a + 1 or old != ROW_DEAD:
                 self._fail(a, f"freed row {row}, which is not its to free")
@@ -249,7 +247,13 @@ class Monitor:
             fate = memory[w.fate[op[2]]]
             if 0 < fate < ENDED and memory[w.status[fate - 1]] < STOPPED:
                 self._fail(a, f"was told that job {op[2]} will not run while it runs")
-            memory[w.certain[op[2]]] = 1
+            memory[w.asked[op[2]]] = 2
+        elif kind == ASK:
+            memory[w.asked[op[2]]] = 1
+        elif kind == AT_HOME:
+            memory[w.in_row[op[2]]] = a + 1
+        elif kind == OWES:
+            memory[w.disturbed] += op[2]
         elif kind == TENANT:
             memory[w.tenant[op[2]]] = a + 1
         elif kind == SETTLED:
@@ -266,14 +270,14 @@ class Monitor:
             self._fail(a, f"started job {job} after its end")
         if fate and memory[w.status[fate - 1]] < STOPPED:
             self._fail(a, f"started job {job} while {w.actors[fate - 1]} runs it")
-        if memory[w.certain[job]]:
+        if memory[w.asked[job]] == 2:
             self._fail(a, f"started job {job}, whose cancellation was certain")
         memory[w.fate[job]] = a + 1
 
     def born(self, memory: list[int], child: int) -> None:
         """An actor starts. Its row, if it is a worker, is now its own."""
         row = self.world.home[child]
-        if row >= 0:
+        if row >= 0 and not self.world.shape.epochs:
             memory[self.world.in_row[row]] = child + 1
 
     def killed(self, memory: list[int], a: int, child: int, slot: int) -> None:
@@ -293,6 +297,19 @@ class Monitor:
             if accepted and memory[w.fate[job]] < ENDED:
                 return f"job {job} was accepted and has not ended"
         for slot, cell in enumerate(w.word):
-            if QUEUED <= state_of(memory[cell]) <= SCHEDULED:
-                return f"slot {slot} is stuck in {STATES[state_of(memory[cell])]}"
+            state = state_of(memory[cell])
+            if QUEUED <= state <= SCHEDULED and not (state == QUEUED and self._is_half_done(memory, slot)):
+                return f"slot {slot} is stuck in {STATES[state]}"
         return ""
+
+    def _is_half_done(self, memory: tuple[int, ...], slot: int) -> bool:
+        """Did the producer die between word and tail, and nobody has taken its row yet? Then the job may wait."""
+        w = self.world
+        tenant = memory[w.tenant[slot // w.shape.slots]]
+        if memory[w.status[tenant - 1]] < DEAD:
+            return False
+        for at, ring in w.ring.items():
+            places = range(memory[w.head[at]], memory[w.tail[at]])
+            if any(memory[ring[place % w.room(at[1])]] == slot + 1 for place in places):
+                return False
+        return True

@@ -9,10 +9,10 @@ from tests.crash.model.actors import blocks
 from tests.crash.model.actors import producer as producers
 from tests.crash.model.actors import recovery as keepers
 from tests.crash.model.actors import worker as workers
-from tests.crash.model.actors.producer import CANCEL, COLLECT, SUBMIT, Plan
+from tests.crash.model.actors.producer import CANCEL, COLLECT, DELAY, SUBMIT, Plan
 from tests.crash.model.automaton import Automaton, Steps
 from tests.crash.model.explore import Start
-from tests.crash.model.machine import Machine
+from tests.crash.model.machine import X86, Machine
 from tests.crash.model.world import DONE, Shape, World, word
 
 Actor = Callable[[World, int], Steps[None]]
@@ -29,9 +29,9 @@ class Scene:
     deaths: Start
     unborn: tuple[str, ...] = ()
     start: dict[str, int] = field(default_factory=dict)  # cells that do not begin as usual
-    weak: bool = False
+    mortals: tuple[str, ...] = ()  # who may die; () = everybody for whom `deaths` has a budget
 
-    def machine(self, *mutants: str, exact: bool = False, reduce: bool = True, weak: bool | None = None) -> Machine:
+    def machine(self, *mutants: str, exact: bool = False, reduce: bool = True, kind: str = X86) -> Machine:
         shape = replace(self.shape, mutants=frozenset(mutants))
         names = tuple(self.actors)
         world = World(shape, names)
@@ -42,12 +42,12 @@ class Scene:
             for a, f in enumerate(self.actors.values())
         ]
         return Machine(
-            world, automata, weak=self.weak if weak is None else weak, reduce=reduce,
+            world, automata, kind=kind, reduce=reduce,
             born=tuple(a for a, n in enumerate(names) if n not in self.unborn),
             children=tuple(a for a, n in enumerate(names) if n.startswith(("worker", "recovery"))),
             crashes={
                 a: kind for a, n in enumerate(names) for kind in ("worker", "recovery", "producer")
-                if n.startswith(kind) and self.deaths.get(kind)
+                if n.startswith(kind) and self.deaths.get(kind) and (not self.mortals or n in self.mortals)
             },
         )  # fmt: skip
 
@@ -64,9 +64,13 @@ def _worker(row: int) -> Actor:
     return lambda w, a: workers.worker(w, a, row)
 
 
+def _replacement(row: int) -> Actor:
+    return lambda w, a: workers.worker(w, a, row, is_replacement=True)
+
+
 def _replacements(*rows: int) -> dict[str, Actor]:
     """For each row the worker that comes next, and who starts it."""
-    nexts: dict[str, Actor] = {f"worker{r}b": lambda w, a, r=r: workers.worker(w, a, r, is_replacement=True) for r in rows}
+    nexts = {f"worker{r}b": _replacement(r) for r in rows}
     return nexts | {f"replacer{r}": lambda w, a, r=r: keepers.replacer(w, a, r, w.actor(f"worker{r}b")) for r in rows}
 
 
@@ -89,6 +93,10 @@ def _lock_of_row(w: World, a: int) -> Steps[None]:
 SCENES = {scene.name: scene for scene in (
     Scene("basic", "1 producer, 2 workers, 2 jobs; a worker and recovery die",
           Shape(), _crew(*submits(1, 2)) | _keepers(), {"worker": 1, "recovery": 1}),
+    Scene("death", "the same with 1 job; only worker 0 may die",
+          Shape(jobs=1), _crew(*submits(1)) | _keepers(), {"worker": 1}, mortals=("worker0",)),
+    Scene("abandoned", "the producer dies, nobody takes its row",
+          Shape(workers=(0,), jobs=1), _crew(*submits(1), workers=1), {"producer": 1}),
     Scene("handshake", "1 producer waits for the results of 1 worker",
           Shape(workers=(0,), collect=True, waits=True, clears=True, fine=True),
           _crew(*submits(1, 2), (COLLECT, 1, 0), (COLLECT, 2, 0), workers=1), {"timeout": 1}),
@@ -96,8 +104,31 @@ SCENES = {scene.name: scene for scene in (
           Shape(slow=True, clears=True), _crew(*submits(1, 2)), {}),
     Scene("tight", "1 slot, 3 jobs, lanes of capacity 1; a worker dies",
           Shape(slots=1, jobs=3, waits=True), _crew(*submits(1, 2, 3)) | _keepers(), {"worker": 1}),
+    Scene("stale entry", "1 slot, a lane that is full of a stale entry",
+          Shape(workers=(0,), slots=1, jobs=1, waits=True), _crew(*submits(1), workers=1), {},
+          start={"tail[0,0]": 1, "ring[0,0,0]": 1}),
+    Scene("doubled entry", "recovery's lane names a slot that is published again",
+          Shape(slots=1, jobs=1), _crew(*submits(1)), {}, start={"tail[0,1]": 1, "ring[0,1,0]": 1}),
+    Scene("full recovery lane", "a job fails while recovery's lane is full of a stale entry",
+          Shape(workers=(0,), slots=1, jobs=1, recovery_capacity=1, retries=True),
+          _crew(*submits(1), workers=1) | _keepers(), {}, start={"tail[0,1]": 1, "ring[0,1,0]": 1}),
+    Scene("dead letter", "a job that costs a worker becomes a dead letter; its producer waits",
+          Shape(jobs=1, collect=True, waits=True, max_crashes=1),
+          _crew((SUBMIT, 1, 0), (COLLECT, 1, 0)) | _keepers(), {"worker": 1}, mortals=("worker0",)),
+    Scene("delayed", "a delayed job; its producer is killed, the row taken over",
+          Shape(workers=(0,), slots=1, delays=True, waits=True),
+          _crew((DELAY, 1, 0), workers=1) | _keepers() | {"successor": _successor(0, "producer0", *submits(2))},
+          {"producer": 1}),
+    Scene("scale to zero", "the only worker leaves, the supervisor's entry takes its place",
+          Shape(workers=(0, 0), jobs=1, leaves=True),
+          {"producer0": _producer(0, *submits(1)), "scaler": keepers.scaler, "worker1": _worker(1),
+           "worker1b": _replacement(1), "dismisser": lambda w, a: keepers.dismisser(w, a, 1)}, {}, unborn=("worker1b",)),
+    Scene("restart", "a new supervisor, while a worker of the old one is just starting",
+          Shape(workers=(0,), jobs=1, epochs=True, fresh_bells=True),
+          _crew(*submits(1), workers=1) | {"recovery": keepers.recovery, "new supervisor": keepers.new_supervisor}
+          | _replacements(0), {}, unborn=("worker0b",)),
     Scene("groups", "2 groups share a slot; a worker dies and is replaced",
-          Shape(workers=(0, 1), groups=2, slots=1, waits=True),
+          Shape(workers=(0, 1), groups=2, slots=1, waits=True, fresh_bells=True),
           _crew((SUBMIT, 1, 0), (SUBMIT, 2, 1)) | _keepers()
           | _replacements(0, 1), {"worker": 1}, unborn=("worker0b", "worker1b")),
     Scene("takeover", "a producer is killed, its row is taken over",
@@ -119,6 +150,14 @@ SCENES = {scene.name: scene for scene in (
           Shape(workers=(0,), fresh_bells=True, clears=True),
           _crew(*submits(1, 2), workers=1) | _keepers()
           | _replacements(0), {"worker": 1}, unborn=("worker0b",)),
+    Scene("replaced naps", "the same, and each sleeper is rung once per nap",
+          Shape(workers=(0,), fresh_bells=True, naps=True, clears=True),
+          _crew(*submits(1, 2), workers=1) | _keepers()
+          | _replacements(0), {"worker": 1}, unborn=("worker0b",)),
+    Scene("silent", "a live worker makes no sign for long", Shape(jobs=1),
+          _crew(*submits(1)) | _keepers() | {"hasty": lambda w, a: keepers.hasty_supervisor(w, a, 0)}, {}),
+    Scene("two recoveries", "recovery is started twice", Shape(workers=(0,), jobs=1, retries=True),
+          _crew(*submits(1), workers=1) | _keepers() | {"recovery2": keepers.recovery}, {}),
     Scene("naps", "a sleeper is rung once per nap",
           Shape(slow=True, naps=True, clears=True), _crew(*submits(1, 2)), {}),
     Scene("leave", "an idle worker is told to leave",

@@ -83,9 +83,11 @@ class Shape:
     waits: bool = False  # producers may wait: for room or for results
     collect: bool = False  # the producer reads results; else jobs are fire-and-forget
     cancels: bool = False
+    delays: bool = False  # jobs may be submitted for later
     retries: bool = False  # job 0 fails once and is scheduled again
     slow: bool = False  # job 0 ends only after job 1 has
     checked: bool = False  # the worker checks its word before start and ack
+    epochs: bool = False  # the supervisor may be a new one
     leaves: bool = False  # worker 0 may be told to leave
     naps: bool = False  # a sleeper already rung in this nap is not rung again
     fresh_bells: bool = False  # workers come and go, each with a doorbell of its own
@@ -99,8 +101,10 @@ class World:
     def __init__(self, shape: Shape, actors: tuple[str, ...]) -> None:
         self.shape = shape
         self.actors = actors
-        # worker row of each actor: "worker1" and its replacement "worker1b" live in row 1
-        self.home = [int(n.strip("workerb")) if n.startswith("worker") else -1 for n in actors]
+        # row of each actor: "worker1" and its replacement "worker1b" live in row 1
+        self.home = [
+            int(n.strip("workerb")) if n.startswith("worker") else 0 if n == "scaler" else -1 for n in actors
+        ]
         self.names: list[str] = []
         self.initial: list[int] = []
         self.kinds: list[tuple[str, tuple[int, ...]]] = []
@@ -114,7 +118,9 @@ class World:
         holders = [actors.index(n) + 1 if (n := f"producer{p}") in actors else 0 for p in range(shape.producers)]
         self.row_lock = [self._cell("row_lock", p, start=h) for p, h in enumerate(holders)]
         self.recovery_lock = self._cell("recovery_lock")
-        self.locks = (*self.group_lock, *self.row_lock, self.recovery_lock)
+        self.worker_lock = [self._cell("worker_lock", r) for r in rows]
+        self.epoch = self._cell("epoch")
+        self.locks = (*self.worker_lock, *self.group_lock, *self.row_lock, self.recovery_lock)
         self.word = [self._cell("word", s, start=word(FREE, generation=1)) for s in slots]
         self.payload = [self._cell("payload", s) for s in slots]
         self.result = [self._cell("result", s) for s in slots]
@@ -128,8 +134,9 @@ class World:
         self.sleeping = [self._cell("sleeping", r) for r in rows]
         self.nap = [self._cell("nap", r) for r in rows]
         self.row = [self._cell("row", r, start=ROW_LIVE) for r in rows]
-        self.bell_of = [self._cell("bell_of", r, start=self.actor(f"worker{r}")) for r in rows]
-        self.scheduled = [self._cell("scheduled", r) for r in rows]
+        self.bell_of = [self._cell("bell_of", r, start=self.sleeper(r)) for r in rows]
+        # rows of workers, then of producers
+        self.scheduled = [self._cell("scheduled", r) for r in range(len(rows) + shape.producers)]
         self.leave = [self._cell("leave", r) for r in rows]
         self.waiting = [self._cell("waiting", p) for p in range(shape.producers)]
         self.bell = [self._cell("bell", a) for a in range(len(actors))]
@@ -141,7 +148,8 @@ class World:
         self.issued = [self._cell("issued", s) for s in slots]
         self.fate = [self._cell("fate", j) for j in range(shape.jobs + 1)]
         self.accepted = [self._cell("accepted", j) for j in range(shape.jobs + 1)]
-        self.certain = [self._cell("certain", j) for j in range(shape.jobs + 1)]
+        # cancellation: 1 asked for, 2 called certain
+        self.asked = [self._cell("asked", j) for j in range(shape.jobs + 1)]
         self.rung = [
             [self._cell("rung", a, r) for r in rows] if shape.naps else [] for a in range(len(actors))
         ]
@@ -157,6 +165,11 @@ class World:
 
     def actor(self, name: str) -> int:
         return self.actors.index(name)
+
+    def sleeper(self, row: int) -> int:
+        """Whose doorbell a sleeping byte stands for; without a worker it is the supervisor's entry."""
+        name = f"worker{row}"
+        return self.actor(name if name in self.actors else "scaler")
 
     def is_mutant(self, name: str) -> bool:
         return name in self.shape.mutants

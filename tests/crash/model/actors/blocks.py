@@ -25,7 +25,8 @@ def reader(w: World, a: int) -> Steps[None]:
     ended = yield load(w.word[0])
     first, second = in_order(w, pin=store(w.pin, 1), free=store(w.word[0], freed(ended)))
     yield first
-    yield sync()  # SYNC POINT: block-pin
+    if not w.is_mutant("no_sync_pin"):
+        yield sync()  # SYNC POINT: block-pin
     yield second
     yield from view(w)
     yield store(w.pin, 0)
@@ -65,6 +66,8 @@ def allocator(w: World, a: int) -> Steps[None]:
         value = yield load(w.word[0])
     else:
         value = yield load(w.word[0])
+        if not w.is_mutant("no_sync_allocate"):
+            yield sync()  # SYNC POINT: block-pin
         pin = yield load(w.pin)
     if generation_of(value) != tag and not pin:
         yield store(w.tag, OTHER_TAG)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from tests.crash.model.actors.shared import in_order, read_word, wake_one, write_word
 from tests.crash.model.automaton import Op, Steps
-from tests.crash.model.machine import PROOF, clear, fence, load, lock, note, store, sync, unlock, wait
-from tests.crash.model.monitor import ACCEPT, CERTAIN, GOT, ISSUE, SETTLED, TENANT
+from tests.crash.model.machine import PROOF, clear, fence, load, lock, note, post, store, sync, unlock, wait
+from tests.crash.model.monitor import ACCEPT, ASK, CERTAIN, GOT, ISSUE, SETTLED, TENANT
 from tests.crash.model.world import (
     CANCELLED,
     DONE,
+    FAILED,
     FREE,
     QUEUED,
     REQUEUED,
@@ -24,8 +25,10 @@ from tests.crash.model.world import (
     word,
 )
 
-SUBMIT, COLLECT, CANCEL = range(3)
+SUBMIT, COLLECT, CANCEL, DELAY = range(4)
 Plan = tuple[tuple[int, int, int], ...]  # verb, job, group
+Handles = tuple[tuple[int, int, int], ...]  # job, slot, generation
+ENDS = (DONE, FAILED, CANCELLED)
 
 
 def producer(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
@@ -34,10 +37,10 @@ def producer(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
 
 
 def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
-    handles: tuple[tuple[int, int, int], ...] = ()
+    handles: Handles = ()
     for verb, job, group in plan:
-        if verb == SUBMIT:
-            slot, generation = yield from submit(w, a, row, job, group)
+        if verb in (SUBMIT, DELAY):
+            slot, generation = yield from (submit if verb == SUBMIT else delay)(w, a, row, job, group, handles)
             handles = (*handles, (job, slot, generation))
         else:
             slot, generation = next((s, g) for j, s, g in handles if j == job)
@@ -45,8 +48,8 @@ def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
         slot = generation = 0
 
 
-def submit(w: World, a: int, row: int, job: int, group: int) -> Steps[tuple[int, int]]:
-    slot, free, tail = yield from reserve(w, a, row, group)
+def submit(w: World, a: int, row: int, job: int, group: int, handles: Handles) -> Steps[tuple[int, int]]:
+    slot, free, tail = yield from reserve(w, a, row, group, handles)
     yield note(ISSUE, slot, job)
     yield from publish(w, row, slot, free, tail, job, group)
     if not w.is_mutant("no_fence_publish"):
@@ -55,6 +58,26 @@ def submit(w: World, a: int, row: int, job: int, group: int) -> Steps[tuple[int,
         yield from wake_one(w, a, group)
     yield note(ACCEPT, job)
     return slot, generation_of(free)
+
+
+def delay(w: World, a: int, row: int, job: int, group: int, handles: Handles) -> Steps[tuple[int, int]]:
+    """A job for later: no lane; word SCHEDULED, count, ring recovery."""
+    slot, free, _ = yield from reserve(w, a, row, group, handles)
+    yield note(ISSUE, slot, job)
+    yield store(w.payload[slot], job)
+    yield sync()
+    yield from write_word(w, slot, word(SCHEDULED, group=group, generation=generation_of(free)))
+    yield sync()
+    yield from count_scheduled(w, row)
+    yield note(ACCEPT, job)
+    return slot, generation_of(free)
+
+
+def count_scheduled(w: World, row: int) -> Steps[None]:
+    cell = w.scheduled[len(w.row) + row]
+    count = yield load(cell)
+    yield store(cell, count + 1)
+    yield post(w.bell[w.actor("recovery")])
 
 
 def publish(w: World, row: int, slot: int, free: int, tail: int, job: int, group: int) -> Steps[None]:
@@ -75,11 +98,11 @@ def publish(w: World, row: int, slot: int, free: int, tail: int, job: int, group
             yield step
 
 
-def reserve(w: World, a: int, row: int, group: int) -> Steps[tuple[int, int, int]]:
+def reserve(w: World, a: int, row: int, group: int, handles: Handles) -> Steps[tuple[int, int, int]]:
     """A FREE slot, its word and the tail of the lane, once the lane has room: else wait for both."""
     says_so = False
     while True:
-        found = yield from _room(w, row, group)
+        found = yield from _room(w, row, group, handles)
         if found:
             if says_so:
                 yield store(w.waiting[row], 0)
@@ -91,7 +114,7 @@ def reserve(w: World, a: int, row: int, group: int) -> Steps[tuple[int, int, int
             says_so = True
 
 
-def _room(w: World, row: int, group: int) -> Steps[tuple[int, int, int] | None]:
+def _room(w: World, row: int, group: int, handles: Handles) -> Steps[tuple[int, int, int] | None]:
     tail = yield load(w.tail[group, row])
     if w.shape.waits and not w.is_mutant("no_full_check"):
         head = yield load(w.head[group, row])
@@ -101,10 +124,14 @@ def _room(w: World, row: int, group: int) -> Steps[tuple[int, int, int] | None]:
         free = yield from read_word(w, slot)
         if state_of(free) == FREE:
             return slot, free, tail
-        if state_of(free) in (DONE, CANCELLED) and not w.shape.collect:  # nobody will ask for it
+        if state_of(free) in ENDS and not (w.shape.collect and _is_asked_for(slot, free, handles)):
             free = yield from release(w, slot, free)
             return slot, free, tail
     return None
+
+
+def _is_asked_for(slot: int, value: int, handles: Handles) -> bool:
+    return any((slot, generation_of(value)) == (s, g) for _, s, g in handles)
 
 
 def _say_waiting(w: World, a: int, row: int) -> Steps[None]:
@@ -146,12 +173,14 @@ def _await_end(w: World, a: int, row: int, slot: int, generation: int) -> Steps[
     while not value:
         yield from _await_ring(w, a)
         value = yield from _ended(w, slot, generation)
+    if not w.is_mutant("no_sync_collect"):
+        yield sync()  # SYNC POINT: result-visible
     return value
 
 
 def _ended(w: World, slot: int, generation: int) -> Steps[int]:
     value = yield from read_word(w, slot)
-    return value if state_of(value) in (DONE, CANCELLED) and generation_of(value) == generation else 0
+    return value if state_of(value) in ENDS and generation_of(value) == generation else 0
 
 
 def _read_result(w: World, job: int, slot: int) -> Steps[None]:
@@ -161,6 +190,7 @@ def _read_result(w: World, job: int, slot: int) -> Steps[None]:
 
 def cancel(w: World, a: int, row: int, job: int, slot: int, generation: int) -> Steps[None]:
     """Ask; and say "certain" when the word shows that nobody has it."""
+    yield note(ASK, job)
     yield store(w.cancel[slot], generation)
     if not w.is_mutant("no_fence_cancel"):
         yield fence()  # SYNC POINT: cancel
@@ -189,6 +219,8 @@ def take_over(w: World, a: int, row: int) -> Steps[None]:
             yield from _finish_half_done(w, a, row, group)
     for slot in w.row_slots(row):
         yield from _end_unread(w, slot)
+    if w.shape.delays and not w.is_mutant("takeover_forgets_scheduled"):
+        yield from count_scheduled(w, row)  # the former holder may have died between word and count
 
 
 def _finish_half_done(w: World, a: int, row: int, group: int) -> Steps[None]:
@@ -206,6 +238,6 @@ def _finish_half_done(w: World, a: int, row: int, group: int) -> Steps[None]:
 
 def _end_unread(w: World, slot: int) -> Steps[None]:
     value = yield from read_word(w, slot)
-    if state_of(value) in (DONE, CANCELLED):
+    if state_of(value) in ENDS:
         yield from release(w, slot, value)
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from tests.crash.model.actors.shared import read_word, wake_one, write_word
+from tests.crash.model.actors.shared import look, read_word, wake_one, write_word
 from tests.crash.model.automaton import Steps
 from tests.crash.model.machine import (
     FREEZE,
@@ -16,16 +16,18 @@ from tests.crash.model.machine import (
     THAW,
     clear,
     fence,
+    find,
     load,
     lock,
     note,
     post,
     store,
     sync,
+    unlock,
     until,
     wait,
 )
-from tests.crash.model.monitor import SETTLED
+from tests.crash.model.monitor import OWES, SETTLED
 from tests.crash.model.world import (
     FAILED,
     LEASED,
@@ -49,15 +51,14 @@ def supervisor(w: World, a: int) -> Steps[None]:
     """Reap; a worker's row is marked DEAD, recovery is started again."""
     while True:
         child = yield (REAP,)
-        if w.home[child] >= 0:
-            yield store(w.row[w.home[child]], ROW_DEAD)
-            yield post(w.bell[w.actor("recovery")])
-        else:
+        if w.home[child] < 0:
             yield (SPAWN, child)
 
 
 def hasty_supervisor(w: World, a: int, row: int) -> Steps[None]:
     """A mutant: a worker that was silent for long is called dead."""
+    if not w.is_mutant("redeliver_without_proof"):
+        return
     yield store(w.row[row], ROW_DEAD)
     yield post(w.bell[w.actor("recovery")])
 
@@ -89,36 +90,78 @@ def dismisser(w: World, a: int, row: int) -> Steps[None]:
     yield post(w.bell[w.actor(f"worker{row}")])
 
 
+def scaler(w: World, a: int) -> Steps[None]:
+    """The supervisor of a group that may have no worker: then entry 0 of the sleeping bytes is its own."""
+    yield (REAP,)
+    if w.is_mutant("look_before_entry_0"):
+        found = yield from look(w, 0)
+        yield store(w.sleeping[0], 1)
+        yield fence()
+    else:
+        yield store(w.sleeping[0], 1)
+        yield fence()  # SYNC POINT: doorbell
+        found = yield from look(w, 0)
+    if not found:
+        yield wait(w.bell[a])
+    yield store(w.sleeping[0], 0)
+    yield (SPAWN, w.actor("worker1b"))
+
+
+def new_supervisor(w: World, a: int) -> Steps[None]:
+    """The old one was killed: raise the epoch, kill who holds the worker's byte, take it as proof."""
+    yield store(w.epoch, 1)
+    yield fence()
+    holder = yield load(w.worker_lock[0])
+    if holder:
+        yield (KILL, holder - 1)
+    yield lock(w.worker_lock[0])
+    yield store(w.row[0], ROW_DEAD)
+    yield unlock(w.worker_lock[0])
+    yield post(w.bell[w.actor("recovery")])
+
+
 def meddler(w: World, a: int, lock_cell: int) -> Steps[None]:
     """User code closes the lock file: the byte is free while its holder lives."""
     yield store(lock_cell, 0)
 
 
 def recovery(w: World, a: int) -> Steps[None]:
-    yield lock(w.recovery_lock)
-    known = tuple([0] * len(w.shape.workers))
+    if not w.is_mutant("no_recovery_lock"):
+        yield lock(w.recovery_lock)
+    known = (0,) * len(w.scheduled)
     later: Slots = ()
     if not w.is_mutant("no_first_push"):
         later = yield from _push_requeued(w, a)
     yield note(SETTLED)
     is_first = True
     while True:
-        for row in range(len(w.shape.workers)):
-            dead = yield load(w.row[row])
-            if dead == ROW_DEAD:
-                left = yield from bury(w, a, row)
-                later = (*later, *left)
-                left = ()
-            dead = 0
-        if w.shape.retries or w.shape.slow:
+        owed = len(later)
+        left = yield from _bury_dead(w, a)
+        later = (*later, *left)
+        left = ()
+        if w.shape.retries or w.shape.slow or w.shape.delays:
             known, due = yield from _due(w, known, is_first)
             later = (*later, *due)
             due = ()
             is_first = False
         later = yield from _push_all(w, a, later)
-        yield wait(w.bell[a])
+        if bool(later) != bool(owed):  # while its list is not empty it relies on bounded sleeps
+            yield note(OWES, 1 if later else -1)
+        owed = 0
+        yield wait(w.bell[w.actor("recovery")])
         if w.shape.clears:
-            yield clear(w.bell[a])
+            yield clear(w.bell[w.actor("recovery")])
+
+
+def _bury_dead(w: World, a: int) -> Steps[Slots]:
+    later: Slots = ()
+    while True:
+        dead = yield find(ROW_DEAD, *w.row)
+        if not dead:
+            return later
+        yield sync()  # SYNC POINT: row-dead
+        left = yield from bury(w, a, dead - 1)
+        later = (*later, *left)
 
 
 def _push_requeued(w: World, a: int) -> Steps[Slots]:
@@ -174,13 +217,16 @@ def _redeliver(w: World, a: int, row: int, slot: int) -> Steps[bool]:
 
 
 def _ring_all(w: World) -> Steps[None]:
-    for row in range(len(w.shape.workers)):
-        asleep = yield load(w.sleeping[row])
-        if asleep:
-            bell = yield load(w.bell_of[row])
-            yield post(w.bell[bell])
-            bell = 0
-        asleep = 0
+    row = 0
+    while row < len(w.sleeping):
+        asleep = yield find(1, *w.sleeping[row:])
+        if not asleep:
+            break
+        row += asleep
+        yield from _ring(w, row - 1)
+    asleep = row = 0
+    if not w.shape.waits:
+        return
     for waiting in w.waiting:
         waits = yield load(waiting)
         if waits:
@@ -188,23 +234,30 @@ def _ring_all(w: World) -> Steps[None]:
         waits = 0
 
 
+def _ring(w: World, row: int) -> Steps[None]:
+    bell = w.sleeper(row)
+    if w.shape.fresh_bells:
+        bell = yield load(w.bell_of[row])
+    yield post(w.bell[bell])
+
+
 def _due(w: World, known: Slots, is_first: bool) -> Steps[tuple[Slots, Slots]]:
     """Counters before words: a word that comes after the scan brings its count after it, too."""
-    if w.is_mutant("scan_before_count"):
-        due = yield from _take_scheduled(w)
-        counts = yield from _counts(w)
-        return counts, due
     counts = yield from _counts(w)
     if counts == known and not is_first:
         return known, ()
+    if not w.is_mutant("no_sync_due"):
+        yield sync()  # SYNC POINT: scheduled
     due = yield from _take_scheduled(w)
+    if w.is_mutant("scan_before_count"):
+        counts = yield from _counts(w)
     return counts, due
 
 
 def _counts(w: World) -> Steps[Slots]:
     counts: Slots = ()
-    for row in range(len(w.shape.workers)):
-        count = yield load(w.scheduled[row])
+    for cell in w.scheduled:
+        count = yield load(cell)
         counts = (*counts, count)
         count = 0
     return counts

@@ -61,7 +61,7 @@ def wake_one(w: World, a: int, group: int) -> Steps[None]:
     """Ring the first that says it sleeps. Caller must: have fenced after making the work visible."""
     rows = w.rows_of(group)
     if not w.shape.fine:
-        first = yield find(*(w.sleeping[row] for row in rows))
+        first = yield find(1, *(w.sleeping[row] for row in rows))
         if first:
             yield from _ring(w, a, rows[first - 1])
         return
@@ -79,7 +79,7 @@ def _ring(w: World, a: int, row: int) -> Steps[None]:
         if last == nap + 1:
             return
         yield store(w.rung[a][row], nap + 1)
-    bell = w.actor(f"worker{row}")
+    bell = w.sleeper(row)
     if w.shape.fresh_bells and not w.is_mutant("stale_bell_handle"):
         bell = yield load(w.bell_of[row])
     yield post(w.bell[bell])

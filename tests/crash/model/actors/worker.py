@@ -16,8 +16,8 @@ from tests.crash.model.actors.shared import (
     write_word,
 )
 from tests.crash.model.automaton import Op, Steps
-from tests.crash.model.machine import clear, fence, load, lock, note, post, store, sync, unlock, until, wait
-from tests.crash.model.monitor import RESULT_OF, START
+from tests.crash.model.machine import EXIT, clear, fence, load, lock, note, post, store, sync, unlock, until, wait
+from tests.crash.model.monitor import AT_HOME, RESULT_OF, START
 from tests.crash.model.world import (
     CANCELLED,
     DONE,
@@ -46,20 +46,27 @@ Lease = tuple[tuple[int, int], ...]  # slot, the word written
 
 def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps[None]:
     group = w.shape.workers[row]
+    if w.shape.epochs and not is_replacement:
+        is_old = yield from _epoch_moved(w, row)
+        if is_old:
+            yield (EXIT,)
+    yield note(AT_HOME, row)
     if is_replacement:
         yield from _move_in(w, a, row)
     while True:
-        leaves = yield from _is_told_to_leave(w, row)
+        yield from doze(w, a, row, group)
+        leaves = 0
+        if w.shape.leaves and not is_replacement:
+            leaves = yield load(w.leave[row])
         if leaves:
             yield from _leave(w, a, group)
-            return
-        yield from doze(w, a, row, group)
-        lease = yield from claim(w, row, group)
-        if w.is_mutant("clear_after_look"):
-            yield clear(w.bell[a])
+            yield (EXIT,)
+        lease, passed = yield from claim(w, row, group)
+        if passed and w.shape.waits and not w.is_mutant("no_notify_of_room"):
+            yield from _notify_of_room(w, passed)
         if lease:
             yield from serve(w, a, row, group, lease)
-        lease = ()
+        lease, passed = (), 0
 
 
 def _move_in(w: World, a: int, row: int) -> Steps[None]:
@@ -70,11 +77,15 @@ def _move_in(w: World, a: int, row: int) -> Steps[None]:
     yield store(w.row[row], ROW_LIVE)
 
 
-def _is_told_to_leave(w: World, row: int) -> Steps[int]:
-    if not w.shape.leaves:
-        return 0
-    told = yield load(w.leave[row])
-    return told
+def _epoch_moved(w: World, row: int) -> Steps[bool]:
+    """The byte first: a new supervisor raises the epoch, then takes the bytes of all rows as proof."""
+    if w.is_mutant("epoch_before_byte"):
+        epoch = yield load(w.epoch)
+        yield lock(w.worker_lock[row])
+    else:
+        yield lock(w.worker_lock[row])
+        epoch = yield load(w.epoch)
+    return epoch > 0
 
 
 def _leave(w: World, a: int, group: int) -> Steps[None]:
@@ -86,19 +97,30 @@ def _leave(w: World, a: int, group: int) -> Steps[None]:
             yield from wake_one(w, a, group)
 
 
-def claim(w: World, row: int, group: int) -> Steps[Lease]:
+def claim(w: World, row: int, group: int) -> Steps[tuple[Lease, int]]:
+    """What was leased; and in which lanes stale entries were passed (bits): room somebody may wait for."""
     if not w.is_mutant("no_lock"):
         yield lock(w.group_lock[group])
     lease: Lease = ()
+    passed = 0
     for lane in lanes_of(w):
         if len(lease) < w.shape.batch:
-            lease = yield from _claim_lane(w, row, group, lane, lease)
+            lease, stale = yield from _claim_lane(w, row, group, lane, lease)
+            passed |= stale << lane
+            stale = 0
     if w.is_mutant("head_after_unlock"):
         yield unlock(w.group_lock[group])
         yield from _move_head_late(w, group, lease)
     elif not w.is_mutant("no_lock"):
         yield unlock(w.group_lock[group])
-    return lease
+    return lease, passed
+
+
+def _notify_of_room(w: World, passed: int) -> Steps[None]:
+    yield fence()
+    for lane in range(w.recovery_lane):
+        if passed >> lane & 1:
+            yield from notify_producer(w, lane)
 
 
 def _move_head_late(w: World, group: int, lease: Lease) -> Steps[None]:
@@ -109,19 +131,22 @@ def _move_head_late(w: World, group: int, lease: Lease) -> Steps[None]:
             yield store(w.head[group, 0], head + 1)
 
 
-def _claim_lane(w: World, row: int, group: int, lane: int, lease: Lease) -> Steps[Lease]:
+def _claim_lane(w: World, row: int, group: int, lane: int, lease: Lease) -> Steps[tuple[Lease, bool]]:
     head, tail = yield from _ends(w, group, lane)
-    first = head
+    first, stale = head, False
+    if not w.is_mutant("no_sync_claim"):
+        yield sync()  # SYNC POINT: lane-visible
     if w.is_mutant("head_before_leased") and head < tail:
         yield store(w.head[group, lane], tail)
     while head < tail and len(lease) < w.shape.batch:
         taken = yield from _claim_entry(w, row, group, w.ring[group, lane][head % w.room(lane)])
         lease += taken
+        stale |= not taken
         head += 1
         taken = ()
     if head > first and not (w.is_mutant("head_before_leased") or w.is_mutant("head_after_unlock")):
         yield store(w.head[group, lane], head)
-    return lease
+    return lease, stale
 
 
 def _ends(w: World, group: int, lane: int) -> Steps[tuple[int, int]]:
@@ -272,7 +297,8 @@ def doze(w: World, a: int, row: int, group: int) -> Steps[None]:
     """Say so, look, sleep. What is published before the byte is cleared is seen by the next look."""
     if w.shape.naps:
         nap = yield load(w.nap[row])
-        yield store(w.nap[row], nap + 1)
+        if not (nap and w.is_mutant("nap_not_renewed")):
+            yield store(w.nap[row], nap + 1)
         nap = 0
     if w.is_mutant("clear_inside_nap"):
         yield clear(w.bell[a])
@@ -287,10 +313,12 @@ def doze(w: World, a: int, row: int, group: int) -> Steps[None]:
         found = False
         if not w.is_mutant("no_look_after_sleeping"):
             found = yield from look(w, group)
+    if w.is_mutant("clear_after_look"):
+        yield clear(w.bell[a])
     if not found:
         yield from _sleep(w, a)
     yield store(w.sleeping[row], 0)
-    if w.shape.clears and not (w.is_mutant("clear_after_look") or w.is_mutant("clear_inside_nap")):
+    if w.shape.clears and not w.is_mutant("clear_inside_nap"):
         yield clear(w.bell[a])
 
 

@@ -1,0 +1,139 @@
+"""`shmq map TASK`: what `xargs -P` is used for, with warm workers."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shmq.cli import exits
+from shmq.cli.jobs.lines import Lines
+from shmq.cli.jobs.progress import Progress, progress
+from shmq.cli.jobs.sink import Sink
+from shmq.cli.jobs.values import Arguments, json_arguments, text_argument, to_json
+from shmq.cli.jobs.window import Answer, Window
+from shmq.cli.options import connected, namespace_option, priority_option, timeout_option
+from shmq.cli.text import printable
+
+if TYPE_CHECKING:
+    from shmq.client.client import Client
+
+
+def _chunk_size(_context: click.Context, _parameter: click.Parameter, value: str) -> int | str:
+    if value == "auto":
+        return "auto"
+    if not value.isdecimal() or not 1 <= int(value) <= 100_000:
+        raise click.BadParameter(f"{value!r}: a number from 1 to 100000, or auto.")
+    return int(value)
+
+
+@click.command("map")
+@namespace_option
+@click.argument("task")
+@click.option("--json", "is_json", is_flag=True, help="Each line is a JSON array or object of arguments.")
+@click.option("-0", "--null", is_flag=True, help="Lines end with NUL, as `find -print0` writes them.")
+@click.option("--unordered", is_flag=True, help="Show results as they come.")
+@click.option(
+    "--chunk-size",
+    callback=_chunk_size,
+    default="auto",
+    show_default=True,
+    metavar="N|auto",
+    help="Lines per job.",
+)
+@priority_option
+@timeout_option
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of each failure.")
+def map_lines(
+    namespace: str,
+    task: str,
+    is_json: bool,
+    null: bool,
+    unordered: bool,
+    chunk_size: int | str,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Run a task for each line of the input.
+
+    A line is the task's one argument, without its end. With --json it holds a JSON array (the arguments), an
+    object (arguments by name) or a single value. Results come as JSON lines in the order of the input; a line
+    that fails has none: it is reported on stderr, and the exit code is 1.
+
+    \b
+        find . -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
+        seq 100 | shmq map --json workers.computation.count_primes
+    """  # noqa: D301 - click wants the backspace itself
+    parse: Callable[[bytes], Arguments | None] = _json_line if is_json else text_argument
+    signal.signal(signal.SIGTERM, _terminate)
+    with connected(namespace) as client, progress() as shown:
+        wanted = client._registry.task(task).options(**{k: v for k, v in options.items() if v is not None})
+        lines = Lines(sys.stdin.fileno(), b"\0" if null else b"\n")
+        window = Window(
+            client, wanted, lines, parse,
+            ordered=not unordered, chunk_size=chunk_size, explain=_explainer(client, shown),
+        )  # fmt: skip
+        ended, failed = _show(window, lines, shown, verbose=verbose)
+    if failed:
+        click.echo(f"shmq map: {failed} of {ended} lines failed", err=True)
+        sys.exit(exits.FAILED)
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    """End as by Ctrl-C: what has not started is cancelled on the way out."""
+    sys.exit(exits.TERMINATED)
+
+
+def _json_line(line: bytes) -> Arguments | None:
+    """Arguments of a line; blank lines are common in such files and mean nothing."""
+    return json_arguments(line) if line.strip() else None
+
+
+def _show(window: Window, lines: Lines, shown: Progress, *, verbose: bool) -> tuple[int, int]:
+    """Write results and failures until the input ends; how many ended, and how many of them failed."""
+    ended = failed = 0
+    with closing(window.answers()) as answers, Sink(sys.stdout.fileno()) as sink:
+        for answer in answers:
+            ended += 1
+            if answer.ok:
+                try:
+                    sink.write(to_json(answer.value))
+                except (TypeError, NotImplementedError, ValueError, RecursionError) as error:
+                    failed += 1
+                    shown.say(_failure(Answer(answer.line, False, error), verbose=False))
+            else:
+                failed += 1
+                shown.say(_failure(answer, verbose=verbose))
+            shown.update(ended, failed, lines.expected)
+    return ended, failed
+
+
+def _failure(answer: Answer, *, verbose: bool) -> str:
+    """One line, or all that is known."""
+    error = answer.value
+    text = printable(answer.line.text.decode(errors="backslashreplace"), 120)
+    lines = printable(str(error)).splitlines() or [""]
+    reason = f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
+    more = [*lines[1:], printable(str(error.__cause__ or ""))] if verbose else []
+    return "\n".join([f"line {answer.line.number} ({text}): {reason}", *filter(None, more)])
+
+
+def _explainer(client: Client, shown: Progress) -> Callable[[], None]:
+    """Says once why nothing moves, when that is for somebody else to mend."""
+    told: set[str] = set()
+
+    def explain() -> None:
+        from shmq.observe.health import health
+        from shmq.observe.snapshot import take
+
+        for problem in health(take(client.segment)):
+            if problem.reason not in told:
+                told.add(problem.reason)
+                group = f"group {problem.group}: " if problem.group else ""
+                shown.say(f"shmq map waits: {group}{problem.reason} ({problem.advice})")
+
+    return explain

@@ -1,0 +1,110 @@
+"""`shmq submit TASK [ARGS...]`: one job."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from shmq.cli import exits
+from shmq.cli.jobs.values import Malformed, json_value, to_json
+from shmq.cli.options import connected, namespace_option, priority_option, timeout_option
+from shmq.cli.text import printable
+from shmq.errors import JobError
+
+_SECONDS = click.FloatRange(min=0)
+
+
+@click.command()
+@namespace_option
+@click.argument("task")
+@click.argument("args", nargs=-1)
+@click.option("--json", "is_json", is_flag=True, help="ARGS and the values of -k are JSON, not plain text.")
+@click.option("-k", "--keyword", "keywords", multiple=True, metavar="NAME=VALUE", help="An argument by name.")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Show the result, or only the job's id."
+)
+@click.option("--patience", type=_SECONDS, metavar="SECONDS", help="How long to wait for the result.")
+@priority_option
+@timeout_option
+@click.option("--delay", type=_SECONDS, metavar="SECONDS", help="Do not start before so many seconds.")
+@click.option("--expires", type=_SECONDS, metavar="SECONDS", help="Do not start after so many seconds.")
+@click.option("--retries", type=click.IntRange(0, 254), help="Further attempts when it fails.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the traceback of a failure.")
+def submit(
+    namespace: str,
+    task: str,
+    args: tuple[str, ...],
+    is_json: bool,
+    keywords: tuple[str, ...],
+    wait: bool,
+    patience: float | None,
+    verbose: bool,
+    **options: Any,
+) -> None:
+    """Submit one job and show its result.
+
+    The result is printed as JSON. Ctrl-C cancels the job if it has not started. With --no-wait nobody reads
+    the result; what fails for good is found by `shmq dead list`.
+
+    \b
+        shmq submit workers.filesystem.hash_file README.md
+        shmq submit --json workers.computation.count_primes 1000000
+    """  # noqa: D301 - click wants the backspace itself
+    values = [_value(arg, is_json=is_json) for arg in args]
+    named = {name: _value(text, is_json=is_json) for name, text in map(_split, keywords)}
+    options = {name: value for name, value in options.items() if value is not None}
+    with connected(namespace) as client:
+        wanted = client._registry.task(task).options(**options, forget=not wait)
+        job = client.submit_task(wanted, tuple(values), named)
+        if not wait:
+            click.echo(job.id)
+            return
+        try:
+            result = job.result(patience)
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+        except Exception as error:
+            if isinstance(error, TimeoutError) and not job.done():
+                click.echo(
+                    f"shmq submit: no result within {patience:g} s; the job goes on without a reader",
+                    err=True,
+                )
+            else:
+                _report(error, verbose=verbose)
+            sys.exit(exits.FAILED)
+        click.echo(_shown(result))
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.isidentifier():
+        raise click.BadParameter(f"{text!r}: NAME=VALUE is expected.", param_hint="-k")
+    return name, value
+
+
+def _value(text: str, *, is_json: bool) -> Any:
+    if not is_json:
+        return text
+    try:
+        return json_value(text)
+    except Malformed as error:
+        raise click.BadParameter(f"{text!r} is {error}. Text in JSON needs quotes: '\"text\"'.") from None
+
+
+def _report(error: Exception, *, verbose: bool) -> None:
+    if verbose and error.__cause__ is not None:
+        click.echo(printable(str(error.__cause__)), err=True)
+    kind = type(error).__name__
+    click.echo(
+        f"shmq submit: {'' if isinstance(error, JobError) else f'{kind}: '}{printable(str(error))}", err=True
+    )
+
+
+def _shown(result: Any) -> bytes:
+    try:
+        return to_json(result)
+    except (TypeError, NotImplementedError, ValueError, RecursionError) as error:
+        raise click.ClickException(f"the job is done, but its result cannot be shown: {error}") from None

@@ -1,0 +1,155 @@
+"""stop, drain, reload, pause, resume, scale: one request to the supervisor each."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from typing import Any
+
+import click
+
+from shmq.cli import exits
+from shmq.cli.options import ask, attached, known_group, namespace_option
+from shmq.clock import start_ticks
+from shmq.errors import NotRunning
+
+_LOOK_EVERY_S = 0.02
+group_argument = click.argument("group")
+wait_option = click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Return when the supervisor has ended."
+)
+
+
+@click.command()
+@namespace_option
+@click.option("--now", is_flag=True, help="Kill workers at once; the next supervisor runs their jobs.")
+@click.option("--grace-s", type=click.FloatRange(min=0), metavar="SECONDS", help="Time for jobs to finish.")
+@wait_option
+def stop(namespace: str, now: bool, grace_s: float | None, wait: bool) -> None:
+    """Stop the supervisor; jobs that wait stay accepted.
+
+    Running jobs have the configuration's grace time to finish; what it cuts off runs again under the next
+    supervisor, as do all jobs that wait.
+    """
+    if now:
+        grace_s = 0.0
+    _end(namespace, wait, "stop", {} if grace_s is None else {"grace_s": grace_s})
+
+
+@click.command()
+@namespace_option
+@wait_option
+def drain(namespace: str, wait: bool) -> None:
+    """Run what was accepted, then stop the supervisor.
+
+    It ends once no job is left. Ctrl-C ends the waiting here, not the draining.
+    """
+    _end(namespace, wait, "drain", {})
+
+
+def _end(namespace: str, wait: bool, command: str, arguments: dict[str, Any]) -> None:
+    """Send the request that ends the supervisor and wait for its end."""
+    from shmq.supervisor.namespace import jobs_left
+
+    with attached(namespace) as segment:
+        pidfd = _supervisor(namespace)
+        try:
+            ask(namespace, command, **arguments)
+            if not wait:
+                click.echo(f"{command}: told the supervisor of namespace {namespace}")
+                return
+            select.select([pidfd], [], [])
+        finally:
+            os.close(pidfd)
+        left = jobs_left(segment)
+    click.echo("stopped" + (f"; {left} unfinished jobs wait for the next supervisor" if left else ""))
+
+
+def _supervisor(namespace: str) -> int:
+    """A descriptor that becomes readable when the namespace's supervisor ends. Raises NotRunning."""
+    with attached(namespace) as segment:
+        pid, ticks = segment.header("supervisor_pid"), segment.header("supervisor_ticks")
+    pidfd = _open(pid)
+    if pidfd >= 0 and (not ticks or start_ticks(pid) == ticks):  # asked after opening: the pid stays its own
+        return pidfd
+    if pidfd >= 0:
+        os.close(pidfd)
+    raise NotRunning(
+        f"the supervisor of namespace {namespace!r} has ended; its segment is still there.\n"
+        "Start one with `shmq supervise config.toml`; it goes on with the jobs left."
+    )
+
+
+def _open(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid) if 0 < pid < 2**31 else -1
+    except ProcessLookupError:
+        return -1
+
+
+@click.command()
+@namespace_option
+@click.option(
+    "--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for it."
+)
+def reload(namespace: str, timeout: float) -> None:
+    """Take new task code without losing a job.
+
+    The task modules are imported anew, then workers are replaced one by one. When a module fails to import,
+    the old code goes on; the supervisor's log has the traceback.
+    """
+    with attached(namespace) as segment:
+        before = segment.header("registry")
+        ask(namespace, "reload")
+        give_up = time.monotonic() + timeout
+        while segment.header("registry") == before:
+            if time.monotonic() > give_up:
+                click.echo(
+                    f"reload: no new code within {timeout:g} s, the old code goes on.\n"
+                    "Does a task module fail to import, or take longer? The supervisor's log says it.",
+                    err=True,
+                )
+                sys.exit(exits.FAILED)
+            time.sleep(_LOOK_EVERY_S)
+    click.echo("reloaded: new workers run the new code")
+
+
+@click.command()
+@namespace_option
+@group_argument
+def pause(namespace: str, group: str) -> None:
+    """Start no more jobs of a group.
+
+    Running jobs finish; submitting goes on until the queue is full.
+    """
+    ask(namespace, "pause", group=known_group(namespace, group))
+    click.echo(f"{group}: paused")
+
+
+@click.command()
+@namespace_option
+@group_argument
+def resume(namespace: str, group: str) -> None:
+    """Start jobs of a paused group again."""
+    ask(namespace, "resume", group=known_group(namespace, group))
+    click.echo(f"{group}: resumed")
+
+
+@click.command()
+@namespace_option
+@group_argument
+@click.argument("workers", metavar="N|auto")
+def scale(namespace: str, group: str, workers: str) -> None:
+    """Set the number of workers of a group.
+
+    The number holds until `shmq scale GROUP auto` lets the planner choose again.
+    """
+    if workers != "auto" and not (workers.isdecimal() and int(workers) <= 1000):
+        raise click.BadParameter(f"{workers!r}: a number from 0 to 1000, or auto.", param_hint="N")
+    wanted = None if workers == "auto" else int(workers)
+    answer = ask(namespace, "scale", group=known_group(namespace, group), workers=wanted)
+    click.echo(
+        f"{group}: {answer.get('workers')} workers, {'chosen by the planner' if wanted is None else 'fixed'}"
+    )

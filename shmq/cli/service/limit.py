@@ -1,0 +1,109 @@
+"""`shmq limit`: rate limit and circuit breaker of a group or task, while the supervisor runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shmq.cli.options import ask, attached, namespace_option
+from shmq.cli.text import NOTHING, number, seconds, table
+from shmq.config.check import nearest
+from shmq.errors import UnknownGroup
+from shmq.memory.segment import Segment
+
+if TYPE_CHECKING:
+    from shmq.observe.model import Limits
+
+
+@click.command()
+@namespace_option
+@click.argument("target", metavar="[GROUP|TASK]", required=False)
+@click.option(
+    "--rate", "rate_per_s", type=click.FloatRange(min=0, min_open=True), help="Jobs started per second."
+)
+@click.option("--burst", type=click.IntRange(min=1), help="Jobs that may start at once after a pause.")
+@click.option(
+    "--breaker-share",
+    "breaker_failure_share",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of failures that opens the circuit.",
+)
+@click.option("--breaker-window", type=click.IntRange(1, 10_000), help="Jobs that the share is taken over.")
+@click.option("--breaker-open-s", type=click.FloatRange(min=0, min_open=True), help="Seconds before a probe.")
+@click.option(
+    "--breaker-mode", type=click.Choice(["wait", "fail"]), help="What an open circuit does to jobs."
+)
+@click.option("--off", is_flag=True, help="Remove rate limit and breaker.")
+def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None:
+    """Show or change rate limit and circuit breaker.
+
+    Without options the limits in force are shown. Changes hold until the supervisor ends or reloads; to keep
+    them write them into the configuration, where the keys have the same names.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if target is None and (changes or off):
+        raise click.UsageError("name the group or task to limit: shmq limit GROUP --rate 10")
+    if changes and off:
+        raise click.UsageError("--off removes all limits; leave out the other options.")
+    with attached(namespace) as segment:
+        kind = "group" if target is None else _known(segment, target)
+        if not changes and not off:
+            click.echo(_in_force(segment, target))
+            return
+        wanted = _wanted(segment, target, changes) if kind == "group" else changes
+    ask(namespace, "limit", **{kind: target}, **wanted)
+    click.echo(
+        f"{target}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in wanted.items() if v))
+    )
+
+
+def _wanted(segment: Segment, group: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    """All limits of the group after the changes; none of them changes means that all are to go."""
+    from shmq.observe.snapshot import take
+
+    limits = next(found.limits for found in take(segment).groups if found.name == group)
+    wanted = (
+        {"rate_per_s": limits.rate_per_s, "burst": limits.burst}
+        if changes
+        else {"rate_per_s": None, "burst": None}
+    )
+    if limits.breaker_failure_share and not changes:
+        wanted["breaker_failure_share"] = None
+    return wanted | changes
+
+
+def _known(segment: Segment, target: str) -> str:
+    """Is the name that of a "group" or of a "task"? Raises UnknownGroup."""
+    from shmq.tasks.registry import read
+
+    if target in (groups := segment.group_names()):
+        return "group"
+    if target in (tasks := read(segment.state_dir)):
+        return "task"
+    raise UnknownGroup(f"there is no group and no task {target!r}; {nearest(target, [*groups, *tasks])}")
+
+
+def _breaker(limits: Limits) -> list[str]:
+    if not limits.breaker_failure_share:
+        return [NOTHING, NOTHING]
+    return [f"{limits.breaker_failure_share:.0%} of {limits.breaker_window} failed", limits.breaker_mode]
+
+
+def _in_force(segment: Segment, target: str | None) -> str:
+    from shmq.observe.snapshot import take
+
+    rows = [
+        [
+            group.name,
+            f"{limits.rate_per_s:g}/s" if limits.rate_per_s else NOTHING,
+            number(limits.burst),
+            seconds(limits.held_s or None),
+            *_breaker(limits),
+            limits.circuit + (f" ({seconds(limits.circuit_s)})" if limits.circuit_s else ""),
+        ]
+        for group in take(segment).groups
+        if target in {None, group.name}
+        for limits in [group.limits]
+    ]
+    return table(["group", ">rate", ">burst", ">held for", "breaker opens at", "and jobs", "circuit"], rows)

@@ -1,0 +1,289 @@
+"""Which task, and which of its lines, leaves memory or descriptors behind? Measured in the worker, on a few
+of its jobs.
+
+    begin(task) ── the job runs ── end(failed)    one job in about N is measured; N grows with what that costs
+      around it young garbage is collected, then what the job left: Python blocks, malloc bytes, descriptors
+    a task that leaves something behind has some of its next jobs watched line by line (line_watch.py)
+
+Jobs that overlap (event loop) are not measured: what each of them left cannot be told apart.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shmq.memcheck.line_watch import BLOCK_BYTES, LineWatch, Place, malloc_use
+from shmq.memcheck.sampling import open_descriptors
+
+COST_SHARE = 0.003  # of the worker's time, for all measuring together
+LEAST_STRIDE, MOST_STRIDE = 4.0, 100_000.0
+WARM_UP_JOBS = 3  # measured jobs of each task that do not count: they fill caches and import modules
+SUSPECT_AFTER_JOBS = 20  # measured ones
+SUSPECT_BYTES, SUSPECT_DESCRIPTORS = 16.0, 0.01  # left behind per job
+WATCHED_JOBS, WATCHED_WITH_LEFTOVERS = 60, 5  # per task: a watched job runs some ten times slower
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the code of a task stands: frames within these lines belong to it."""
+
+    task: str
+    file: str
+    first_line: int
+    last_line: int
+
+    @classmethod
+    def of(cls, task: str, function: Callable[..., Any]) -> Source | None:
+        """The source of a task's function, unwrapped; None for what is not written in Python."""
+        while hasattr(function, "__wrapped__"):
+            function = function.__wrapped__
+        code = getattr(function, "__code__", None)
+        if code is None:
+            return None
+        last = max((line for _, _, line in code.co_lines() if line is not None), default=code.co_firstlineno)
+        return cls(task, code.co_filename, code.co_firstlineno, last)
+
+    def holds(self, file: str, line: int) -> bool:
+        """Does this line belong to the task's function?"""
+        return file == self.file and self.first_line <= line <= self.last_line
+
+
+@dataclass
+class Growth:
+    """What the measured jobs of one task left behind, summed; failed jobs also apart, since some leak only
+    there.
+
+    `left_bytes` and `opened` by line, of the watched jobs, which are counted apart.
+    """
+
+    task: str
+    jobs: int = 0
+    bytes: int = 0
+    failed_jobs: int = 0
+    failed_bytes: int = 0
+    descriptors: int = 0
+    watched_jobs: int = 0
+    left_bytes: dict[Place, int] = field(default_factory=dict)
+    opened: dict[Place, int] = field(default_factory=dict)
+
+    @property
+    def bytes_per_1000_jobs(self) -> float:
+        """What 1,000 jobs leave behind, failed ones among them as they came."""
+        return 1000 * self.bytes / max(self.jobs, 1)
+
+    @property
+    def bytes_per_1000_failed_jobs(self) -> float:
+        """What 1,000 failed jobs leave behind; 0 if none failed."""
+        return 1000 * self.failed_bytes / max(self.failed_jobs, 1)
+
+    @property
+    def descriptors_per_1000_jobs(self) -> float:
+        """Descriptors that 1,000 jobs leave open."""
+        return 1000 * self.descriptors / max(self.jobs, 1)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Enough jobs measured, and more left behind than measuring errs by."""
+        if self.jobs < SUSPECT_AFTER_JOBS:
+            return False
+        fails = (
+            self.failed_jobs >= WATCHED_WITH_LEFTOVERS
+            and self.bytes_per_1000_failed_jobs > 1000 * SUSPECT_BYTES
+        )
+        leaves = self.bytes_per_1000_jobs > 1000 * SUSPECT_BYTES
+        return leaves or fails or self.descriptors_per_1000_jobs > 1000 * SUSPECT_DESCRIPTORS
+
+    def lines(self, least_share: float = 0.2) -> list[tuple[Place, str, float]]:
+        """(place, "bytes" or "descriptors", left per watched job), greatest first; lines of little weight
+        left out.
+        """
+        found: list[tuple[Place, str, float]] = []
+        for left, unit in ((self.left_bytes, "bytes"), (self.opened, "descriptors")):
+            most = max(left.values(), default=0)
+            heavy = [
+                (place, unit, n / self.watched_jobs)
+                for place, n in left.items()
+                if n >= least_share * most > 0
+            ]
+            found += sorted(heavy, key=lambda row: -row[2])
+        return found
+
+    def add(self, other: Growth) -> None:
+        """Take in what another worker measured of the same task."""
+        for name in ("jobs", "bytes", "failed_jobs", "failed_bytes", "descriptors", "watched_jobs"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, others in ((self.left_bytes, other.left_bytes), (self.opened, other.opened)):
+            for place, n in others.items():
+                mine[place] = mine.get(place, 0) + n
+
+
+class TaskDeltas:
+    """Call `begin` before and `end` after each job of a worker; both return at once for jobs that are not
+    measured.
+
+    Caller must: call both from the thread that runs the task; let go of arguments and result before `end`.
+    """
+
+    def __init__(self, *, cost_share: float = COST_SHARE, watch_lines: bool = True) -> None:
+        self._cost_share = cost_share
+        self._watch_lines = watch_lines
+        self._growth: dict[str, Growth] = {}
+        self._seen: dict[str, int] = {}
+        self._open = 0  # jobs begun and not ended
+        self._skip = self._skipped = 1  # jobs until the next measured one: still, and at first
+        self._stride = LEAST_STRIDE
+        self._task: str | None = None  # of the job that is being measured
+        self._is_spoiled = False  # another job began meanwhile
+        self._watch: LineWatch | None = None
+        self._random = random.Random(os.getpid())
+        # Written in place: a new tuple of numbers would itself be what the job seems to leave behind.
+        self._before, self._after = array("q", (0, 0, 0)), array("q", (0, 0, 0))
+        self._cost_s = array("d", (0.0,))  # CPU time: a measurement that had to wait for a core was not dear
+        self._planned_s = time.perf_counter()
+
+    def begin(self, task: str) -> None:
+        """Before the job's arguments are decoded."""
+        self._open += 1
+        if self._task is not None:
+            self._is_spoiled = True
+            return
+        self._skip -= 1
+        if self._skip > 0 or self._open > 1:
+            return
+        self._task = task
+        if self._watch_lines and self._is_to_be_watched(task):
+            self._watch = LineWatch()
+        begun_s = time.thread_time()
+        _measure(self._before)
+        self._cost_s[0] = time.thread_time() - begun_s
+        if self._watch is not None:
+            self._watch.start()
+
+    def end(self, *, failed: bool = False) -> None:
+        """After the result was handed over, or the failure was."""
+        self._open -= 1
+        if self._task is None:
+            return
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
+        if self._is_spoiled:
+            self._watch = None
+            if self._open == 0:
+                self._task, self._is_spoiled, self._skip = None, False, 1
+            return
+        begun_s = time.thread_time()
+        _measure(self._after)
+        if watch is None:
+            self._count(self._task, failed=failed)
+        else:
+            self._count_watched(self._task, watch)
+        self._task = None
+        self._plan_next(begun_s)
+
+    def snapshot(self) -> list[Growth]:
+        """Per task, greatest growth first. Small Python objects are counted in blocks of `BLOCK_BYTES`."""
+        return sorted(self._growth.values(), key=lambda growth: -growth.bytes_per_1000_jobs)
+
+    def save(self, folder: Path) -> None:
+        """Write the snapshot beside the memray files of this worker, for `load_growth`. Never raises: a full
+        disk costs this table, not the worker.
+        """
+        rows = [
+            {**asdict(g), "left_bytes": [*g.left_bytes.items()], "opened": [*g.opened.items()]}
+            for g in self.snapshot()
+        ]
+        path = folder / f"growth-{os.getpid()}.json"
+        try:
+            path.with_suffix(".new").write_text(json.dumps(rows))
+            path.with_suffix(".new").replace(path)
+        except OSError:
+            path.with_suffix(".new").unlink(missing_ok=True)
+
+    def _count(self, task: str, *, failed: bool) -> None:
+        seen = self._seen[task] = self._seen.get(task, 0) + 1
+        growth = self._growth.setdefault(task, Growth(task))
+        if seen <= WARM_UP_JOBS:
+            return
+        blocks, malloced, descriptors = (b - a for a, b in zip(self._before, self._after, strict=True))
+        left = malloced + BLOCK_BYTES * blocks
+        growth.jobs += 1
+        growth.bytes += left
+        growth.descriptors += descriptors
+        if failed:
+            growth.failed_jobs += 1
+            growth.failed_bytes += left
+
+    def _count_watched(self, task: str, watch: LineWatch) -> None:
+        growth = self._growth[task]
+        growth.watched_jobs += 1
+        for place, size in watch.left.items():
+            growth.left_bytes[place] = growth.left_bytes.get(place, 0) + size
+        for place in watch.opened.values():
+            growth.opened[place] = growth.opened.get(place, 0) + 1
+
+    def _is_to_be_watched(self, task: str) -> bool:
+        growth = self._growth.get(task)
+        if growth is None or not growth.is_suspect or sys.gettrace() is not None:
+            return False
+        # Every other one, so that the numbers of the task go on.
+        return growth.watched_jobs < WATCHED_JOBS and self._random.random() < 0.5
+
+    def _plan_next(self, begun_s: float) -> None:
+        """Choose the stride from what measuring cost and how long jobs take; a random step, so that no rhythm
+        of tasks fools it.
+        """
+        cost_s = self._cost_s[0] + time.thread_time() - begun_s
+        now_s = time.perf_counter()
+        per_job_s = (now_s - self._planned_s) / self._skipped
+        self._planned_s = now_s
+        ideal = min(cost_s / (self._cost_share * max(per_job_s, 1e-9)), MOST_STRIDE)
+        self._stride = max(0.8 * self._stride + 0.2 * ideal, LEAST_STRIDE)
+        self._skip = self._skipped = 1 + int(self._random.random() * 2 * self._stride)
+
+
+def load_growth(folder: Path) -> list[Growth]:
+    """What all workers of a run saved, added per task; damaged files are left out."""
+    found: dict[str, Growth] = {}
+    for path in sorted(folder.glob("growth-*.json")):
+        try:
+            rows = [_row(row) for row in json.loads(path.read_text())]
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+        for row in rows:
+            found.setdefault(row.task, Growth(row.task)).add(row)
+    return sorted(found.values(), key=lambda growth: -growth.bytes_per_1000_jobs)
+
+
+def task_of(sources: Iterable[Source], frames: Iterable[tuple[str, int]]) -> str | None:
+    """The task whose function is among the frames (file, line), innermost first; the outermost such function
+    counts.
+    """
+    found: str | None = None
+    known = list(sources)
+    for file, line in frames:
+        found = next((source.task for source in known if source.holds(file, line)), found)
+    return found
+
+
+def _row(row: dict[str, Any]) -> Growth:
+    for name in ("left_bytes", "opened"):
+        row[name] = {(str(file), int(line), str(function)): int(n) for (file, line, function), n in row[name]}
+    return Growth(**row)
+
+
+def _measure(into: array[int]) -> None:
+    gc.collect(0)  # the garbage of young cycles is not left behind
+    into[0] = sys.getallocatedblocks()
+    into[1] = malloc_use()
+    into[2] = open_descriptors()

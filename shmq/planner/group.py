@@ -1,0 +1,155 @@
+"""One group, step by step: counts in, worker target out. Forecast, staffing and policy put together.
+
+    Observed ──▶ forecast ──▶ predicted need ─┐
+             ──▶ present rate, backlog ──▶ reactive need ─┴──▶ policy ──▶ Plan
+
+The planner process feeds it from shared memory, the backtest from a file: both run this very code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from shmq.planner.forecast import Forecaster
+from shmq.planner.policy import Needs, Policy, Rules, horizon_steps
+from shmq.planner.staffing import Goal, Load, rate_error, workers_needed
+
+LEVEL_STEPS = 5.0  # time constant of the present rate
+ERROR_STEPS = 200.0  # and of the measured error of taking it for the future
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was counted in the step that ends at `now_s`, and what is there now.
+
+    `service_s`, `service_cv2`: of the jobs done lately; 0 while none is known. `ready_s`: from order to
+    first claim of a worker.
+    """
+
+    now_s: float
+    arrivals: float
+    departures: float = 0.0
+    waiting: int = 0
+    running: int = 0
+    service_s: float = 0.0
+    service_cv2: float = 1.0
+    ready_s: float = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The decision and the numbers behind it; mean, low, high: the arrivals forecast that decided."""
+
+    target: int
+    reason: str
+    predicted: int
+    reactive: int
+    horizon_steps: int
+    rate_per_s: float
+    mean: float
+    low: float
+    high: float
+
+
+class PresentRate:
+    """Arrivals per step as they are now, and how far off it is to take them for those of the next steps.
+
+    A running mean, kept within the last two counts: a jump seen twice counts in full, a single spike hardly.
+    """
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self.variance = 0.0  # of the next count around `value`, beyond that of Poisson arrivals
+        self._mean = 0.0
+        self._last = 0.0
+        self._seen = 0
+
+    def observe(self, count: float) -> None:
+        """Take the count of one step."""
+        self._seen += 1
+        if self._seen > 1:
+            excess = (count - self.value) ** 2 - self.value
+            self.variance += max(1 / ERROR_STEPS, 1 / self._seen) * (excess - self.variance)
+        self._mean += max(1 / LEVEL_STEPS, 1 / self._seen) * (count - self._mean)
+        last = self._last if self._seen > 1 else count
+        self.value = min(max(self._mean, min(count, last)), max(count, last))
+        self._last = count
+
+    @property
+    def error(self) -> float:
+        """Relative standard deviation of the rate ahead, seen from the present one."""
+        return max(self.variance, 0.0) ** 0.5 / self.value if self.value > 0 else 0.0
+
+
+class GroupPlanner:
+    """State of one group; `step` once per `step_s`."""
+
+    def __init__(
+        self,
+        step_s: float,
+        goal: Goal,
+        rules: Rules,
+        *,
+        concurrency: int = 1,
+        margin_s: float | None = None,
+        forecaster: Forecaster | None = None,
+    ) -> None:
+        self.step_s = step_s
+        self.goal = goal
+        self.concurrency = concurrency
+        self.margin_s = step_s if margin_s is None else margin_s  # the next decision is a step away
+        self.forecaster = forecaster or Forecaster(step_s)
+        self.policy = Policy(rules)
+        self.present = PresentRate()
+
+    def step(self, seen: Observed) -> Plan:
+        """Take one step's counts and decide. `now_s` of successive calls never falls."""
+        self.forecaster.update(seen.arrivals)
+        self.present.observe(seen.arrivals)
+        horizon = horizon_steps(seen.ready_s, self.margin_s, self.step_s)
+        means, lows, highs = self.forecaster.forecast(horizon)
+        worst = int(highs.argmax())
+        mean, low, high = float(means[worst]), float(lows[worst]), float(highs[worst])
+        predicted, reactive = self._predicted(seen, mean, low, high), self._reactive(seen)
+        needs = Needs(predicted, reactive, seen.arrivals / self.step_s, seen.departures / self.step_s)
+        decision = self.policy.decide(seen.now_s, needs)
+        rate_per_s = self.present.value / self.step_s
+        return Plan(
+            decision.target, decision.reason, predicted, reactive, worst + 1, rate_per_s, mean, low, high
+        )
+
+    def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
+        load = Load(mean / self.step_s, seen.service_s, seen.service_cv2, error=rate_error(mean, low, high))
+        return self._workers(load)
+
+    def _reactive(self, seen: Observed) -> int:
+        """For the load that is here: in mode "reactive" with a margin for what comes, else only for surprises.
+
+        Beside a forecast the present rate counts as far as chance does not explain it (one standard deviation of Poisson
+        arrivals less), or the noise of single steps would fork workers.
+        """
+        rate = self.present.value
+        if self.policy.rules.mode == "reactive":
+            load = Load(rate / self.step_s, seen.service_s, seen.service_cv2, error=self.present.error)
+        else:
+            load = Load(max(rate - rate**0.5, 0.0) / self.step_s, seen.service_s, seen.service_cv2)
+        return self._workers(self._with_backlog(load, seen))
+
+    def _with_backlog(self, load: Load, seen: Observed) -> Load:
+        """The backlog that the present workers will not have worked off by the time a new one is ready."""
+        if seen.waiting <= 0:
+            return load
+        if seen.service_s <= 0:
+            return replace(load, waiting=seen.waiting, running=seen.running)
+        servers = self.policy.target * self.concurrency
+        idle = max(servers - seen.running, 0)
+        spare_per_s = max(servers / seen.service_s - load.rate_per_s, 0.0)
+        left = max(seen.waiting - idle - spare_per_s * seen.ready_s, 0.0)
+        started = min(seen.waiting, idle)
+        return replace(load, waiting=round(left), running=seen.running + started)
+
+    def _workers(self, load: Load) -> int:
+        most = max(self.policy.rules.max_workers, 1)
+        if load.service_s <= 0:  # nothing known of the jobs yet: one worker finds out
+            return min(1, most) if load.rate_per_s > 0 or load.waiting > 0 else 0
+        return workers_needed(load, self.goal, concurrency=self.concurrency, most=most)

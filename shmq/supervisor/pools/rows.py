@@ -1,0 +1,197 @@
+"""The supervisor's view of worker rows and group words: bounds-checked reads, writes that cannot overflow.
+
+Any shared word may hold garbage. A read never decides more than whom to look at; a number that goes
+into a sum is cut to 63 bits; an index is compared with its bound before it is used.
+
+The supervisor writes a worker row while its state is STARTING or DEAD, the live worker in between; a
+DEAD row goes to recovery, which frees it when nothing of the worker is left.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+
+import posix_ipc
+
+from shmq.clock import now_ns
+from shmq.memory import doorbell
+from shmq.memory.doorbell import SemaphoreBell
+from shmq.memory.layout import (
+    GROUP_CLAIM,
+    GROUP_CONTROL,
+    GROUP_PLAN,
+    HISTOGRAM_BUCKETS,
+    LANE_WORDS,
+    WORKER,
+    WORKER_DEAD,
+    WORKER_FREE,
+    WORKER_LIVE,
+    WORKER_STARTING,
+    WORKER_WORDS,
+)
+from shmq.memory.segment import Segment
+from shmq.transport.bells import Bells
+from shmq.transport.table import GENERATION_SHIFT, LEASED, OWNER, OWNER_SHIFT, RUNNING, STATE, owner_of
+
+_MOST = (1 << 63) - 1
+_EMPTY_ROW = bytes(8 * WORKER_WORDS)
+_EMPTY_HISTOGRAM = bytes(8 * HISTOGRAM_BUCKETS)
+_PAST = ("done", "failed", "retried", "busy_ns")
+
+
+class Rows:
+    """Worker rows, group words, sleeping bytes and lanes of one segment."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.count = segment.shape.workers
+        self._workers = segment.rows("worker_rows")
+        self._control = segment.rows("group_control")
+        self._claim = segment.rows("group_claim")
+        self._plans = segment.rows("group_plan")
+        self._services, self._waits = segment.rows("service_times"), segment.rows("wait_times")
+        self._sleeping, self._sleepers = segment.view("sleeping"), segment.layout.sleepers
+        self._heads, self._tails = segment.view("heads"), segment.view("tails")
+        self._lane_words = (segment.shape.producers + 1) * LANE_WORDS
+        self._words = segment.view("words")
+        self._kills = segment.view("kills")
+        self._bells = Bells(segment)
+
+    # -- worker rows ---------------------------------------------------------------------
+
+    def word(self, index: int, name: str) -> int:
+        """A word of a worker row, whatever it holds."""
+        return int(self._workers[index][WORKER[name]])
+
+    def is_live(self, index: int) -> bool:
+        """Has the worker joined?"""
+        return self.word(index, "state") == WORKER_LIVE
+
+    def is_free(self, index: int) -> bool:
+        """May the row be given to a new worker?"""
+        return self.word(index, "state") == WORKER_FREE
+
+    def is_dead(self, index: int) -> bool:
+        """Is the row waiting for recovery?"""
+        return self.word(index, "state") == WORKER_DEAD
+
+    def prepare(self, index: int, group: int) -> tuple[SemaphoreBell, int]:
+        """A clean STARTING row with a doorbell of its own; (doorbell, serial of the order).
+
+        Raises OSError when no semaphore can be made (/dev/shm full).
+        """
+        row = self._workers[index]
+        serial = (row[WORKER["bell_serial"]] + 1) & _MOST
+        row[:] = memoryview(_EMPTY_ROW).cast("Q")
+        for histogram in (self._services[index], self._waits[index]):
+            histogram[:] = memoryview(_EMPTY_HISTOGRAM).cast("Q")
+        # 128 random bits: nobody can have squatted on the name. Written before the semaphore exists, so that
+        # whoever comes after our death finds and removes it.
+        name = f"/shmq-{os.geteuid()}-{secrets.token_hex(16)}"
+        self.segment.set_text("worker_bells", name, index)
+        try:
+            bell = SemaphoreBell(name, create=True)
+        except (posix_ipc.Error, MemoryError) as error:
+            raise OSError(f"no doorbell for a worker: {error}") from error
+        row[WORKER["bell_serial"]] = serial
+        row[WORKER["group"]] = group
+        row[WORKER["fork_ns"]] = now_ns()
+        row[WORKER["state"]] = WORKER_STARTING
+        return bell, serial
+
+    def bury(self, index: int, *, status: int, reason: int, culprit: int, peak_bytes: int) -> None:
+        """The worker is proven dead: hand its row to recovery."""
+        row = self._workers[index]
+        row[WORKER["exit_status"]] = status & 0xFFFF
+        row[WORKER["culprit"]] = culprit
+        row[WORKER["reason"]] = reason
+        row[WORKER["peak_bytes"]] = min(peak_bytes, _MOST)
+        # SYNC POINT: death-visible — status, reason and culprit before the state says DEAD
+        row[WORKER["state"]] = WORKER_DEAD
+        for group in range(self.segment.shape.groups):
+            self._sleeping[group * self._sleepers + 1 + index] = 0
+        name = self.segment.text("worker_bells", index)
+        if doorbell.is_semaphore(name):
+            doorbell.unlink(name)
+        self._bells.notify_recovery()
+
+    def take_counters(self, index: int) -> dict[str, int]:
+        """The counters of a worker that ended; they are 0 afterwards, so that none is added twice."""
+        row, counters = self._workers[index], {}
+        for name in _PAST:
+            counters[name] = min(row[WORKER[name]], _MOST)
+            row[WORKER[name]] = 0
+        return counters
+
+    def ended(self, index: int) -> int:
+        """Jobs that the worker has run, retried attempts included."""
+        return min(self.word(index, "done") + self.word(index, "retried"), _MOST)
+
+    def is_asleep(self, group: int, index: int) -> bool:
+        """Does the worker wait for work?"""
+        return bool(self._sleeping[group * self._sleepers + 1 + index])
+
+    def running_job(self, index: int) -> int:
+        """Id of the job that the worker runs at this moment, as the job word confirms; 0 for none."""
+        job = self.word(index, "job")
+        return job if self.is_running(index, job) else 0
+
+    def is_running(self, index: int, job: int) -> bool:
+        """Does the job word say that this worker runs this job?"""
+        slot = job & 0xFFFFFFFF
+        if not job or slot >= len(self._words):
+            return False
+        word = self._words[slot]
+        return bool(word >> GENERATION_SHIFT == job >> 32 and word & STATE == RUNNING and owner_of(word) == index)
+
+    def is_in_job(self, index: int) -> bool:
+        """Does any job word say that this worker runs it? Looks at all: an async worker runs many."""
+        return bool(self.running_job(index)) or self._owns(index, RUNNING)
+
+    def is_leasing(self, index: int) -> bool:
+        """Does the worker hold jobs that it has not started?"""
+        return self._owns(index, LEASED)
+
+    def _owns(self, index: int, state: int) -> bool:
+        wanted = index << OWNER_SHIFT | state
+        return any(word & (OWNER | STATE) == wanted for word in self._words.tolist())
+
+    def is_kill_requested(self, job: int) -> bool:
+        """Did its producer ask that the job be killed?"""
+        slot, generation = job & 0xFFFFFFFF, job >> 32
+        return bool(job) and slot < len(self._kills) and self._kills[slot] == generation
+
+    # -- groups --------------------------------------------------------------------------
+
+    def control(self, group: int, name: str) -> int:
+        """A word of the group's control row."""
+        return int(self._control[group][GROUP_CONTROL[name]])
+
+    def set_control(self, group: int, name: str, value: int) -> None:
+        """Write a word of the group's control row."""
+        self._control[group][GROUP_CONTROL[name]] = max(0, min(value, _MOST))
+
+    def add(self, group: int, name: str, value: int) -> None:
+        """Count up a word of the group's control row."""
+        row, at = self._control[group], GROUP_CONTROL[name]
+        row[at] = (row[at] + value) & _MOST
+
+    def claimed(self, group: int) -> int:
+        """Jobs claimed from the group so far."""
+        return int(self._claim[group][GROUP_CLAIM["claimed"]])
+
+    def plan(self, group: int, name: str) -> int:
+        """A word that the planner wrote."""
+        return int(self._plans[group][GROUP_PLAN[name]])
+
+    def ring_supervisor(self, group: int, *, is_wanted: bool) -> None:
+        """Entry 0 of the sleepers: while no worker can be rung, producers ring the supervisor."""
+        self._sleeping[group * self._sleepers] = 1 if is_wanted else 0
+
+    def backlog(self, group: int) -> int:
+        """Entries waiting in the group's lanes; a damaged lane counts as full."""
+        at, most = group * self._lane_words, self.segment.shape.slots_per_producer
+        heads = self._heads[at : at + self._lane_words].tolist()  # heads before tails
+        tails = self._tails[at : at + self._lane_words].tolist()
+        return sum(min(tail - head, most) for head, tail in zip(heads, tails, strict=True) if tail > head)

@@ -1,0 +1,256 @@
+"""Job handles: what they tell, cancel, call back; dropped ones leak no slot."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+
+import pytest
+
+import shmq
+from shmq.errors import JobCancelled, QueueFull, ShmqError
+from tests.client import declared
+from tests.client.conftest import SLOTS
+from tests.live import until
+
+pytestmark = pytest.mark.usefixtures("client")
+
+
+@pytest.fixture
+def parked(service):
+    """The group `parked`, paused for the test."""
+    service.control("pause", group="parked")
+    yield "parked"
+    service.control("resume", group="parked")
+
+
+class TestState:
+    def test_a_handle_follows_its_job(self, parked, service, tmp_path):
+        job = declared.parked.submit(1)
+        assert job.state == "queued"
+        assert not job.done()
+        with pytest.raises(TimeoutError, match=r"queued after 0\.05 s; it goes on"):
+            job.result(0.05)
+        service.control("resume", group="parked")
+        assert job.result(10) == 1
+        assert job.state == "done"
+        assert job.done()
+
+    def test_a_running_job_says_so(self, tmp_path):
+        job = declared.wait_for_file.submit(str(tmp_path / "go"))
+        until(lambda: job.state == "running")
+        (tmp_path / "go").touch()
+        assert job.result(10) is True
+
+    def test_a_failed_job_says_so(self):
+        job = declared.fail_as.submit("ValueError", "x")
+        until(job.done)
+        assert job.state == "failed"
+
+    def test_a_handle_shows_what_it_is(self):
+        job = declared.echo.submit(1)
+        job.result(10)
+        assert repr(job) == f"<shmq.Job {job.id} tests.client.declared.echo done>"
+        assert job.task_name == "tests.client.declared.echo"
+
+    def test_ids_are_never_the_same(self):
+        assert len({declared.nothing.submit().id for _ in range(1000)}) == 1000
+
+    def test_a_zero_timeout_only_looks(self, parked):
+        job = declared.parked.submit(1)
+        with pytest.raises(TimeoutError):
+            job.result(0)
+        with pytest.raises(TimeoutError):
+            job.exception(0)
+
+    def test_results_are_read_in_any_order(self):
+        jobs = [declared.echo.submit(i) for i in range(SLOTS)]
+        assert [job.result(10) for job in reversed(jobs)] == list(reversed(range(SLOTS)))
+
+
+class TestSlots:
+    def test_dropped_handles_leak_no_slot(self):
+        for i in range(5_000):
+            declared.echo.submit(i)
+        assert declared.echo.submit("still room").result(10) == "still room"
+
+    def test_a_backlog_of_ten_times_the_slots_keeps_its_results(self):
+        jobs = [declared.echo.submit(i) for i in range(10 * SLOTS)]
+        assert [job.result(10) for job in jobs] == list(range(10 * SLOTS))
+
+    def test_a_backlog_of_large_results_keeps_them(self):
+        jobs = [declared.blob.submit(5_000 + i) for i in range(4 * SLOTS)]
+        assert [len(job.result(10)) for job in jobs] == [5_000 + i for i in range(4 * SLOTS)]
+
+    def test_dropped_handles_are_let_go_when_their_slots_are_needed(self):
+        reference = weakref.ref(declared.echo.submit(1))
+        for i in range(2 * SLOTS):
+            declared.echo.submit(i)
+        assert reference() is None
+
+    def test_forgotten_jobs_run_and_free_their_slots(self, tmp_path, client):
+        for i in range(200):
+            declared.touch_and_forget.submit(str(tmp_path / str(i)))
+        until(lambda: len(list(tmp_path.iterdir())) == 200)
+        until(lambda: not client._publisher.ended())
+        declared.touch.options(forget=True).submit(str(tmp_path / "one more"))
+        until((tmp_path / "one more").exists)
+
+    def test_a_forgotten_job_that_fails_frees_its_slot(self, client):
+        for _ in range(3 * SLOTS):
+            declared.fail_as.options(forget=True).submit("ValueError", "x")
+        assert declared.echo.submit(1).result(10) == 1
+
+    def test_the_handle_of_a_forgotten_job_ends_with_it(self, tmp_path):
+        job = declared.touch_and_forget.submit(str(tmp_path / "a"))
+        until((tmp_path / "a").exists)
+        until(job.done)
+        with pytest.raises(ShmqError, match="forget"):
+            job.result(1)
+
+
+class TestFull:
+    def test_a_full_queue_says_group_depth_capacity_and_remedies(self, parked):
+        kept = [declared.parked.submit(i) for i in range(SLOTS)]
+        with pytest.raises(QueueFull) as caught:
+            declared.parked.submit_nowait(0)
+        text = str(caught.value)
+        for word in ("'parked'", "tests.client.declared.parked", f"{SLOTS} of {SLOTS} slots", "shmq status", "slots_per_producer", "block="):
+            assert word in text
+        with pytest.raises(QueueFull):
+            declared.parked.options(block=0.05).submit(0)
+        assert sum(job.cancel() for job in kept) == SLOTS
+
+    def test_a_blocked_submit_goes_on_when_there_is_room(self, parked, service):
+        kept = [declared.parked.submit(i) for i in range(SLOTS)]
+        timer = threading.Timer(0.1, lambda: service.control("resume", group="parked"))
+        timer.start()
+        assert declared.parked.submit("last").result(20) == "last"
+        timer.join()
+        assert [job.result(10) for job in kept] == list(range(SLOTS))
+
+
+class TestCancel:
+    def test_a_queued_job_is_cancelled_at_once_and_never_runs(self, parked, service, tmp_path):
+        job = declared.touch.options(group="parked").submit(str(tmp_path / "never"))
+        assert job.cancel()
+        assert job.done()
+        assert job.cancelled()
+        assert job.state == "cancelled"
+        with pytest.raises(JobCancelled, match="before it ran"):
+            job.result(1)
+        with pytest.raises(JobCancelled):
+            job.exception(1)
+        service.control("resume", group="parked")
+        assert declared.parked.submit(1).result(10) == 1  # the worker has passed the entry
+        assert not (tmp_path / "never").exists()
+
+    def test_cancelled_jobs_give_their_slots_back_in_a_paused_group(self, parked):
+        for _ in range(2):
+            jobs = [declared.parked.submit(i) for i in range(SLOTS)]
+            assert all(job.cancel() for job in jobs)
+        assert declared.echo.submit(1).result(10) == 1
+
+    def test_a_delayed_job_is_cancelled_at_once(self):
+        job = declared.echo.options(delay=60.0).submit(1)
+        assert job.state == "scheduled"
+        assert job.cancel()
+        assert job.cancelled()
+
+    def test_a_running_job_is_asked_and_the_handle_tells_the_outcome(self, tmp_path):
+        job = declared.wait_for_file.submit(str(tmp_path / "never"))
+        until(lambda: job.state == "running")
+        assert not job.cancel()
+        assert job.result(10) is False  # the task saw shmq.cancelled()
+        assert not job.cancelled()
+
+    def test_a_running_job_is_cancelled_by_killing_its_worker(self, service):
+        job = declared.nap.submit(60.0)
+        until(lambda: job.state == "running")
+        job.cancel(kill=True)
+        with pytest.raises(JobCancelled):
+            job.result(20)
+        assert job.state == "cancelled"
+        assert declared.echo.submit(1).result(20) == 1
+        until(lambda: len(service.live_workers("computation")) == 2)
+
+    def test_an_ended_job_cannot_be_cancelled(self):
+        job = declared.echo.submit(1)
+        assert job.result(10) == 1
+        assert not job.cancel()
+        assert job.result() == 1
+
+    def test_a_second_cancel_changes_nothing(self, parked):
+        job = declared.parked.submit(1)
+        assert job.cancel()
+        assert not job.cancel()
+        assert job.cancelled()
+
+
+class TestCallbacks:
+    def test_a_callback_gets_the_ended_job(self):
+        seen: list[shmq.Job] = []
+        job = declared.nap.submit(0.05)
+        job.add_done_callback(seen.append)
+        until(lambda: seen == [job])
+        assert job.result(0) == 0.05
+
+    def test_a_callback_on_an_ended_job_runs_now(self):
+        job = declared.echo.submit(1)
+        job.result(10)
+        seen: list[shmq.Job] = []
+        job.add_done_callback(seen.append)
+        assert seen == [job]
+
+    def test_callbacks_run_in_the_order_they_were_added(self):
+        seen: list[int] = []
+        job = declared.nap.submit(0.05)
+        for i in range(5):
+            job.add_done_callback(lambda _, i=i: seen.append(i))
+        until(lambda: len(seen) == 5)
+        assert seen == [0, 1, 2, 3, 4]
+
+    def test_a_callback_that_raises_is_logged_and_the_others_run(self, caplog):
+        seen: list[shmq.Job] = []
+        job = declared.nap.submit(0.05)
+        job.add_done_callback(lambda _: 1 / 0)
+        job.add_done_callback(seen.append)
+        until(lambda: seen)
+        assert "ZeroDivisionError" in caplog.text
+        assert job.id in caplog.text
+
+    def test_a_callback_may_submit(self):
+        ends = threading.Event()
+        values: list[int] = []
+
+        def count(job: shmq.Job) -> None:
+            values.append(job.result(0))
+            if len(values) < 20:
+                declared.echo.submit(len(values)).add_done_callback(count)
+            else:
+                ends.set()
+
+        declared.echo.submit(0).add_done_callback(count)
+        assert ends.wait(20)
+        assert values == list(range(20))
+
+    def test_a_thousand_callbacks_all_run(self):
+        seen: list[int] = []
+        for i in range(1_000):
+            declared.echo.submit(i).add_done_callback(lambda job: seen.append(job.result(0)))
+        until(lambda: len(seen) == 1_000)
+        assert sorted(seen) == list(range(1_000))
+
+    def test_cancelling_calls_back(self, parked):
+        seen: list[str] = []
+        job = declared.parked.submit(1)
+        job.add_done_callback(lambda job: seen.append(job.state))
+        assert job.cancel()
+        until(lambda: seen == ["cancelled"])
+
+    def test_a_job_with_callback_whose_handle_is_dropped_still_calls_back(self):
+        seen: list[int] = []
+        declared.echo.submit(7).add_done_callback(lambda job: seen.append(job.result(0)))
+        gc.collect()
+        until(lambda: seen == [7])

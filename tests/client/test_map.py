@@ -1,0 +1,184 @@
+"""`map`: in order, lazy, bounded, failures in their place."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import pytest
+
+import shmq
+from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
+from tests.client import declared
+
+pytestmark = pytest.mark.usefixtures("client")
+
+
+@pytest.mark.parametrize("chunk_size", ["auto", 1, 7, 100, 100_000])
+def test_results_come_in_order_with_every_chunk_size(chunk_size):
+    assert list(shmq.map(declared.echo, range(3_000), chunk_size=chunk_size)) == list(range(3_000))
+
+
+def test_empty_and_single_inputs_work():
+    assert list(shmq.map(declared.echo, [])) == []
+    assert list(shmq.map(declared.echo, [5])) == [5]
+
+
+def test_several_inputs_are_zipped_to_the_shortest():
+    assert list(shmq.map(declared.positional, range(5), itertools.count(10))) == [[i, 10 + i] for i in range(5)]
+
+
+def test_a_name_works_like_the_object():
+    assert list(shmq.map("tests.client.declared.echo", range(100))) == list(range(100))
+    with pytest.raises(UnknownTask, match="Did you mean"):
+        list(shmq.map("tests.client.declared.ecko", range(100)))
+
+
+def test_defaults_are_filled_in():
+    assert list(shmq.map(declared.positional, range(3))) == [[i, 5] for i in range(3)]
+
+
+def test_annotated_types_arrive_as_such():
+    points = [declared.Point(i) for i in range(50)]
+    assert list(shmq.map(declared.move, points)) == [declared.Point(i + 1) for i in range(50)]
+    assert list(shmq.map(declared.unique, [{1}, {2}])) == [{0, 1}, {0, 2}]
+
+
+def test_async_and_generator_tasks_are_mapped():
+    assert list(shmq.map(declared.acho, range(50))) == list(range(50))
+    assert list(shmq.map(declared.parts, range(5))) == [list(range(i)) for i in range(5)]
+
+
+def test_large_items_and_arrays_are_mapped():
+    import numpy as np
+
+    assert list(shmq.map(declared.length, [b"x" * 50_000] * 100)) == [50_000] * 100
+    arrays = [np.full(5_000, float(i)) for i in range(60)]
+    for i, result in enumerate(shmq.map(declared.doubled, arrays)):
+        assert (result == 2 * i).all()
+
+
+def test_results_larger_than_all_blocks_together_are_mapped():
+    total = sum(len(value) for value in shmq.map(declared.blob, itertools.repeat(100_000, 400)))
+    assert total == 400 * 100_000
+    assert sum(value.sum() for value in shmq.map(declared.ones, itertools.repeat(50_000, 200))) == 200 * 50_000
+
+
+def test_arguments_larger_than_all_blocks_together_are_mapped():
+    assert set(shmq.map(declared.length, itertools.repeat(b"x" * 100_000, 400), chunk_size=200)) == {100_000}
+    sizes = [10, 10, 10, 10] * 60 + [3_000_000] * 20
+    assert list(shmq.map(declared.length, (b"x" * size for size in sizes))) == sizes
+
+
+def test_an_item_too_large_for_any_block_is_refused():
+    with pytest.raises(TooLarge):
+        list(shmq.map(declared.length, [b"x", b"x" * (9 << 20)]))
+
+
+def test_input_is_taken_lazily_and_without_end():
+    taken = itertools.count()
+    results = shmq.map(declared.echo, (next(taken) for _ in itertools.count()), chunk_size=2)
+    assert next(taken) == 0  # nothing is taken before the first result is asked for
+    assert list(itertools.islice(results, 10)) == list(range(1, 11))
+    assert next(taken) < 100
+    results.close()
+
+
+def test_memory_stays_flat_for_any_number_of_items():
+    def peak_bytes(items: int) -> int:
+        tracemalloc.start()
+        try:
+            assert sum(1 for _ in shmq.map(declared.echo, range(items), chunk_size=50)) == items
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak_bytes(2_000)
+    assert peak_bytes(30_000) < 1.5 * peak_bytes(10_000)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 5, "auto"])
+def test_the_first_failure_is_raised_in_its_place(chunk_size):
+    results = shmq.map(declared.divide, [1, 2, 0, 4], chunk_size=chunk_size)
+    assert [next(results), next(results)] == [1.0, 0.5]
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(results)
+    assert "declared.py" in str(caught.value.__cause__)
+
+
+def test_failures_stay_with_their_call(client):
+    answers = list(client.map_calls(declared.divide, [(1,), (0,), (2,), (0,)], chunk_size=4))
+    assert [(i, ok) for i, ok, _ in answers] == [(0, True), (1, False), (2, True), (3, False)]
+    assert all(isinstance(answers[i][2], ZeroDivisionError) for i in (1, 3))
+
+
+def test_a_call_that_does_not_fit_the_signature_is_refused_with_it():
+    with pytest.raises(BadArguments, match="nothing"):
+        list(shmq.map(declared.nothing, range(10)))
+
+
+def test_calls_of_different_length_are_mapped_right(client):
+    calls = [(1,), (2, 7), (3,), (4, 9)]
+    assert [value for _, _, value in client.map_calls(declared.positional, calls, chunk_size=4)] == [[1, 5], [2, 7], [3, 5], [4, 9]]
+
+
+def test_a_call_of_the_wrong_type_fails_alone(client):
+    answers = list(client.map_calls(declared.typed_number, [(1,), ("x",), (3,)], chunk_size=3))
+    assert [ok for _, ok, _ in answers] == [True, False, True]
+    assert isinstance(answers[1][2], BadArguments)
+
+
+def test_a_result_that_cannot_travel_fails_alone(client):
+    answers = list(client.map_calls(declared.odd_result, [(1,), (2,), (3,)], chunk_size=3))
+    assert [ok for _, ok, _ in answers] == [True, False, True]
+
+
+def test_an_item_that_cannot_travel_is_raised_and_what_waited_is_cancelled():
+    results = shmq.map(declared.echo, [1, 2, object(), 4], chunk_size=1)
+    with pytest.raises(TypeError, match="cannot travel"):
+        list(results)
+    assert declared.echo.submit(1).result(10) == 1
+
+
+def test_an_input_that_raises_ends_the_map_with_its_error():
+    def items():
+        yield 1
+        raise OSError("source broke")
+
+    with pytest.raises(OSError, match="source broke"):
+        list(shmq.map(declared.echo, items(), chunk_size=1))
+
+
+def test_closing_the_iterator_cancels_what_has_not_started(service, tmp_path):
+    service.control("pause", group="parked")
+    results = shmq.map(declared.parked_or_first.options(group="parked"), range(1_000), chunk_size=1)
+    service.control("resume", group="parked")
+    assert next(results) == 0
+    service.control("pause", group="parked")
+    results.close()
+    service.control("resume", group="parked")
+    assert declared.parked.submit(1).result(10) == 1
+
+
+def test_unordered_answers_are_complete(client):
+    calls = [(i % 5 / 100,) for i in range(40)]
+    answers = list(client.map_calls(declared.nap, calls, ordered=False, chunk_size=1))
+    assert sorted(i for i, _, _ in answers) == list(range(40))
+    assert all(ok and value == calls[i][0] for i, ok, value in answers)
+
+
+def test_two_maps_at_once_do_not_mix():
+    first, second = shmq.map(declared.echo, range(500)), shmq.map(declared.echo, range(1_000, 1_500))
+    assert list(zip(first, second, strict=True)) == list(zip(range(500), range(1_000, 1_500), strict=True))
+
+
+@pytest.mark.parametrize("chunk_size", [0, -1, "big", 1.5, None])
+def test_a_chunk_size_that_means_nothing_is_refused(chunk_size):
+    with pytest.raises(BadArguments, match="chunk_size"):
+        list(shmq.map(declared.echo, [1], chunk_size=chunk_size))
+
+
+def test_a_call_that_kills_its_worker_is_lost(client):
+    answers = list(client.map_calls(declared.die_at_three, [(i,) for i in range(6)], chunk_size=1))
+    assert [ok for _, ok, _ in answers] == [True, True, True, False, True, True]
+    assert isinstance(answers[3][2], WorkerLost)

@@ -1,0 +1,194 @@
+"""The driver: starts the crew, kills at random, lets everything end, asks for the verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shmq.memory import doorbell
+from tests.crash.chaos import crew as kinds
+from tests.crash.chaos.crew import Crew
+from tests.crash.chaos.records import FOLDER
+
+if TYPE_CHECKING:
+    from tests.crash.chaos.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of everything."""
+
+    workers: int = 100
+    producers: int = 100
+    supervisors: int = 10
+    seconds: float = 15.0
+    seed: int = 1
+    alive_producers: int = 3
+
+    def order(self) -> list[str]:
+        """The kills in random order; fork server and recovery get a tenth of the workers' share."""
+        tenth = max(self.workers // 10, 1)
+        counts = {
+            kinds.WORKER_KILL: self.workers, kinds.PRODUCER_KILL: self.producers, kinds.SUPERVISOR_KILL: self.supervisors,
+            kinds.SERVER_KILL: max(tenth // 5, 1), kinds.RECOVERY_KILL: tenth,
+        }  # fmt: skip
+        order = [kind for kind, count in counts.items() for _ in range(count)]
+        random.Random(self.seed).shuffle(order)
+        return order
+
+
+@dataclass
+class Outcome:
+    """What one run did and what became of its jobs."""
+
+    kills: Counter[str]
+    verdict: Verdict
+    producers: int
+    producer_errors: str
+    left: list[str]
+    elapsed_s: float
+    exit_status: int
+
+    def is_clean(self) -> bool:
+        """Nothing lost, altered, made up, unexplained or left behind."""
+        return self.verdict.is_clean() and not self.producer_errors and not self.left and not self.exit_status
+
+
+def run(plan: Plan, report: Callable[[str], None] = lambda _: None) -> Outcome:
+    """One run in a namespace and folder of its own."""
+    namespace = f"chaos{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}"
+    folder = Path(tempfile.mkdtemp(prefix="shmq-chaos-"))
+    (folder / "ledger").mkdir()
+    os.environ[FOLDER] = str(folder / "ledger")
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    started = time.monotonic()
+    crew = Crew(folder, namespace, plan.seed, plan.alive_producers)
+    is_clean = False
+    try:
+        with _marked_bells(namespace):
+            crew.start_supervisor()
+            outcome = _attack(crew, plan, report, started)
+        is_clean = outcome.is_clean()
+        return outcome
+    finally:
+        crew.abandon()
+        _clean_up(namespace)
+        if is_clean and not os.environ.get("SHMQ_CHAOS_KEEP"):
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            report(f"ledgers and log are kept in {folder}")
+
+
+def _attack(crew: Crew, plan: Plan, report: Callable[[str], None], started: float) -> Outcome:
+    segment = crew.segment()
+    give_up = time.monotonic() + 30.0
+    while not segment.header("registry") and time.monotonic() < give_up:
+        time.sleep(0.005)
+    crew.start_producers()
+    order = plan.order()
+    pause_s = plan.seconds / len(order)
+    next_at, waiting = time.monotonic() + 0.5, order
+    while waiting:
+        crew.reap()
+        if time.monotonic() < next_at:
+            time.sleep(min(0.002, pause_s))
+            continue
+        done = next((i for i, kind in enumerate(waiting[:8]) if crew.kill(kind, segment)), None)
+        if done is None:
+            time.sleep(0.001)
+            continue
+        del waiting[done]
+        next_at = max(next_at + pause_s * crew._chance.uniform(0.2, 1.8), time.monotonic() - 1.0)
+        if len(crew.kills) % 500 == 0:
+            report(f"{len(crew.kills)} of {len(crew.kills) + len(waiting)} kills after {time.monotonic() - started:.0f} s")
+    born, _ = crew.finish_producers()
+    give_up = time.monotonic() + 60.0
+    while _open_jobs(segment) and time.monotonic() < give_up:
+        crew.reap()
+        time.sleep(0.02)
+    stuck = _open_jobs(segment)
+    status = crew.stop_supervisor()
+    crew.reap()
+    from tests.crash.chaos.verdict import judge  # numpy: only now, when nothing is forked any more
+
+    verdict = judge(crew.folder / "ledger", crew.kills, crew.folder / "state" / crew.namespace / "dead.sqlite")
+    errors = crew.folder / "ledger" / "errors"
+    left = _left(crew.namespace) + ([f"{stuck} jobs that never end"] if stuck else [])
+    return Outcome(
+        Counter(kill.kind for kill in crew.kills), verdict, born, errors.read_text() if errors.exists() else "",
+        left, time.monotonic() - started, status,
+    )  # fmt: skip
+
+
+def _open_jobs(segment: object) -> int:
+    from shmq.supervisor.namespace import jobs_left
+
+    return jobs_left(segment)  # type: ignore[arg-type]
+
+
+class _Marked:
+    """Stands in for `secrets` in the doorbells' module: semaphores whose names tell whose they are."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def token_hex(self, size: int) -> str:
+        return f"{self._namespace}-{os.urandom(size // 2).hex()}"
+
+
+@contextlib.contextmanager
+def _marked_bells(namespace: str):  # noqa: ANN202
+    secrets, doorbell.secrets = doorbell.secrets, _Marked(namespace)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        doorbell.secrets = secrets
+
+
+def _left(namespace: str) -> list[str]:
+    return sorted(name for name in os.listdir("/dev/shm") if f"{namespace}" in name)
+
+
+def _clean_up(namespace: str) -> None:
+    for name in _left(namespace):
+        Path("/dev/shm", name).unlink(missing_ok=True)
+
+
+def describe(plan: Plan, outcome: Outcome) -> str:
+    """The figures, as they go into the README."""
+    verdict = outcome.verdict
+    import numpy as np
+
+    def spread(values: np.ndarray) -> str:
+        if not len(values):
+            return "none seen"
+        p50, p99 = (float(np.quantile(values, q)) for q in (0.5, 0.99))
+        return f"p50 {1000 * p50:.1f} ms, p99 {1000 * p99:.1f} ms, most {1000 * float(values.max()):.1f} ms ({len(values)} jobs)"
+
+    return "\n".join([
+        f"seed {plan.seed}: {sum(outcome.kills.values())} kills in {outcome.elapsed_s:.0f} s: "
+        + ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items())),
+        f"producers {outcome.producers}, accepted {verdict.accepted}, executed {verdict.executed}, "
+        f"dead letters {verdict.dead_letters}",
+        f"lost {len(verdict.lost)}, phantom {len(verdict.phantom)}, altered {len(verdict.altered)}, "
+        f"run although cancelled {len(verdict.cancelled_but_ran)}",
+        f"duplicates {verdict.duplicates}: {verdict.explained} were the last act of a killed worker, "
+        f"{len(verdict.unexplained)} unexplained",
+        f"worker's death to its job's next start: {spread(verdict.redelivery_s)}",
+        f"supervisor's death to its workers' jobs' next start: {spread(verdict.restart_s)}",
+        *(f"{what}: {', '.join(which)}" for what, which in (
+            ("LOST", verdict.lost), ("PHANTOM", verdict.phantom), ("ALTERED", verdict.altered[:8]),
+            ("UNEXPLAINED", verdict.unexplained[:8]), ("RAN ALTHOUGH CANCELLED", verdict.cancelled_but_ran),
+            ("LEFT BEHIND", outcome.left), ("PRODUCERS", [outcome.producer_errors] if outcome.producer_errors else []),
+            ("EXIT STATUS", [f"{outcome.exit_status:#x}"] if outcome.exit_status else []),
+        ) if which),
+    ])  # fmt: skip

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from shmq.planner.backtest import Queue, Setting
+from shmq.planner.group import GroupPlanner, Observed
+from shmq.planner.policy import Needs, Policy, Rules, horizon_steps
+from shmq.planner.staffing import Goal
+
+from tests.planner.loads import daily, flat, square
+
+RULES = Rules(min_workers=1, max_workers=10, hold_s=30.0)
+
+
+def targets(policy, needs, step_s=1.0):
+    return [policy.decide(t * step_s, Needs(need, need)).target for t, need in enumerate(needs)]
+
+
+def test_up_at_once():
+    decision = Policy(RULES).decide(0.0, Needs(predicted=6, reactive=2))
+    assert decision.target == 6
+    assert decision.reason == "1 → 6: the forecast needs 6"
+
+
+def test_the_larger_need_counts():
+    assert Policy(RULES).decide(0.0, Needs(predicted=2, reactive=5)).reason == "1 → 5: the present load needs 5"
+
+
+def test_reactive_mode_does_not_look_ahead():
+    assert Policy(Rules(1, 10, 30.0, "reactive")).decide(0.0, Needs(predicted=9, reactive=3)).target == 3
+
+
+def test_fixed_mode_keeps_the_maximum():
+    assert Policy(Rules(1, 10, 30.0, "fixed")).decide(0.0, Needs(0, 0)).target == 10
+
+
+@pytest.mark.parametrize(("need", "target", "name"), [(99, 10, "max_workers = 10"), (0, 2, "min_workers = 2")])
+def test_the_bounds_are_kept_and_named(need, target, name):
+    decision = Policy(Rules(2, 10, 30.0)).decide(0.0, Needs(need, need))
+    assert decision.target == target
+    assert name in decision.reason
+
+
+def test_down_only_when_the_need_has_been_lower_for_the_hold_time():
+    got = targets(Policy(RULES), [8] + [3] * 40)
+    assert got[:31] == [8] * 31
+    assert got[31:] == [3] * 10
+
+
+def test_down_only_to_the_greatest_need_of_the_hold_time():
+    got = targets(Policy(RULES), [8] + [3] * 20 + [5] + [3] * 20)
+    assert got[30] == 8
+    assert got[31] == 5
+
+
+def test_a_start_is_no_proof_of_a_low_need():
+    policy = Policy(RULES, target=6)
+    assert targets(policy, [2] * 29) == [6] * 29
+
+
+def test_one_worker_less_has_to_last():
+    got = targets(Policy(RULES), [5] + [4] * 2000)
+    assert got[1799] == 5
+    assert got[-1] == 4
+
+
+def test_never_down_while_work_arrives_faster_than_it_leaves():
+    policy = Policy(RULES)
+    policy.decide(0.0, Needs(8, 8))
+    for t in range(1, 100):
+        assert policy.decide(float(t), Needs(2, 2, arrivals_per_s=5.0, departures_per_s=4.0)).target == 8
+    decision = policy.decide(100.0, Needs(2, 2, arrivals_per_s=4.0, departures_per_s=5.0))
+    assert decision.target == 2
+
+
+def test_to_zero_and_back_with_the_first_job():
+    policy = Policy(Rules(0, 10, 30.0))
+    assert targets(policy, [1] + [0] * 40)[-1] == 0
+    assert policy.decide(41.0, Needs(0, 1)).target == 1
+
+
+def test_a_step_down_taken_back_makes_it_patient():
+    policy = Policy(RULES)
+    got = targets(policy, ([8] + [2] * 40) * 6)
+    downs = sum(b < a for a, b in zip(got, got[1:], strict=False))
+    assert downs < 3
+    assert policy.patience > 1
+
+
+def test_memory_of_needs_is_bounded():
+    policy = Policy(RULES)
+    targets(policy, np.random.default_rng(0).integers(0, 12, 20_000).tolist())
+    assert len(policy._needs) <= RULES.max_workers + 1
+
+
+@pytest.mark.parametrize(("ready_s", "margin_s", "steps"), [(0.2, 0.0, 1), (0.5, 1.0, 2), (3.0, 1.0, 4), (0.0, 0.0, 1)])
+def test_the_horizon_covers_getting_ready(ready_s, margin_s, steps):
+    assert horizon_steps(ready_s, margin_s, 1.0) == steps
+
+
+def simulate(counts, step_s, setting, mode="predictive"):
+    """Targets decided at the end of each step, and the plans."""
+    rules = Rules(setting.min_workers, setting.max_workers, setting.hold_s, mode)
+    planner = GroupPlanner(step_s, setting.goal, rules)
+    queue, target, plans = Queue(setting, step_s), setting.min_workers, []
+    for t, count in enumerate(counts):
+        done = queue.step(count, target).departures
+        running = min(round(done / step_s * setting.service_s), target)
+        waiting = math.floor(queue.backlog)
+        plan = planner.step(
+            Observed(t * step_s, count, done, waiting, running, setting.service_s, ready_s=setting.ready_s)
+        )
+        target = plan.target
+        plans.append(plan)
+    return np.array([plan.target for plan in plans]), plans
+
+
+@pytest.mark.parametrize("mode", ["predictive", "reactive"])
+@pytest.mark.parametrize(("mean", "service_s"), [(20.0, 0.2), (2.0, 0.3), (200.0, 0.05), (0.3, 1.0)])
+def test_a_noisy_flat_load_does_not_flap(mean, service_s, mode):
+    setting = Setting(service_s, Goal(0.2, 0.05), max_workers=32)
+    hours = 3
+    got, _ = simulate(flat(hours * 3600, mean), 1.0, setting, mode)
+    settled = got[600:]
+    changes = np.abs(np.diff(settled)).sum()
+    assert changes / ((len(settled)) / 3600) <= 2
+
+
+def test_a_square_wave_is_followed():
+    setting = Setting(0.2, Goal(0.2, 0.05), max_workers=64, hold_s=5.0)
+    half, periods = 120, 6
+    counts = square(periods, half, 20.0, 150.0)
+    got, plans = simulate(counts, 1.0, setting)
+    for period in range(2, periods):
+        edge = (2 * period + 1) * half
+        allowed = plans[edge].horizon_steps + 1
+        assert got[edge + allowed] >= 30  # 150 per second of 0.2 s each
+        assert got[edge - 1] <= 20
+
+
+def test_predictive_is_there_before_the_load():
+    setting = Setting(50.0, Goal(20.0, 0.05), max_workers=64, ready_s=1.0)
+    counts = daily(14, step_s=600.0, mean=200.0)
+    late = {}
+    for mode in ("predictive", "reactive"):
+        got, _ = simulate(counts, 600.0, setting, mode)
+        queue, lost = Queue(setting, 600.0), 0.0
+        for t in range(1, len(counts)):
+            step = queue.step(counts[t], int(got[t - 1]))
+            lost += step.late * (t > len(counts) // 2)
+        late[mode] = lost, got[len(counts) // 2 :].sum()
+    assert late["predictive"][0] < late["reactive"][0]
+    assert late["predictive"][1] <= 1.02 * late["reactive"][1]
+
+
+def test_the_first_job_of_an_unknown_kind_gets_one_worker():
+    planner = GroupPlanner(1.0, Goal(0.05, 0.05), Rules(0, 8))
+    assert planner.step(Observed(0.0, 0)).target == 0
+    assert planner.step(Observed(1.0, 3, waiting=3)).target == 1

@@ -1,0 +1,304 @@
+"""Producers as processes: threads share a client, forked children get their own, rows run out and come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+import shmq
+from shmq.errors import ReentrantSubmit, ShmqError, TooManyProducers
+from tests.client import declared
+from tests.live import until
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Run `work` in a forked child; its failure fails the test."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.usefixtures("client")
+class TestThreads:
+    def test_threads_share_a_client_and_get_their_own_results(self):
+        wrong: list[object] = []
+
+        def work(base: int) -> None:
+            for i in range(300):
+                value = declared.echo.submit(base + i).result(30)
+                if value != base + i:
+                    wrong.append((base + i, value))
+
+        threads = [threading.Thread(target=work, args=(1_000_000 * n,)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+    def test_threads_submit_in_bulk_and_read_each_others_results(self):
+        jobs: list[list[shmq.Job]] = [[] for _ in range(4)]
+
+        def submit(n: int) -> None:
+            jobs[n] = [declared.echo.submit((n, i)) for i in range(1_000)]
+
+        threads = [threading.Thread(target=submit, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for n in range(4):
+            assert [job.result(30) for job in jobs[n]] == [[n, i] for i in range(1_000)]
+
+    def test_one_job_is_waited_for_by_many_threads(self, tmp_path):
+        job = declared.wait_for_file.submit(str(tmp_path / "go"))
+        seen: list[bool] = []
+        threads = [threading.Thread(target=lambda: seen.append(job.result(30))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        (tmp_path / "go").touch()
+        for thread in threads:
+            thread.join()
+        assert seen == [True] * 8
+
+    def test_a_waiting_thread_does_not_keep_others_from_their_results(self, tmp_path):
+        slow = declared.wait_for_file.submit(str(tmp_path / "go"))
+        waiter = threading.Thread(target=slow.result, args=(30,))
+        waiter.start()
+        assert [declared.echo.submit(i).result(30) for i in range(200)] == list(range(200))
+        (tmp_path / "go").touch()
+        waiter.join()
+
+    def test_a_thread_that_gives_up_waiting_leaves_the_others_to_their_turn(self, tmp_path):
+        slow = declared.wait_for_file.submit(str(tmp_path / "go"))
+        late: list[object] = []
+
+        def give_up() -> None:
+            try:
+                slow.result(0.05)
+            except TimeoutError as error:
+                late.append(error)
+
+        threads = [threading.Thread(target=give_up) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        assert declared.echo.submit(1).result(30) == 1
+        for thread in threads:
+            thread.join()
+        assert len(late) == 4
+        (tmp_path / "go").touch()
+        assert slow.result(30)
+
+
+class TestFork:
+    def test_a_child_gets_a_row_of_its_own(self, client):
+        def work() -> None:
+            assert [declared.echo.submit(i).result(30) for i in range(300)] == list(range(300))
+            shmq.close()
+
+        before = [declared.echo.submit(i) for i in range(50)]
+        in_child(work)
+        assert [job.result(30) for job in before] == list(range(50))
+        assert declared.echo.submit("after").result(30) == "after"
+
+    def test_handles_of_the_parent_are_refused_in_the_child(self, client, tmp_path):
+        running = declared.wait_for_file.submit(str(tmp_path / "go"))
+        ended = declared.echo.submit(1)
+        read = declared.echo.submit(2)
+        assert read.result(30) == 2
+        until(lambda: client._words[ended._slot] & 15 >= 6)
+
+        def refuse(ask: Callable[[], object]) -> None:
+            with pytest.raises(ShmqError, match="before a fork"):
+                ask()
+
+        def work() -> None:
+            for _ in range(2):  # before the child's own first submit, and after it
+                for job in (running, ended):
+                    refuse(lambda job=job: job.result(5))
+                    refuse(lambda job=job: job.add_done_callback(print))
+                    refuse(job.cancel)
+                refuse(ended.done)
+                assert read.result() == 2
+                assert declared.echo.submit(3).result(30) == 3
+            shmq.close()
+
+        in_child(work)
+        assert ended.result(30) == 1
+        (tmp_path / "go").touch()
+        assert running.result(30) is True
+
+    def test_a_child_forked_while_threads_submit_works(self, client):
+        stop = threading.Event()
+
+        def busy() -> None:
+            while not stop.is_set():
+                declared.echo.submit(1).result(30)
+
+        threads = [threading.Thread(target=busy) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(5):
+                in_child(lambda: _submit_and_close(7))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+
+    def test_a_child_of_a_parent_with_callbacks_runs_its_own(self, client):
+        seen: list[int] = []
+        declared.echo.submit(1).add_done_callback(lambda job: seen.append(job.result()))
+        until(lambda: seen == [1])
+
+        def work() -> None:
+            mine: list[int] = []
+            declared.nap.submit(0.01).add_done_callback(lambda job: mine.append(job.result()))
+            until(lambda: mine == [0.01])
+            shmq.close()
+
+        in_child(work)
+        declared.echo.submit(2).add_done_callback(lambda job: seen.append(job.result()))
+        until(lambda: seen == [1, 2])
+
+    def test_a_child_that_dies_leaves_its_row_to_the_next(self, client, service):
+        for i in range(10):  # more children than rows
+
+            def work(i: int = i) -> None:
+                assert declared.echo.submit(i).result(30) == i
+                declared.echo.submit("unread")
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    work()
+                finally:
+                    os._exit(9)
+            _, status = os.waitpid(pid, 0)
+            assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+        assert declared.echo.submit(1).result(30) == 1
+
+
+def _submit_and_close(value: int) -> None:
+    assert declared.echo.submit(value).result(30) == value
+    shmq.close()
+
+
+class TestReentry:
+    def test_a_signal_handler_that_submits_inside_submit_is_refused_and_nothing_is_lost(self, client):
+        outcomes: list[object] = []
+
+        def submit_here(*_: object) -> None:
+            try:
+                outcomes.append(declared.echo.submit("from handler"))
+            except ReentrantSubmit as error:
+                outcomes.append(error)
+
+        before = signal.signal(signal.SIGALRM, submit_here)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            for i in range(6_000):
+                assert declared.echo.submit(i).result(30) == i
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        accepted = [job for job in outcomes if isinstance(job, shmq.Job)]
+        refused = [error for error in outcomes if isinstance(error, ReentrantSubmit)]
+        assert len(accepted) + len(refused) == len(outcomes) > 0
+        assert all(job.result(30) == "from handler" for job in accepted)
+
+    def test_a_finalizer_that_submits_inside_the_client_is_refused_with_the_reason(self, client):
+        with client._lock, pytest.raises(ReentrantSubmit, match="Set a flag"):
+            declared.echo.submit(1)
+        assert declared.echo.submit(1).result(30) == 1
+
+    def test_an_exception_of_a_handler_leaves_the_client_usable(self, client):
+        class Interrupted(Exception):
+            pass
+
+        def interrupt(*_: object) -> None:
+            raise Interrupted
+
+        before = signal.signal(signal.SIGALRM, interrupt)
+        interrupted = 0
+        try:
+            for _ in range(300):
+                signal.setitimer(signal.ITIMER_REAL, 0.0004)
+                try:
+                    for i in range(100_000):
+                        assert declared.echo.submit(i).result(30) == i
+                except Interrupted:
+                    interrupted += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert interrupted == 300
+        assert [declared.echo.submit(i).result(30) for i in range(1_000)] == list(range(1_000))
+
+
+class TestRows:
+    def test_one_producer_more_than_rows_is_refused_with_the_number(self, service):
+        clients: list[shmq.Client] = []
+        try:
+            with pytest.raises(TooManyProducers, match="all 6 producer rows") as caught:
+                for _ in range(7):
+                    clients.append(shmq.connect(service.namespace))
+            assert "max_producers" in str(caught.value)
+        finally:
+            for client in clients:
+                client.close()
+        with shmq.connect(service.namespace) as client:
+            assert client.submit(declared.echo, 1).result(30) == 1
+
+    def test_rows_come_back_as_often_as_wished(self, service):
+        for i in range(60):
+            with shmq.connect(service.namespace) as client:
+                assert client.submit(declared.echo, i).result(30) == i
+
+    def test_jobs_of_a_closed_client_still_run(self, service, tmp_path):
+        with shmq.connect(service.namespace) as client:
+            for i in range(100):
+                client.submit(declared.touch, str(tmp_path / str(i)))
+        until(lambda: len(list(tmp_path.iterdir())) == 100)
+
+    def test_results_that_a_former_holder_left_are_not_the_new_ones(self, service):
+        with shmq.connect(service.namespace) as client:
+            for i in range(200):
+                client.submit(declared.echo, -i)
+        with shmq.connect(service.namespace) as client:
+            assert [client.submit(declared.echo, i).result(30) for i in range(500)] == list(range(500))
+
+    def test_a_script_that_ends_without_close_leaves_nothing(self, service):
+        script = (
+            "import shmq\n"
+            "from tests.client import declared\n"
+            "jobs = [declared.echo.submit(i) for i in range(100)]\n"
+            "jobs[0].add_done_callback(print)\n"
+            "print(sum(job.result(30) for job in jobs))\n"
+        )
+        for _ in range(3):
+            run = subprocess.run(
+                [sys.executable, "-W", "error", "-c", script], env={**os.environ, "SHMQ_NAMESPACE": service.namespace, "PYTHONPATH": "."},
+                capture_output=True, text=True,
+            )  # fmt: skip
+            assert run.stdout.splitlines()[-1] == "4950", run.stderr
+            assert run.stderr == ""
+            assert run.returncode == 0
