@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from shmq.config.model import Group
     from shmq.tasks.task import Task
+    from shmq.worker.concurrent import ConcurrentLoop
 
 _log = logging.getLogger("shmq.worker")
 EXIT_DRAINED, EXIT_BROKEN, EXIT_ORPHAN = 0, 70, 71
@@ -111,7 +112,13 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     timer = Timer(seat, fence)
     executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
     seat.names = {key: task.name for key, task in tasks.items()}
-    bell = SemaphoreBell(segment.text("worker_bells", seat.index))
+    loop: Loop | ConcurrentLoop
+    if seat.settings.concurrency == 1:
+        loop = Loop(seat, claimer, executor, timer, SemaphoreBell(segment.text("worker_bells", seat.index)), fence)
+    else:
+        from shmq.worker.concurrent import ConcurrentLoop, concurrent_bell
+
+        loop = ConcurrentLoop(seat, claimer, executor, concurrent_bell(seat), fence)
 
     def drain(_signal: int, _frame: FrameType | None) -> None:
         seat.is_draining = True
@@ -121,12 +128,7 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     gc.freeze()
     seat.row[WORKER["state"]] = WORKER_LIVE
     seat.bells.notify_supervisor()
-    if seat.settings.concurrency == 1:
-        Loop(seat, claimer, executor, timer, bell, fence).run()
-    else:
-        from shmq.worker.concurrent import ConcurrentLoop
-
-        ConcurrentLoop(seat, claimer, executor, bell, fence).run()
+    loop.run()
 
 
 def _reset_signals() -> None:

@@ -49,8 +49,8 @@ from shmq.wire.header import (
 from shmq.worker import outcome
 from shmq.worker.seat import Seat
 
-_START = RUNNING - LEASED + CRASH
-_END = DONE - RUNNING
+START = RUNNING - LEASED + CRASH
+END = DONE - RUNNING
 _GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
@@ -168,13 +168,13 @@ class Executor:
         payload_at = self.segment.layout.offsets["payload"]
         message_at = payload_at + HEADER_BYTES
         unpack_from, encode, views = HEADER.unpack_from, self.encode, self.decoder.views
-        run_slowly, fail, finish_large, record = self._run_slowly, self._fail, self._finish_large, self._record
+        run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self.finish_large, self._record
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
 
         def run(slot: int, leased: int) -> None:
             if words[slot] != leased:  # given back, or no longer ours
                 return
-            running = leased + _START
+            running = leased + START
             # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
             words[slot] = running
             row[job_at] = running & _GENERATION | slot
@@ -206,7 +206,7 @@ class Executor:
                 from_ = payload_at + at + room_at
                 whole[from_ : from_ + len(data)] = data
                 results[slot] = len(data) << 32 | room_at << 8
-                ended = running + _END
+                ended = running + END
             except NeedsBlocks:
                 seat.in_user = False
                 ended = finish_large(slot, running, value, head)
@@ -322,6 +322,19 @@ class Executor:
                 values.append(value)
         return now_ns() - started, values, failures
 
+    def chunk_calls(self, runnable: Runnable, data: bytes, nargs: int) -> list[Any]:
+        """A chunk's calls, each as the arguments the task wants; a wrong one fails the chunk."""
+        calls, convert = self._calls(runnable, data, nargs)
+        return calls if convert is None else [convert(args) for args in calls]
+
+    @staticmethod
+    def chunk_answer(runnable: Runnable, ends: list[Any], run_ns: int) -> tuple[int, list[Any], dict[int, Failure]]:
+        """(run ns, values, {index: failure}) from each call's value or exception."""
+        failures = {
+            i: describe(outcome.as_job_error(end, runnable.name)) for i, end in enumerate(ends) if isinstance(end, BaseException)
+        }
+        return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
+
     def _calls(
         self, runnable: Runnable, data: bytes, nargs: int
     ) -> tuple[list[Any], Callable[[list[Any]], list[Any]] | None]:
@@ -361,7 +374,17 @@ class Executor:
                 ) from None
             return
 
-    def _finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
+    def store_inline(self, slot: int, data: bytes, head: tuple[int, ...]) -> bool:
+        """Store an encoded result behind the arguments; False when it does not fit there."""
+        at, room = result_room(self.stride, 0 if head[2] else head[1])
+        if len(data) > room:
+            return False
+        from_ = slot * self.stride + at
+        self.payload[from_ : from_ + len(data)] = data
+        self.results[slot] = result_word(len(data), at, INLINE)
+        return True
+
+    def finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
         try:
             try:
                 self._place_large(slot, running, value)
@@ -370,10 +393,10 @@ class Executor:
                     raise
                 self._place_large(slot, running, self._what_can_travel(value))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            return self._fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
+            return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
         except Exception as error:  # noqa: BLE001 - a result that cannot be stored is the job's failure
-            return self._fail(slot, running, error, head)
-        return running + _END
+            return self.fail(slot, running, error, head)
+        return running + END
 
     def _what_can_travel(self, answer: Any) -> Any:
         """A chunk's answer in which only those calls fail whose values cannot travel."""
@@ -391,7 +414,7 @@ class Executor:
                 kept.append(value)
         return run_ns, kept, failures
 
-    def _fail(self, slot: int, running: int, error: BaseException, head: tuple[int, ...]) -> int:
+    def fail(self, slot: int, running: int, error: BaseException, head: tuple[int, ...]) -> int:
         """Decide and record what a failed attempt means: the job word to store, 0 when it is stored."""
         seat = self.seat
         runnable = self.runnables.get(head[0])

@@ -8,9 +8,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from load import BASE, KIB, MIB, clock, drifting, in_arenas, realistic, series, trims, warm_up, white
 
 from shmq.memcheck.verdict import LIMITS, Limit, judge, judge_all, overall, too_short
+from shmq.memcheck.windows import Series
+from tests.memcheck.made_up import (
+    BASE,
+    KIB,
+    MIB,
+    clock,
+    drifting,
+    in_arenas,
+    realistic,
+    series,
+    trims,
+    warm_up,
+    white,
+)
 
 DAY_IN_10_MINUTES = 144.0
 ANSWERS = re.compile(r"leak|no leak|too short to tell: run [1-9]\d* more minutes")
@@ -47,16 +60,24 @@ NO_LEAKS = {
     "noise with a memory of 120 s": lambda r, t: BASE + drifting(r, t, 256 * KIB, 120),
     "trims": lambda r, t: realistic(r, t),
     "one step": lambda r, t: BASE + MIB * (t > r.uniform(100, 600)) + white(r, t, 4 * KIB),
-    "two steps": lambda r, t: BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(2)) + white(r, t, 4 * KIB),
-    "three steps": lambda r, t: BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(3)) + white(r, t, 4 * KIB),
+    "two steps": lambda r, t: (
+        BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(2)) + white(r, t, 4 * KIB)
+    ),
+    "three steps": lambda r, t: (
+        BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(3)) + white(r, t, 4 * KIB)
+    ),
     "saw of 7 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 7)) / 7) % 1),
     "saw of 60 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 60)) / 60) % 1),
     "saw of 200 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 200)) / 200) % 1),
     "large jobs": lambda r, t: BASE + 100 * MIB * (r.random(len(t)) < 0.3) + white(r, t, 64 * KIB),
-    "peak of the load": lambda r, t: BASE + 10 * MIB * np.sin(np.pi * t / t[-1]) ** 2 + white(r, t, 128 * KIB),
+    "peak of the load": lambda r, t: (
+        BASE + 10 * MIB * np.sin(np.pi * t / t[-1]) ** 2 + white(r, t, 128 * KIB)
+    ),
     "falls": lambda r, t: BASE + 30 * MIB - 20_000 * t + white(r, t, 64 * KIB),
     **{
-        f"cache that levels off in {tau} s": lambda r, t, tau=tau: BASE + warm_up(t, 50 * MIB, tau) + white(r, t, 64 * KIB)
+        f"cache that levels off in {tau} s": lambda r, t, tau=tau: (
+            BASE + warm_up(t, 50 * MIB, tau) + white(r, t, 64 * KIB)
+        )
         for tau in (30, 60, 120, 200, 300, 400)
     },
     **{
@@ -76,7 +97,9 @@ def test_leak_is_found_within_ten_minutes(name):
 @pytest.mark.parametrize("name", LEAKS)
 def test_leak_is_found_in_an_accelerated_run(name):
     if name == "smooth":
-        pytest.skip("5 kB/s are 25 bytes per job and 3 MiB per day of jobs: covered by the limit per job below")
+        pytest.skip(
+            "5 kB/s are 25 bytes per job and 3 MiB per day of jobs: covered by the limit per job below"
+        )
     assert answers(LEAKS[name], acceleration=DAY_IN_10_MINUTES, jobs_per_s=1000)["leak"] >= 24
 
 
@@ -140,9 +163,7 @@ def test_slopes_are_given_per_hour_and_per_1000_jobs():
 
 def test_without_a_job_count_there_is_no_slope_per_job():
     t = clock()
-    verdict = judge([series(t, BASE + 20_000 * t, jobs=None)._replace_jobs()]) if False else judge(
-        [type(series(t, t))("worker", "w", "rss_anon_bytes", t, BASE + 20_000 * t)]
-    )
+    verdict = judge([Series("worker", "worker 1", "rss_anon_bytes", t, BASE + 20_000 * t)])
     assert verdict.per_1000_jobs is None
     assert verdict.grows_with == "clock"
     assert verdict.is_leak
@@ -172,7 +193,13 @@ def test_replaced_workers_are_judged_together(leak_per_s, expected):
     for number in range(30):
         t = clock(20 / 60, every_s=1.0) + 20 * number
         age = t - t[0]
-        value = BASE + r.uniform(-MIB, MIB) + warm_up(age, 2 * MIB, 1.0) + leak_per_s * age + white(r, age, 16 * KIB)
+        value = (
+            BASE
+            + r.uniform(-MIB, MIB)
+            + warm_up(age, 2 * MIB, 1.0)
+            + leak_per_s * age
+            + white(r, age, 16 * KIB)
+        )
         lives.append(series(t, value, jobs=age * 1000, name=f"worker {number}"))
     verdict = judge(lives, acceleration=DAY_IN_10_MINUTES)
     assert verdict.answer == expected
@@ -209,7 +236,11 @@ def test_a_limit_of_ones_own_decides():
 
 def test_run_is_judged_per_process_and_quantity_with_replaced_ones_pooled():
     t = clock()
-    lasting = [series(t, BASE + 0 * t, name=f"worker {i}", quantity=q) for i in (1, 2) for q in ("rss_anon_bytes", "threads")]
+    lasting = [
+        series(t, BASE + 0 * t, name=f"worker {i}", quantity=q)
+        for i in (1, 2)
+        for q in ("rss_anon_bytes", "threads")
+    ]
     replaced = [series(clock(1) + 60 * i, np.full(30, BASE), name=f"worker {i}") for i in range(3, 9)]
     found = judge_all([*lasting, *replaced], acceleration=DAY_IN_10_MINUTES)
     assert [(v.name, v.quantity) for v in found] == [

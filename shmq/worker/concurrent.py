@@ -1,0 +1,351 @@
+"""The worker of a group with `concurrency` > 1: coroutines on one event loop, plain functions in threads.
+
+    claim up to the free places → start each → job ends: ack, notify → claim again
+    nothing to claim and a place free: sleep on the FIFO bell (at most RESCUE_S)
+
+All shared words are written from the loop's thread. A time limit cancels a coroutine and raises
+TaskTimeout in a thread; what does not end within its grace is killed with the worker, and the other
+jobs of that worker are redelivered without a crash counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import ctypes
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shmq.clock import NS, now_ns
+from shmq.errors import JobCancelled, JobExpired, TaskTimeout, UnknownTask
+from shmq.memory.doorbell import RESCUE_S, FifoBell
+from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
+from shmq.tasks import current
+from shmq.transport.claim import Claimer
+from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
+from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
+from shmq.worker.execution import END, START, Executor, NeedsBlocks, Runnable
+from shmq.worker.seat import Seat
+
+_AUTO_START = 8
+
+
+@dataclass(eq=False)
+class Running:
+    """One job that runs at present."""
+
+    slot: int
+    word: int
+    head: tuple[int, ...]
+    runnable: Runnable | None
+    started_ns: int
+    deadline_ns: int = 0
+    views: list[Any] = field(default_factory=list)
+    future: asyncio.Task[Any] | None = None
+    thread: int = 0  # ident of the thread that is inside the task's function
+    guard: threading.Lock = field(default_factory=threading.Lock)
+    has_timed_out: bool = False
+    was_killed: bool = False
+
+    @property
+    def job(self) -> int:
+        """Id word: generation and slot."""
+        return (self.word >> GENERATION_SHIFT) << 32 | self.slot
+
+
+def concurrent_bell(seat: Seat) -> FifoBell:
+    """An event loop cannot wait for a semaphore: name a FIFO in the row instead.
+
+    Caller must: be the worker in its STARTING row.
+    """
+    path = Path(seat.segment.state_dir) / f"worker-{seat.index}.bell"
+    bell = FifoBell(path, create=True)
+    seat.segment.set_text("worker_bells", str(path), seat.index)
+    seat.row[WORKER["bell_serial"]] += 1
+    return bell
+
+
+class ConcurrentLoop:
+    """Runs up to `concurrency` jobs of one group at once."""
+
+    def __init__(self, seat: Seat, claimer: Claimer, executor: Executor, bell: FifoBell, fence: Callable[[], None]) -> None:
+        self._seat, self._claimer, self._executor = seat, claimer, executor
+        self._bell, self._fence = bell, fence
+        segment = seat.segment
+        self._sleeping = segment.view("sleeping")
+        self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
+        self._control = segment.rows("group_control")[seat.group]
+        self._plan = segment.rows("group_plan")[seat.group]
+        self._kills = segment.view("kills")
+        self._epoch = segment.header("epoch")
+        self._running: set[Running] = set()
+        self._to_notify: set[int] = set()
+        self._shift = segment.shape.slots_per_producer.bit_length() - 1
+        self._threads = concurrent.futures.ThreadPoolExecutor(self._most(), thread_name_prefix="shmq-task")
+
+    def _most(self) -> int:
+        """Places: as configured, or what the planner found."""
+        configured = self._seat.settings.concurrency
+        return int(self._plan[GROUP_PLAN["concurrency"]] or _AUTO_START) if configured == "auto" else int(configured)
+
+    def run(self) -> None:
+        """Serve until told to drain."""
+        asyncio.run(self._main())
+        self._threads.shutdown(wait=False)
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        loop.add_reader(self._bell.fileno(), self._rung)
+        loop.add_signal_handler(signal.SIGTERM, self._drain)
+        seat, claimer = self._seat, self._claimer
+        while not seat.is_draining and seat.segment.header("epoch") == self._epoch:
+            seat.row[WORKER["heartbeat_ns"]] = now_ns()
+            free = self._most() - len(self._running)
+            lanes = claimer.lanes_with_work() if free > 0 and not claimer.is_paused() else []
+            if lanes and self._start_some(lanes, free):
+                await asyncio.sleep(0)
+                continue
+            await self._sleep(is_free=free > 0)
+            self._enforce_kills()
+        while self._running:
+            await asyncio.wait({r.future for r in self._running if r.future is not None}, timeout=RESCUE_S)
+            self._enforce_kills()
+
+    def _rung(self) -> None:
+        self._bell.clear()
+        self._wake.set()
+
+    def _drain(self) -> None:
+        self._seat.is_draining = True
+        self._wake.set()
+
+    async def _sleep(self, *, is_free: bool) -> None:
+        """Until rung, a job ends, or RESCUE_S; asleep only while a place is free."""
+        self._wake.clear()
+        held = 0.0
+        if is_free:
+            self._seat.row[WORKER["naps"]] += 1
+            self._sleeping[self._sleeping_at] = 1
+            self._fence()  # SYNC POINT: doorbell
+            if self._claimer.held_until_ns:
+                held = max((self._claimer.held_until_ns - now_ns()) / NS, 0.0005)
+            elif self._claimer.lanes_with_work() and not self._claimer.is_paused():
+                self._sleeping[self._sleeping_at] = 0
+                return
+        try:
+            await asyncio.wait_for(self._wake.wait(), min(held or RESCUE_S, RESCUE_S))
+        except TimeoutError:
+            pass  # the bounded sleep: look again
+        finally:
+            self._sleeping[self._sleeping_at] = 0
+
+    # -- starting --------------------------------------------------------------------------
+
+    def _start_some(self, lanes: list[int], free: int) -> int:
+        workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
+        fair = max(-(-self._claimer.backlog() // workers), 1)
+        slots, words = self._claimer.claim(lanes, min(free, fair))
+        row = self._seat.row
+        row[WORKER["claims"]] += bool(slots)
+        row[WORKER["claimed"]] += len(slots)
+        for slot, word in zip(slots, words, strict=True):
+            self._start(slot, word)
+        if slots and self._claimer.lanes_with_work():
+            self._seat.bells.wake_one(self._seat.group)
+        return len(slots)
+
+    def _start(self, slot: int, leased: int) -> None:
+        running = leased + START
+        # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
+        self._seat.words[slot] = running
+        head = HEADER.unpack_from(self._executor.payload, slot * self._executor.stride)
+        job = Running(slot, running, head, self._executor.runnables.get(head[0]), now_ns())
+        self._running.add(job)
+        job.future = asyncio.get_running_loop().create_task(self._run(job))
+
+    async def _run(self, job: Running) -> None:
+        """One job from decoding to its ack."""
+        value: Any = None
+        error: BaseException | None = None
+        timer = None
+        try:
+            value, timer = await self._call(job)
+        except asyncio.CancelledError:
+            error = self._why_cancelled(job)
+        except BaseException as raised:  # noqa: BLE001 - whatever a task raises is its outcome
+            error = self._why_cancelled(job) if isinstance(raised, TaskTimeout) and job.has_timed_out else raised
+        finally:
+            if job.deadline_ns:
+                job.deadline_ns = 0
+                self._show_deadline()
+            del timer
+        self._end(job, value, error)
+
+    def _why_cancelled(self, job: Running) -> BaseException:
+        if job.has_timed_out and job.runnable is not None:
+            limit_s = (job.head[7] or job.runnable.timeout_ns) / NS
+            return TaskTimeout(f"{job.runnable.name} ran past its time limit of {limit_s:g} s; raise `timeout`")
+        if job.was_killed:
+            return JobCancelled("killed on request")
+        return asyncio.CancelledError("the task cancelled itself")
+
+    async def _call(self, job: Running) -> tuple[Any, None]:
+        """Decode and call. Runs in the job's own context, so that `shmq.cancelled()` knows it."""
+        key, length, block, nargs, kind, _, _, timeout_ns, expires_ns, _, _ = job.head
+        runnable = job.runnable
+        if runnable is None:
+            raise UnknownTask(f"no task with key {key:#018x} is registered in this worker; was its module removed?")
+        if expires_ns and now_ns() > expires_ns:
+            raise JobExpired(f"{runnable.name} was not started before it expired")
+        attempt = crashes_of(job.word) + failures_of(job.word)
+        current.set_job(
+            current.CurrentJob(job.slot, job.word >> GENERATION_SHIFT, runnable.name, self._seat.group_name, attempt)
+        )
+        executor = self._executor
+        data = executor.message(job.slot * executor.stride, length, block)
+        limit = timeout_ns or runnable.timeout_ns
+        if kind == MANY:
+            return await self._call_chunk(job, runnable, data, nargs, limit), None
+        if nargs == VARIADIC:
+            args, kwargs = runnable.decode_keywords(data)
+        else:
+            args, kwargs = (runnable.decoders.get(nargs) or runnable.decoder(nargs))(data), {}
+        self._keep_views(job)
+        return await self._invoke(job, runnable, args, kwargs, limit), None
+
+    async def _call_chunk(self, job: Running, runnable: Runnable, data: bytes, nargs: int, limit: int) -> Any:
+        """All calls of a chunk, together for coroutines, one after the other in a thread else."""
+        started = now_ns()
+        calls = self._executor.chunk_calls(runnable, data, nargs)
+        self._keep_views(job)
+        if runnable.is_async:
+            ends = await asyncio.gather(
+                *(self._invoke(job, runnable, args, {}, limit) for args in calls), return_exceptions=True
+            )
+        else:
+            ends = []
+            for args in calls:
+                try:
+                    ends.append(await self._invoke(job, runnable, args, {}, limit))
+                except Exception as error:  # noqa: BLE001 - a call's failure is that call's answer
+                    ends.append(error)
+        return self._executor.chunk_answer(runnable, ends, now_ns() - started)
+
+    async def _invoke(self, job: Running, runnable: Runnable, args: Any, kwargs: dict[str, Any], limit_ns: int) -> Any:
+        loop = asyncio.get_running_loop()
+        timer = None
+        if limit_ns:
+            job.deadline_ns = now_ns() + limit_ns
+            self._show_deadline()
+            timer = loop.call_later(limit_ns / NS, self._time_out, job)
+        try:
+            if runnable.is_async:
+                return await runnable.task.function(*args, **kwargs)
+            context = contextvars.copy_context()
+            return await loop.run_in_executor(
+                self._threads, context.run, self._in_thread, job, runnable.call, args, kwargs
+            )
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    @staticmethod
+    def _in_thread(job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """A plain function in a pool thread; the guard keeps TaskTimeout inside the user's code."""
+        with job.guard:
+            job.thread = threading.get_ident()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            with job.guard:
+                job.thread = 0
+
+    # -- limits and kills -------------------------------------------------------------------
+
+    def _time_out(self, job: Running) -> None:
+        job.has_timed_out = True
+        self._interrupt(job)
+
+    def _interrupt(self, job: Running) -> None:
+        """Cancel the coroutine, or raise TaskTimeout in the thread that runs the function."""
+        if job.runnable is not None and job.runnable.is_async and job.future is not None:
+            job.future.cancel()
+            return
+        with job.guard:
+            if job.thread:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(job.thread), ctypes.py_object(TaskTimeout))
+
+    def _show_deadline(self) -> None:
+        """The next deadline and its job, for the supervisor's kill after the grace."""
+        first = min((r for r in self._running if r.deadline_ns), key=lambda r: r.deadline_ns, default=None)
+        row = self._seat.row
+        row[WORKER["job"]] = first.job if first is not None else 0
+        row[WORKER["deadline_ns"]] = first.deadline_ns if first is not None else 0
+
+    def _enforce_kills(self) -> None:
+        """Coroutines asked to be killed are cancelled here; for a thread the supervisor kills the worker."""
+        for job in self._running:
+            if self._kills[job.slot] != job.word >> GENERATION_SHIFT or job.was_killed:
+                continue
+            job.was_killed = True
+            if job.runnable is not None and job.runnable.is_async and job.future is not None:
+                job.future.cancel()
+            else:
+                self._seat.row[WORKER["job"]] = job.job
+                self._seat.bells.notify_supervisor()
+
+    # -- ending -----------------------------------------------------------------------------
+
+    def _keep_views(self, job: Running) -> None:
+        job.views += self._executor.decoder.views
+        self._executor.decoder.views.clear()
+
+    def _end(self, job: Running, value: Any, error: BaseException | None) -> None:
+        """Store the outcome; the job word is the last store."""
+        executor, seat = self._executor, self._seat
+        seat.row[WORKER["job"]] = job.job
+        if job.was_killed and isinstance(error, JobCancelled):
+            ended = with_state(job.word, CANCELLED)
+        elif error is not None:
+            ended = executor.fail(job.slot, job.word, error, job.head)
+        else:
+            ended = self._store(job, value)
+        value = None
+        self._running.discard(job)
+        executor.decoder.views += job.views
+        executor.decoder.pin_living_views()
+        if ended and seat.words[job.slot] == job.word:
+            # SYNC POINT: result-visible
+            seat.words[job.slot] = ended if not job.head[5] & FORGET else next_free(job.word)
+        self._show_deadline()
+        executor.account([job.slot], 1, now_ns() - job.started_ns)
+        if not self._to_notify:
+            asyncio.get_running_loop().call_soon(self._notify)
+        self._to_notify.add(job.slot >> self._shift)
+        self._wake.set()
+
+    def _store(self, job: Running, value: Any) -> int:
+        executor = self._executor
+        try:
+            data = executor.encode(value)
+            if executor.store_inline(job.slot, data, job.head):
+                return job.word + END
+        except NeedsBlocks:
+            pass  # arrays: the way through blocks, below
+        except Exception as error:  # noqa: BLE001 - a result that cannot travel is the job's failure
+            return executor.fail(job.slot, job.word, error, job.head)
+        return executor.finish_large(job.slot, job.word, value, job.head)
+
+    def _notify(self) -> None:
+        self._fence()  # SYNC POINT: doorbell
+        rows, self._to_notify = self._to_notify, set()
+        for row in rows:
+            self._seat.bells.notify_producer(row)
+
+
