@@ -28,7 +28,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 GUARD_S = 60.0
 """A condition that does not come true in this time never will. Not a bound that a test asserts."""
@@ -136,7 +136,7 @@ class LiveSupervisor:
 
     # -- life ----------------------------------------------------------------------------
 
-    def start(self, *, wait: bool = True) -> LiveSupervisor:
+    def start(self, *, wait: bool = True) -> Self:
         """Start the supervisor, again after `kill()` or `stop()` too; wait until it answers and has its tasks."""
         command = [sys.executable, "-c", _RUN, str(self.config_path), *self._arguments]
         with self.log_path.open("ab") as log:
@@ -167,14 +167,14 @@ class LiveSupervisor:
 
         return [{name: row[i] for name, i in GROUP_CONTROL.items()} for row in self.segment.rows("group_control")]
 
-    def __enter__(self) -> LiveSupervisor:
+    def __enter__(self) -> Self:
         try:
             return self.start()
         except BaseException:
             self.discard()
             raise
 
-    def __exit__(self, kind: Any, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self.discard()
             return
@@ -239,6 +239,15 @@ class LiveSupervisor:
             with contextlib.suppress(OSError):
                 maps = Path(f"/proc/{pid}/maps").read_bytes().replace(b" (deleted)", b"").splitlines()
                 if pid != os.getpid() and any(line.endswith(name) for line in maps):
+                    found.append(pid)
+        return found
+
+    def named(self, name: str) -> list[int]:
+        """Pids of the tree's processes whose title begins so: "shmq: fork server", "shmq: recovery" ..."""
+        found = []
+        for pid in self.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(name.encode()):
                     found.append(pid)
         return found
 

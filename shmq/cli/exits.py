@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shmq.errors import ConfigError, NotRunning, ShmqError
+from shmq.errors import ConfigError, NotRunning
 
 OK = 0
 FAILED = 1  # a job failed, or what was looked at is not well; stderr has the details
@@ -16,8 +16,17 @@ CLOSED_PIPE = 141  # whoever read the output has gone: 128 + SIGPIPE, likewise
 TERMINATED = 143  # 128 + SIGTERM, likewise
 
 
-def code_of(error: ShmqError) -> int:
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, for commands that tidy up as they do at Ctrl-C.
+
+    A KeyboardInterrupt, because posix_ipc loses every other exception that a signal handler raises in a wait.
+    """
+
+
+def code_of(error: BaseException) -> int:
     """The exit code that an error leads to."""
+    if isinstance(error, KeyboardInterrupt):
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if isinstance(error, NotRunning):
         return NOT_RUNNING
     return BAD_CONFIG if isinstance(error, ConfigError) else REFUSED

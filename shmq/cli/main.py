@@ -95,8 +95,8 @@ class Commands(click.Group):
         except ShmqError as error:
             click.echo(f"shmq: {printable(str(error))}", err=True)
             ctx.exit(exits.code_of(error))
-        except KeyboardInterrupt:
-            ctx.exit(exits.INTERRUPTED)
+        except KeyboardInterrupt as error:
+            ctx.exit(exits.code_of(error))
         except BrokenPipeError:
             _forget_stdout()
             ctx.exit(exits.CLOSED_PIPE)

@@ -301,6 +301,19 @@ class Supervisor(Table, frozen=True, kw_only=True):
     ] = 0.1
 
 
+class Planner(Table, frozen=True, kw_only=True):
+    """The process that forecasts load and sets the number of workers of each group."""
+
+    step_s: Annotated[
+        float,
+        Meta(ge=0.02, le=3600, description="length of a forecast step; the patterns learned belong to it"),
+    ] = 1.0
+    save_s: Annotated[
+        Seconds,
+        Meta(description="how often the learned patterns are saved to the state directory"),
+    ] = 60.0
+
+
 class DeadLetters(Table, frozen=True, kw_only=True):
     """How long jobs that failed for good are kept."""
 
@@ -352,6 +365,7 @@ class Config(Table, frozen=True, kw_only=True):
     )
     memory: Annotated[Memory, Meta(description="the shared segment")] = Memory()
     supervisor: Annotated[Supervisor, Meta(description="the process tree")] = Supervisor()
+    planner: Annotated[Planner, Meta(description="forecast and scaling")] = Planner()
     dead_letters: Annotated[DeadLetters, Meta(description="what is kept of failed jobs")] = DeadLetters()
     routes: Annotated[tuple[Route, ...], Meta(description="tasks sent to another group")] = ()
     limits: Annotated[dict[TaskPattern, Limit], Meta(description="rate and failure limits per task")] = field(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -52,9 +53,13 @@ def floors(x: FloatArray, y: FloatArray, blocks: int) -> Group:
         return x, y
     edges = np.linspace(0, len(x), blocks + 1).astype(np.intp)
     starts, ends = edges[:-1], edges[1:]
-    mids = np.array([x[a:b].mean() for a, b in zip(starts, ends, strict=True)])
-    lows = np.array([np.quantile(y[a:b], 0.25, method="lower") for a, b in zip(starts, ends, strict=True)])
-    return mids, lows
+    mids = np.add.reduceat(x, starts) / (ends - starts)
+    return mids, np.array([_lower_quartile(y[a:b]) for a, b in zip(starts, ends, strict=True)])
+
+
+def _lower_quartile(values: FloatArray) -> float:
+    rank = (len(values) - 1) // 4
+    return float(np.partition(values, rank)[rank])
 
 
 def blocks_for(groups: int) -> int:
@@ -84,11 +89,17 @@ def sen_slope(groups: Sequence[Group], z: float = Z_99) -> Slope | None:
 def _pair_slopes(groups: Sequence[Group]) -> FloatArray:
     parts: list[FloatArray] = []
     for x, y in groups:
-        i, j = np.triu_indices(len(x), 1)
+        i, j = _pairs(len(x))
         run = x[j] - x[i]
         apart = run > 0
         parts.append((y[j] - y[i])[apart] / run[apart])
     return np.concatenate(parts) if parts else np.empty(0)
+
+
+@lru_cache(maxsize=128)
+def _pairs(n: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Indices of every pair of n readings, the earlier first."""
+    return np.triu_indices(n, 1)
 
 
 def _kendall_variance(groups: Sequence[Group]) -> float:

@@ -242,7 +242,7 @@ def _leaking(windows: Sequence[Window], limit: Limit, horizon_s: float, with_job
 def _passes(window: Window, limit: Limit, horizon_s: float, with_jobs: bool) -> bool:
     if window.time.low <= 0:
         return False
-    seen = window.time.mid * window.span_s >= EVIDENCE_GRAINS * limit.grain
+    seen = window.time.mid * window.seen_s >= EVIDENCE_GRAINS * limit.grain
     by_jobs = with_jobs and window.jobs is not None and window.jobs.mid * 1000 > limit.per_1000_jobs and seen
     return window.time.mid * horizon_s > limit.per_day or by_jobs
 

@@ -48,7 +48,8 @@ class Window:
 
     time: Slope
     jobs: Slope | None
-    span_s: float
+    span_s: float  # of the longest life
+    seen_s: float  # of all lives together
     range: float  # highest minus lowest floor
     pace_kept: float  # pace of the later half / pace of the earlier half; 1 if the earlier half did not grow
     grew_all_along: bool
@@ -98,6 +99,7 @@ def windows_of(lives: Lives) -> list[Window]:
                 time=fit,
                 jobs=sen_slope([group for group in by_jobs if len(group[0]) >= LEAST_POINTS]),
                 span_s=max(float(x[-1] - x[0]) for x, _ in by_time),
+                seen_s=sum(float(x[-1] - x[0]) for x, _ in by_time),
                 range=float(np.median([np.ptp(y) for _, y in by_time])),
                 pace_kept=_pace_kept(by_time),
                 grew_all_along=_grew_all_along(by_time),

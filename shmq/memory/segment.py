@@ -230,6 +230,8 @@ def _read_shape(fd: int, path: Path) -> Shape:
     shape = Shape(**{name: word[name] for name in Shape.__dataclass_fields__})
     bounds = {"groups": 64, "producers": 256, "workers": 1000, "slots_per_producer": 65536, "arenas": 8}
     wrong = [f"{name}={word[name]}" for name, most in bounds.items() if not 1 <= word[name] <= most]
+    if shape.slots_per_producer & (shape.slots_per_producer - 1):  # positions are masked with it
+        wrong.append(f"slots_per_producer={shape.slots_per_producer}")
     if wrong or not 256 <= shape.slot_bytes <= 65536 or shape.units > 2**24 or shape.unit_bytes > 2**24:
         raise IncompatibleSegment(f"{path} has a damaged header ({', '.join(wrong) or 'sizes'}); restart the supervisor")
     total = Layout(shape).total_bytes

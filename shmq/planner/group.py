@@ -123,10 +123,10 @@ class GroupPlanner:
         return self._workers(load)
 
     def _reactive(self, seen: Observed) -> int:
-        """For the load that is here: in mode "reactive" with a margin for what comes, else only for surprises.
+        """For the load that is here: in mode "reactive" with a margin, else for surprises.
 
-        Beside a forecast the present rate counts as far as chance does not explain it (one standard deviation of Poisson
-        arrivals less), or the noise of single steps would fork workers.
+        Beside a forecast the present rate counts as far as chance does not explain it (one standard
+        deviation of Poisson arrivals less), or the noise of single steps would fork workers.
         """
         rate = self.present.value
         if self.policy.rules.mode == "reactive":

@@ -1,8 +1,8 @@
 """When to follow the need: up at once, down with patience. Time is passed in.
 
     need above target ──▶ up at once
-    need below target ──▶ down by e workers once the need has been lower for hold_s * max(1, LINGER / e²), and by so
-                          much that one more stays than was needed; that one leaves after LINGER hold times;
+    need below target ──▶ down by e workers once the need has been lower for hold_s * max(1, LINGER / e²),
+                          to one more than was needed; that one leaves after LINGER hold times;
                           never down while work arrives faster than it leaves
     a small step down that had to be taken back ──▶ both times double; after a quiet while they halve again
 
@@ -110,7 +110,9 @@ class Policy:
             for spare, last_s in ((1, self._hold_s * max(1.0, LINGER / excess**2)), (0, self._linger_s)):
                 if last_s <= watched_s and self._greatest(now_s - last_s) <= target - spare:
                     return self._lower(now_s, target, f"needed {target - spare} at most for {last_s:g} s")
-        return self._stay(f"needs {need}; a worker less has to last {self._linger_s:g} s, more workers less long")
+        return self._stay(
+            f"needs {need}, but one worker less has to last {self._linger_s:g} s, more not so long"
+        )
 
     @property
     def _hold_s(self) -> float:

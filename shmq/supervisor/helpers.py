@@ -83,3 +83,14 @@ def recovery(segment_name: str, config: Config, lock_fd: int) -> Helper:
         Recovery(segment_name, config).run()
 
     return Helper("recovery", main, (lock_fd,))
+
+
+def planner(segment_name: str, config: Config, lock_fd: int) -> Helper:
+    """The planner as a helper; without it the supervisor falls back to its reactive rule."""
+
+    def main() -> None:
+        from shmq.planner.process import Planner
+
+        Planner(segment_name, config).run()
+
+    return Helper("planner", main, (lock_fd,))

@@ -80,7 +80,10 @@ class Supervisor:
         self._recycling = Recycling(self.pools, self._killer, state_dir)
         self._stalls = Stalls(self.pools, self.lock_file)
         lock_fd = self.lock_file.fileno()
-        self.helpers = [helpers.recovery(self.segment.path.name, config, lock_fd)]
+        self.helpers = [
+            helpers.recovery(self.segment.path.name, config, lock_fd),
+            helpers.planner(self.segment.path.name, config, lock_fd),
+        ]
         self.servers = Servers(
             Setting(config, config_path.parent, self.segment.path.name, state_dir, task_output, lock_fd),
             self.pools,

@@ -9,6 +9,8 @@ A leaving server still forks what it was asked to: its reports are read until it
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -72,9 +74,11 @@ class Servers:
         return True
 
     def keep_one(self) -> None:
-        """Start one when it is due after a failure."""
+        """Start one when it is due after a failure; end one that hung up without ending."""
         if self._coming is None and time.monotonic() >= self._start_at:
             self.start()
+        elif self._coming is not None and self._coming.is_over and self._coming.pid not in self._statuses:
+            os.kill(self._coming.pid, signal.SIGKILL)  # our own unreaped child: its module closed our descriptor
 
     def read(self) -> None:
         """Take all reports that have arrived."""
@@ -86,12 +90,15 @@ class Servers:
 
     def reaped(self, pid: int, status: int) -> bool:
         """A child was reaped. True when it was a fork server."""
-        server = next((s for s in self._all if s.pid == pid), None)
+        known = [*self._all, self._coming] if self._coming is not None else self._all
+        server = next((s for s in known if s is not None and s.pid == pid), None)
         if server is None:
             return False
         self._statuses[pid] = status
         if server is self._pools.fork_server:  # do not wait for its end of file: it cannot fork any more
             self._lost_the_one_in_charge(status)
+        elif server is self._coming and server.is_over:
+            self._never_came(server)
         return True
 
     def pids(self) -> list[int]:
@@ -162,12 +169,18 @@ class Servers:
         server.socket.close()
         self._all.remove(server)
         self._pools.abandon(server)
-        status = self._statuses.pop(server.pid, None)
+        status = self._statuses.get(server.pid)
         if server is self._pools.fork_server:
             self._lost_the_one_in_charge(status)
-        elif server is self._coming:
-            how = "" if status is None else f" ({describe(status)})"
-            self._refuse(f"the fork server ended while it imported the task modules{how}")
+        elif server is self._coming and status is not None:
+            self._never_came(server)
+        elif server is not self._coming:
+            self._statuses.pop(server.pid, None)
+
+    def _never_came(self, server: ForkServer) -> None:
+        """It has hung up and was reaped before it was ready."""
+        status = self._statuses.pop(server.pid)
+        self._refuse(f"the fork server ended while it imported the task modules ({describe(status)})")
 
     def _lost_the_one_in_charge(self, status: int | None) -> None:
         """Workers go on without it; the next fork needs a new one."""

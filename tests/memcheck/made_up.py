@@ -1,4 +1,4 @@
-"""Memory of processes as it is seen in practice, made up: arenas, trims, caches, saws, worker replacements."""
+"""Memory of processes as it is seen in practice, made up: arenas, trims, caches, replacements."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
+
 from shmq.planner.forecast import Forecaster
 from shmq.planner.forecast.pending import HORIZON
-
 from tests.planner.loads import daily, flat
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from shmq.planner.forecast import Forecaster
 from shmq.planner.forecast import state as state_file
-
 from tests.planner.loads import daily
 
 STEP_S = 1800.0
@@ -52,7 +52,9 @@ def flipped(data):
     return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize("damage", [torn, flipped, lambda data: b"", lambda data: b"no archive", lambda data: bytes(99)])
+@pytest.mark.parametrize(
+    "damage", [torn, flipped, lambda data: b"", lambda data: b"no archive", lambda data: bytes(99)]
+)
 def test_a_damaged_file_is_set_aside_with_a_warning(saved, caplog, damage):
     _, path = saved
     data = damage(path.read_bytes())

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
-from tests.live import LiveSupervisor
+from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
 import os, shmq
@@ -16,13 +19,84 @@ def pid():
     return os.getpid()
 """
 
+THREADED = """
+import threading, time, shmq
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory):
-    with LiveSupervisor(tmp_path_factory.mktemp("live"), TASKS) as live:
-        yield live
+threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
+
+@shmq.task
+def threads():
+    return threading.active_count()
+"""
 
 
-def test_a_job_runs_in_a_worker(live):
-    assert live.submit("echo", 5).result(30) == 5
-    assert live.submit("pid").result(30) in [worker["pid"] for worker in live.workers()]
+def ends(live: LiveSupervisor) -> int:
+    live.start(wait=False)
+    return live.process.wait(GUARD_S)
+
+
+def test_the_supervisor_is_free_of_numpy_and_measuring_libraries():
+    heavy = "{'numpy', 'psutil', 'memray', 'matplotlib'}"
+    code = f"import shmq.supervisor.main, sys; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_jobs_run_in_named_workers_and_a_second_supervisor_is_refused_by_name_of_the_holder(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS) as live:
+        assert live.submit("echo", 5).result(GUARD_S) == 5
+        pid = live.submit("pid").result(GUARD_S)
+        assert pid in [worker["pid"] for worker in live.workers()]
+        with open(f"/proc/{pid}/cmdline") as name:
+            assert name.read().startswith("shmq: worker computation ")
+
+        held, first = f"served by the supervisor with pid {live.pid}", live.process
+        assert ends(live) == 1
+        assert held in live.log()
+        live.process = first
+        assert live.submit("echo", 6).result(GUARD_S) == 6  # the first one has not noticed
+        assert live.stop() == 0
+        assert sorted(p.name for p in live.state_dir.iterdir()) == ["lock", "registry.json"]
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("import shmq\n1 / 0\n", "ZeroDivisionError"),
+        ("import sys\nsys.exit(0)\n", "SystemExit"),
+        ("import os\nos._exit(0)\n", "ended while it imported"),
+        ("import os\nos.kill(os.getpid(), 11)\n", "SIGSEGV"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_refuses_the_start(tmp_path, source, text):
+    live = LiveSupervisor(tmp_path, source)
+    try:
+        assert ends(live) == 1
+        assert text in live.log()
+        assert "Nothing was started" in live.log()
+        live.assert_nothing_left()
+    finally:
+        live.discard()
+
+
+def test_a_module_that_starts_threads_is_imported_in_each_worker(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, modules={"threaded": THREADED}) as live:
+        assert live.submit("threaded.threads").result(GUARD_S) == 2
+        assert live.submit("echo", 1).result(GUARD_S) == 1
+        assert "threaded start threads when imported" in live.log()
+
+
+def test_a_worker_that_dies_before_it_can_work_is_not_forked_in_a_tight_loop(tmp_path):
+    broken_late = "import threading, time\nimport os\n" + "threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+    broken_late += "if 'late' in open('/proc/self/comm').read() or os.environ.get('SHMQ_LATE'): 1 / 0\n"
+    broken_late += "import sys\nif 'shmq: worker' in open('/proc/self/cmdline').read(): 1 / 0\n"
+    live = LiveSupervisor(tmp_path, TASKS, "[groups.computation]\nmax_workers = 1\n", modules={"broken": broken_late})
+    try:
+        live.start(wait=False)
+        until(lambda: live.log().count("ended: exit status 70") >= 3, "three workers have failed")
+        assert live.control("ping")["pid"] == live.pid
+        assert live.controls()[0]["spawned"] < 30
+        live.stop()
+        live.assert_nothing_left()
+    finally:
+        live.discard()

@@ -85,7 +85,7 @@ def map_lines(
 
 def _terminate(_signal: int, _frame: object) -> None:
     """End as by Ctrl-C: what has not started is cancelled on the way out."""
-    sys.exit(exits.TERMINATED)
+    raise exits.Terminated
 
 
 def _json_line(line: bytes) -> Arguments | None:

@@ -32,6 +32,7 @@ def producer_steps() -> list[Step]:
         return Step(f"producer {name}", arrange, prepare, _nothing)
 
     return [
+        step("attaches and registers", lambda stage: lambda: stage.client(attached=True)),
         step("registers", lambda stage: stage.client),
         step("registers over a dead one", lambda stage: stage.client, dead_producer),
         step("submits", _submits()),

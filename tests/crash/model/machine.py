@@ -247,7 +247,7 @@ class Machine:
         if op[0] == LOAD:
             self.monitor.reads(draft.memory, a, op[1])
             return self._loads(state, a, op[1])
-        if op[0] in _ACQUIRES:
+        if op[0] in _ACQUIRES or (op[0] == CLEAR and state[1][op[1]]):
             draft.old[a] = ()
         return [(draft, self._do(draft, a, op))]
 
@@ -310,6 +310,8 @@ class Machine:
     def _spawn(self, draft: _Draft, child: int) -> None:
         self.monitor.born(draft.memory, child)
         draft.memory[self._status[child]] = ALIVE
+        for cell in self.world.rung[child]:  # a new process remembers nothing
+            draft.memory[cell] = 0
         draft.positions[child], draft.buffers[child], draft.old[child] = 0, (), ()
         self._settle(draft, child, [])
 

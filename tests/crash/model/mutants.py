@@ -35,7 +35,7 @@ MUTANTS = (
     Mutant("no_sync_pin", "FREE may be seen before the pin", ("blocks",), kind=PSO),
     Mutant("no_sync_claim", "a claimer may read entries and words from before the tail it saw", ("handshake",), kind=ARM),
     Mutant("no_sync_collect", "a producer may read a result from before the DONE it saw", ("handshake",), kind=ARM),
-    Mutant("no_sync_due", "recovery may read words from before the count it saw", ("delayed",), kind=ARM),
+    Mutant("no_sync_due", "recovery may read words from before the count it saw", ("due",), kind=ARM),
     Mutant("no_sync_allocate", "an allocator may read a pin from before the generation it saw", ("blocks",), kind=ARM),
     # sleeping and waking
     Mutant("no_wake", "publish wakes nobody", ("ring on",)),

@@ -115,6 +115,8 @@ SCENES = {scene.name: scene for scene in (
     Scene("dead letter", "a job that costs a worker becomes a dead letter; its producer waits",
           Shape(jobs=1, collect=True, waits=True, max_crashes=1),
           _crew((SUBMIT, 1, 0), (COLLECT, 1, 0)) | _keepers(), {"worker": 1}, mortals=("worker0",)),
+    Scene("due", "a delayed job, nobody dies", Shape(workers=(0,), slots=1, jobs=1, delays=True),
+          _crew((DELAY, 1, 0), workers=1) | {"recovery": keepers.recovery}, {}),
     Scene("delayed", "a delayed job; its producer is killed, the row taken over",
           Shape(workers=(0,), slots=1, delays=True, waits=True),
           _crew((DELAY, 1, 0), workers=1) | _keepers() | {"successor": _successor(0, "producer0", *submits(2))},
@@ -173,3 +175,25 @@ SCENES = {scene.name: scene for scene in (
           {"keeper": blocks.keeper, "second": blocks.second_reader, "allocator": blocks.allocator}, {},
           start={"word[0]": word(DONE, generation=1), "tag": 1, "block": blocks.BYTES, "pin": 1}),
 )}  # fmt: skip
+
+
+def crowd(*, collect: bool) -> Scene:
+    """For random walks: everything at once, too large to be searched."""
+    plans = (
+        ((SUBMIT, 1, 0), (SUBMIT, 2, 1), (CANCEL, 2, 1), (SUBMIT, 3, 0), (DELAY, 4, 1)),
+        ((SUBMIT, 5, 1), (SUBMIT, 6, 0), (CANCEL, 6, 0), (DELAY, 7, 0), (SUBMIT, 8, 0)),
+    )
+    if collect:
+        plans = tuple((*plan, *((COLLECT, job, 0) for verb, job, _ in plan if verb != CANCEL)) for plan in plans)
+        plans = tuple(plan[:3] + plan[5:6] + plan[3:5] + plan[6:] for plan in plans)  # 2 slots: the first is read early
+    return Scene(
+        "crowd", "2 producers and their successors, 3 workers and their replacements, 2 groups, all may die",
+        Shape(producers=2, workers=(0, 0, 1), groups=2, slots=3, jobs=10, batch=2, recovery_capacity=4, collect=collect,
+              cancels=True, retries=True, delays=True, waits=True, clears=True, fine=True, checked=True, naps=True,
+              fresh_bells=True),
+        {"producer0": _producer(0, *plans[0]), "producer1": _producer(1, *plans[1]),
+         "successor0": _successor(0, "producer0", *submits(9)), "successor1": _successor(1, "producer1", *submits(10)),
+         **{f"worker{row}": _worker(row) for row in range(3)}, **_keepers(), **_replacements(0, 1, 2)},
+        {"worker": 2, "recovery": 2, "producer": 1, "timeout": 2}, unborn=("worker0b", "worker1b", "worker2b"),
+        mortals=("worker0", "worker1", "worker2", "recovery", "producer0", "producer1"),
+    )  # fmt: skip

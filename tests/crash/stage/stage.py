@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from shmq.client import client as client_module
 from shmq.client.client import Client
 from shmq.client.handle import Job
 from shmq.config.model import Config, Group
@@ -120,9 +121,15 @@ class Stage:
 
     # -- producers -------------------------------------------------------------------------
 
-    def client(self) -> Client:
-        """A producer in this process."""
-        client = Client(self.namespace)
+    def client(self, *, attached: bool = False) -> Client:
+        """A producer in this process; it attaches the segment itself, or uses the stage's (thousands need no more)."""
+        attach = client_module.attach
+        if not attached:
+            client_module.attach = lambda _name: self.segment
+        try:
+            client = Client(self.namespace)
+        finally:
+            client_module.attach = attach
         self.clients.append(client)
         return client
 

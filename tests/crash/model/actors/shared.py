@@ -73,16 +73,18 @@ def wake_one(w: World, a: int, group: int) -> Steps[None]:
 
 
 def _ring(w: World, a: int, row: int) -> Steps[None]:
+    nap = 0
     if w.shape.naps:
         nap = yield load(w.nap[row])
         last = yield load(w.rung[a][row])
         if last == nap + 1:
             return
-        yield store(w.rung[a][row], nap + 1)
     bell = w.sleeper(row)
     if w.shape.fresh_bells and not w.is_mutant("stale_bell_handle"):
         bell = yield load(w.bell_of[row])
     yield post(w.bell[bell])
+    if w.shape.naps:  # remembered after the ring: an exception between the two must not lose it
+        yield store(w.rung[a][row], nap + 1)
 
 
 def notify_producer(w: World, producer: int) -> Steps[None]:

@@ -1,0 +1,102 @@
+"""What the planner sees of a group: counters of the segment, turned into one step's numbers. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shmq.clock import NS
+from shmq.memory.columns import column
+from shmq.memory.layout import GROUP_CONTROL, HISTOGRAM_BUCKETS, WORKER, WORKER_LIVE
+from shmq.memory.segment import Segment
+from shmq.planner.group import Observed
+from shmq.transport.table import GROUP, GROUP_SHIFT, RUNNING, STATE
+
+_U = np.uint64
+FORGET_STEPS = 50.0  # time constant of the measured service times
+_READY_S = 0.1  # until the first worker has shown how long it takes
+
+
+def _bucket_middles() -> NDArray[np.float64]:
+    """Seconds in the middle of each histogram bucket: four buckets per octave (worker.execution.bucket_of)."""
+    index = np.arange(HISTOGRAM_BUCKETS)
+    bits, quarter = index >> 2, index & 3
+    low = np.where(bits >= 3, (4 + quarter) * np.exp2(np.maximum(bits, 3) - 3.0), index)
+    return np.asarray((low + np.where(bits >= 3, np.exp2(np.maximum(bits, 3) - 4.0), 0.5)) / NS)
+
+
+@dataclass
+class Known:
+    """What is remembered of a group between two steps."""
+
+    arrivals: int = -1
+    departures: int = 0
+    busy_ns: int = 0
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(HISTOGRAM_BUCKETS))
+    jobs: float = 0.0
+    busy_s: float = 0.0
+    cv2: float = 1.0
+    ready_s: float = _READY_S
+
+
+class Observer:
+    """Reads all groups of a segment, once per step."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._heads, self._tails = column(segment, "heads"), column(segment, "tails")
+        self._words = column(segment, "words")
+        self._rows = column(segment, "worker_rows")
+        self._control = column(segment, "group_control")
+        self._services = column(segment, "service_times")
+        self._middles = _bucket_middles()
+        self._known = [Known() for _ in range(segment.shape.groups)]
+
+    def observe(self, group: int, now_s: float) -> Observed:
+        """One step of a group. The first call sees no arrivals: it only begins to count."""
+        known = self._known[group]
+        heads = int(self._heads[group].sum())  # heads before tails
+        arrivals = int(self._tails[group].sum())
+        mine = (self._rows[:, WORKER["group"]] == group) & (self._rows[:, WORKER["state"]] == WORKER_LIVE)
+        control = self._control[group]
+        departures = int(control[GROUP_CONTROL["past_done"]]) + int(self._rows[mine, WORKER["done"]].sum())
+        busy_ns = int(control[GROUP_CONTROL["past_busy_ns"]]) + int(self._rows[mine, WORKER["busy_ns"]].sum())
+        if known.arrivals < 0:
+            known.arrivals, known.departures, known.busy_ns = arrivals, departures, busy_ns
+        done = max(departures - known.departures, 0)
+        self._learn(known, done, max(busy_ns - known.busy_ns, 0), self._services[mine].sum(axis=0), mine)
+        seen = Observed(
+            now_s=now_s,
+            arrivals=float(max(arrivals - known.arrivals, 0)),
+            departures=float(done),
+            waiting=max(arrivals - heads, 0),
+            running=self._running(group),
+            service_s=known.busy_s / known.jobs if known.jobs > 0 else 0.0,
+            service_cv2=known.cv2,
+            ready_s=known.ready_s,
+        )
+        known.arrivals, known.departures, known.busy_ns = arrivals, departures, busy_ns
+        return seen
+
+    def _running(self, group: int) -> int:
+        kinds = self._words & _U(STATE | GROUP)
+        return int((kinds == _U(RUNNING | group << GROUP_SHIFT)).sum())
+
+    def _learn(self, known: Known, done: int, busy_ns: int, counts: NDArray[Any], mine: NDArray[Any]) -> None:
+        """Service time and its variation, older steps forgotten slowly; time to have a worker ready."""
+        if done:
+            keep = 1.0 - 1.0 / FORGET_STEPS
+            known.jobs = known.jobs * keep + done
+            known.busy_s = known.busy_s * keep + busy_ns / NS
+        total = counts.sum()
+        if total:
+            mean = float((counts * self._middles).sum() / total)
+            square = float((counts * self._middles**2).sum() / total)
+            known.cv2 = min(max(square / mean**2 - 1.0, 0.0), 100.0) if mean > 0 else 1.0
+        if mine.any():
+            took = self._rows[mine, WORKER["started_ns"]].astype(np.int64) - self._rows[mine, WORKER["fork_ns"]].astype(
+                np.int64
+            )
+            known.ready_s = max(float(took.max()) / NS, 0.001)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from shmq.config.model import Route
+from shmq.planner.routing import LEAST_JOBS, MIB, Traits, classify, route
+
+GROUPS = {"filesystem", "network", "computation", "memory"}
+
+
+def measured(jobs=50, **job):
+    traits = Traits()
+    for _ in range(jobs):
+        traits.observe(**{"wall_s": 0.1, "cpu_s": 0.0} | job)
+    return traits
+
+
+@pytest.mark.parametrize(
+    ("job", "group", "words"),
+    [
+        ({"cpu_s": 0.09}, "computation", "on a core for 90% of 0.1 s"),
+        ({"cpu_s": 0.01}, "network", "waits 90% of 0.1 s, hardly any storage"),
+        ({"cpu_s": 0.01, "storage_bytes": MIB}, "filesystem", "1024 KiB of storage"),
+        ({"cpu_s": 0.09, "memory_growth_bytes": 200 * MIB}, "memory", "memory growth of 200 MiB"),
+        ({"payload_bytes": 80 * MIB}, "memory", "payload of 80 MiB"),
+    ],
+)
+def test_the_class_follows_from_the_measurements_and_says_so(job, group, words):
+    choice = route("any", 0, [], measured(**job), GROUPS)
+    assert choice.group == group
+    assert words in choice.evidence
+    assert "mean of 50 jobs" in choice.evidence
+
+
+def test_rules_come_first_and_the_first_that_fits_wins():
+    rules = [
+        Route(task="img.*", group="memory", min_payload_bytes=1000),
+        Route(task="img.*", group="computation"),
+        Route(task="*", group="network"),
+    ]
+    traits = measured(storage_bytes=MIB)
+    assert route("img.resize", 5000, rules, traits, GROUPS).group == "memory"
+    assert route("img.resize", 10, rules, traits, GROUPS).group == "computation"
+    assert route("mail.send", 10, rules, traits, GROUPS).group == "network"
+    assert route("img.resize", 5000, rules, traits, GROUPS).evidence == (
+        "routes[0]: task 'img.*' from 1000 bytes goes to 'memory'"
+    )
+
+
+def test_too_few_jobs_prove_nothing():
+    choice = route("any", 0, [], measured(LEAST_JOBS - 1), GROUPS)
+    assert choice.group == "computation"
+    assert f"{LEAST_JOBS - 1} of {LEAST_JOBS} jobs" in choice.evidence
+    assert route("any", 0, [], None, GROUPS).group == "computation"
+
+
+def test_jobs_near_a_threshold_do_not_wander():
+    traits = measured(cpu_s=0.052)
+    groups = set()
+    for cpu_s in [0.048, 0.053] * 200:
+        traits.observe(wall_s=0.1, cpu_s=cpu_s)
+        groups.add(classify(traits).group)
+    assert groups == {"computation"}
+
+
+def test_a_task_that_changes_its_character_changes_its_class():
+    traits = measured(cpu_s=0.09)
+    assert classify(traits).group == "computation"
+    for _ in range(500):
+        traits.observe(wall_s=0.1, cpu_s=0.01)
+    assert classify(traits).group == "network"
+
+
+def test_a_group_that_does_not_exist_is_replaced_by_its_like():
+    choice = route("any", 0, [], measured(cpu_s=0.0), {"filesystem", "computation"})
+    assert choice.group == "filesystem"
+    assert "no group 'network'" in choice.evidence
+    assert route("any", 0, [], measured(cpu_s=0.1), {"only"}).group == "only"
