@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import signal
 import sys
 from pathlib import Path
 
@@ -118,4 +119,5 @@ def _verdict(console: Console, run: results.Run, earlier: results.Run | None, ga
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # contestants must be closed
     main()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from perf.peers import Peer
 
 
-QUIET_LIMIT_S = 20.0
+QUIET_LIMIT_S = 60.0  # all rounds of a scenario together: on a machine that is never quiet it must end too
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,20 @@ class Scenario:
 
 
 @dataclass
+class Calm:
+    """How much longer a scenario is willing to wait for a quiet machine."""
+
+    left_s: float
+
+    def wait(self) -> float:
+        """Waits; the share of all cores that others still use."""
+        begin = time.monotonic()
+        share = machine.wait_quiet(self.left_s)
+        self.left_s = max(self.left_s - (time.monotonic() - begin), 0.0)
+        return share
+
+
+@dataclass
 class _Record:
     contestant: Contestant
     jobs: int = 0
@@ -113,6 +127,7 @@ def run(scenario: Scenario, setting: Setting, progress: Callable[[str], None] = 
     """Measures every contestant of a scenario in each round; one that fails is left out, with its reason."""
     records = [_Record(contestant) for contestant in scenario.contestants(setting)]
     skipped: dict[str, str] = {}
+    calm = Calm(QUIET_LIMIT_S) if scenario.needs_quiet else None
     for round_ in range(min(setting.rounds, scenario.most_rounds)):
         for record in records if round_ % 2 == 0 else records[::-1]:
             name = record.contestant.name
@@ -120,7 +135,7 @@ def run(scenario: Scenario, setting: Setting, progress: Callable[[str], None] = 
                 continue
             progress(f"{scenario.name} · round {round_ + 1} · {name}")
             try:
-                record.add(_measure_once(record, setting, QUIET_LIMIT_S if scenario.needs_quiet else None))
+                record.add(_measure_once(record, setting, calm))
             except Exception as error:
                 skipped[name] = _reason(error)
     entries = [record.entry() for record in records if record.contestant.name not in skipped]
@@ -152,7 +167,7 @@ def verify(found: Sequence[object], expected: Sequence[object]) -> None:
     raise WrongResult(f"job {place}: got {found[place]!r}, expected {expected[place]!r}")
 
 
-def _measure_once(record: _Record, setting: Setting, quiet_limit_s: float | None) -> Observation:
+def _measure_once(record: _Record, setting: Setting, calm: Calm | None) -> Observation:
     contestant = record.contestant
     with deadline(contestant.limit_s, contestant.name), contestant.open() as measure:
         if contestant.jobs is not None:
@@ -162,7 +177,7 @@ def _measure_once(record: _Record, setting: Setting, quiet_limit_s: float | None
         else:
             measure(max(record.jobs // 10, 1))  # warm-up
         gc.collect()
-        others = {} if quiet_limit_s is None else {"others_share": machine.wait_quiet(quiet_limit_s)}
+        others = {} if calm is None else {"others_share": calm.wait()}
         seen = measure(record.jobs)
     return Observation({**seen.metrics, **others}, seen.samples)
 

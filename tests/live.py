@@ -101,7 +101,7 @@ class LiveSupervisor:
         self.state_dir = self.state_home / "shmq" / self.namespace
         self.leaves_jobs = False
         self.process: subprocess.Popen[bytes] | None = None
-        self._env = {
+        self.env = {
             **os.environ, "PYTHONPATH": str(_ROOT), "XDG_STATE_HOME": str(self.state_home), **(env or {}),
         }  # fmt: skip
         self._arguments = (log_format, task_output)
@@ -141,7 +141,7 @@ class LiveSupervisor:
         command = [sys.executable, "-c", _RUN, str(self.config_path), *self._arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                command, env=self._env, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command, env=self.env, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         if wait:
             until(self._is_ready, "the supervisor is ready")
@@ -165,7 +165,9 @@ class LiveSupervisor:
         """The words of each group's `group_control` row, by name."""
         from shmq.memory.layout import GROUP_CONTROL
 
-        return [{name: row[i] for name, i in GROUP_CONTROL.items()} for row in self.segment.rows("group_control")]
+        return [
+            {name: row[i] for name, i in GROUP_CONTROL.items()} for row in self.segment.rows("group_control")
+        ]
 
     def __enter__(self) -> Self:
         try:
@@ -274,8 +276,13 @@ class LiveSupervisor:
 
         with contextlib.suppress(ShmqError, OSError):
             segment = self.segment
-            for field, rows in (("worker_bells", segment.shape.workers), ("producer_bells", segment.shape.producers)):
-                self._bells.update(name for row in range(rows) if (name := segment.text(field, row)).startswith("/shmq-"))
+            for field, rows in (
+                ("worker_bells", segment.shape.workers),
+                ("producer_bells", segment.shape.producers),
+            ):
+                self._bells.update(
+                    name for row in range(rows) if (name := segment.text(field, row)).startswith("/shmq-")
+                )
 
     def control(self, command: str, **arguments: Any) -> dict[str, Any]:
         """One request to the control socket. Raises ShmqError with the supervisor's refusal."""

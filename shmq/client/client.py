@@ -89,7 +89,14 @@ class Client:
         self._is_closed = False
 
     def _forget_row(self) -> None:
-        """No closure may touch the row any more: without free slots each submit comes to `_try_submit`."""
+        """No closure may touch the row any more: without free slots each submit comes to `_try_submit`.
+
+        Handles that wait for their end never learn it; they say so instead of reading others' slots.
+        """
+        for job in self._jobs:
+            if job is not None and job._state == PENDING:
+                job._outcome = _foreign(job)
+                job._state = ERROR
         self._free.clear()
         self._free = []
         self._jobs = []
@@ -432,17 +439,14 @@ class Client:
             self._explain_foreign(job)
 
     def _explain_foreign(self, job: Job[Any]) -> None:
-        raise ShmqError(
-            f"job {job.id} of {job.task_name} cannot be read here: its handle was made before a fork or before the "
-            "client was closed.\nRead results in the process that submitted the job."
-        )
+        raise _foreign(job)
 
     def wait_for(self, job: Job[Any], timeout: float | None) -> None:
         """Block until the job has ended. Raises TimeoutError."""
         if self._is_busy():
             raise _reentrant()
         self._check_own(job)
-        with resolve.blocked_worker():
+        with resolve.blocked_worker(job):
             if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
                 raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
 
@@ -536,6 +540,13 @@ class _NeedsBlocks(Exception):  # noqa: N818 - control flow: encode again with b
 
 def _needs_blocks(value: Any) -> Any:
     raise _NeedsBlocks
+
+
+def _foreign(job: Job[Any]) -> ShmqError:
+    return ShmqError(
+        f"job {job.id} of {job.task_name} cannot be read here: its handle was made before a fork or before the "
+        "client was closed.\nRead results in the process that submitted the job."
+    )
 
 
 def _reentrant() -> ReentrantSubmit:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.client.hot import make_submit
 from shmq.clock import to_ns
-from shmq.errors import UnknownGroup, UnknownTask
+from shmq.errors import UnknownGroup, UnknownTask, WouldDeadlock
 from shmq.memory.lanes import lane
 from shmq.memory.segment import Segment
 from shmq.tasks import current
@@ -190,14 +190,25 @@ def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[A
 
 
 @contextlib.contextmanager
-def blocked_worker() -> Iterator[None]:
-    """Inside a task: tell the supervisor that this worker waits for another job."""
+def blocked_worker(job: Job[Any]) -> Iterator[None]:
+    """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
+
+    Raises:
+        WouldDeadlock: the job waits in this worker's own group and no further worker can be forked.
+    """
     worker = current.worker()
     if worker is None:
         yield
         return
     worker.enter_wait()
     try:
+        chain = worker.deadlock(job._slot)
+        if chain:
+            raise WouldDeadlock(
+                f"waiting for {job.task_name} (job {job.id}) would never end: {chain}.\n"
+                "Every worker of the group, substitutes included, waits for a job of the same group. Raise max_workers "
+                "or max_substitutes, put the inner task into another group, or call it directly."
+            )
         yield
     finally:
         worker.leave_wait()

@@ -19,7 +19,7 @@ class Waiter:
 
     def __init__(self, row: ProducerRow) -> None:
         self._row = row
-        self._leader = threading.Lock()
+        self._leader = threading.RLock()
         self._handed_out = threading.Condition()
         self._followers = 0
         self._fence = new_fence()  # used by the leader only
@@ -40,15 +40,13 @@ class Waiter:
                 self._check_attached()
                 check_at = now + _CHECK_EVERY_S
             slice_s = min(deadline - now, RESCUE_S)
-            if self._leader.acquire(blocking=False):
-                try:
+            try:
+                is_leader = self._leader.acquire(blocking=False)
+                if is_leader:
                     self._sleep(is_ready, slice_s)
-                finally:
-                    self._leader.release()
-                    if self._followers:
-                        with self._handed_out:
-                            self._handed_out.notify_all()
-            else:
+            finally:
+                self._resign()
+            if not is_leader:
                 self._follow(slice_s)
         return True
 
@@ -63,10 +61,22 @@ class Waiter:
         finally:
             self._row.set("waiting", 0)
 
+    def _resign(self) -> None:
+        """Let go of the lead if this thread has it: a signal handler may raise right after the acquire."""
+        if self._leader._is_owned():  # type: ignore[attr-defined]
+            self._leader.release()
+            if self._followers:
+                with self._handed_out:
+                    self._handed_out.notify_all()
+
     def _follow(self, slice_s: float) -> None:
         with self._handed_out:
-            if not self._leader.locked():  # the leader left: lead instead of waiting for nobody
-                return
+            try:
+                if self._leader.acquire(blocking=False):  # the leader left: lead instead of waiting for nobody
+                    return
+            finally:
+                if self._leader._is_owned():  # type: ignore[attr-defined]
+                    self._leader.release()
             self._followers += 1
             try:
                 self._handed_out.wait(slice_s)

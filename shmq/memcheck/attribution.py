@@ -28,9 +28,9 @@ from shmq.memcheck.sampling import open_descriptors
 COST_SHARE = 0.003  # of the worker's time, for all measuring together
 LEAST_STRIDE, MOST_STRIDE = 4.0, 100_000.0
 WARM_UP_JOBS = 3  # measured jobs of each task that do not count: they fill caches and import modules
-SUSPECT_AFTER_JOBS = 20  # measured ones
+SUSPECT_AFTER_JOBS, FAILED_JOBS = 20, 5  # measured ones
 SUSPECT_BYTES, SUSPECT_DESCRIPTORS = 16.0, 0.01  # left behind per job
-WATCHED_JOBS, WATCHED_WITH_LEFTOVERS = 60, 5  # per task: a watched job runs some ten times slower
+WATCHED_JOBS = 60  # per task: a watched job runs some ten times slower
 
 
 @dataclass(frozen=True)
@@ -92,28 +92,37 @@ class Growth:
         return 1000 * self.descriptors / max(self.jobs, 1)
 
     @property
-    def is_suspect(self) -> bool:
+    def leaves_bytes(self) -> bool:
         """Enough jobs measured, and more left behind than measuring errs by."""
         if self.jobs < SUSPECT_AFTER_JOBS:
             return False
-        fails = (
-            self.failed_jobs >= WATCHED_WITH_LEFTOVERS
-            and self.bytes_per_1000_failed_jobs > 1000 * SUSPECT_BYTES
-        )
-        leaves = self.bytes_per_1000_jobs > 1000 * SUSPECT_BYTES
-        return leaves or fails or self.descriptors_per_1000_jobs > 1000 * SUSPECT_DESCRIPTORS
+        if self.failed_jobs >= FAILED_JOBS and self.bytes_per_1000_failed_jobs / 1000 > SUSPECT_BYTES:
+            return True
+        return self.bytes_per_1000_jobs / 1000 > SUSPECT_BYTES
+
+    @property
+    def leaves_descriptors(self) -> bool:
+        """Likewise for descriptors."""
+        return self.jobs >= SUSPECT_AFTER_JOBS and self.descriptors_per_1000_jobs / 1000 > SUSPECT_DESCRIPTORS
+
+    @property
+    def is_suspect(self) -> bool:
+        """The task leaves something behind."""
+        return self.leaves_bytes or self.leaves_descriptors
 
     def lines(self, least_share: float = 0.2) -> list[tuple[Place, str, float]]:
-        """(place, "bytes" or "descriptors", left per watched job), greatest first; lines of little weight
-        left out.
+        """(place, "bytes" or "descriptors", left per watched job) of what is suspected, greatest first.
+
+        Lines with less than `least_share` of the greatest are left out.
         """
         found: list[tuple[Place, str, float]] = []
-        for left, unit in ((self.left_bytes, "bytes"), (self.opened, "descriptors")):
-            most = max(left.values(), default=0)
+        for is_left, left, unit in (
+            (self.leaves_descriptors, self.opened, "descriptors"),
+            (self.leaves_bytes, self.left_bytes, "bytes"),
+        ):
+            least = least_share * max(left.values(), default=0) if is_left else float("inf")
             heavy = [
-                (place, unit, n / self.watched_jobs)
-                for place, n in left.items()
-                if n >= least_share * most > 0
+                (place, unit, n / self.watched_jobs) for place, n in left.items() if n >= least and n > 0
             ]
             found += sorted(heavy, key=lambda row: -row[2])
         return found

@@ -89,6 +89,15 @@ GROUP_PLAN = {name: i for i, name in enumerate((
     "updated_ns", "reactive_need", "accuracy_milli", "batch", "concurrency",
 ))}  # fmt: skip
 
+# Words of one `[limits."pattern"]`: configuration and state, the latter under the limit's lock byte.
+MOST_TASK_LIMITS = 64
+TASK_LIMIT = {name: i for i, name in enumerate((
+    "rate_per_s_milli", "burst", "breaker_share_milli", "breaker_window", "breaker_open_ns", "breaker_fail_fast",
+))}  # fmt: skip
+TASK_LIMIT_STATE = {name: i for i, name in enumerate((
+    "rate_ns", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures",
+))}  # fmt: skip
+
 # Words of a producer row and of a worker row.
 PRODUCER = {name: i for i, name in enumerate(("pid", "ticks", "waiting", "polling", "scheduled", "bell_serial"))}
 WORKER = {
@@ -115,6 +124,8 @@ FIELDS: tuple[Field, ...] = (
     Field("group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters"),
     Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 128), "planner", "the target's reason, in words"),
+    Field("task_limits", "Q", (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
+    Field("task_limit_states", "Q", (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
     Field("producer_rows", "Q", ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, waiting flag, scheduled"),
     Field("producer_bells", "B", ("producers", NAME_BYTES), _PRODUCER_BYTE, "doorbell name"),

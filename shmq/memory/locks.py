@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 SUPERVISOR, RECOVERY, PLANNER = 0, 1, 2
-_GROUPS, _ARENAS, _PRODUCERS, _WORKERS = 64, 256, 1024, 4096
+_GROUPS, _ARENAS, _LIMITS, _PRODUCERS, _WORKERS = 64, 256, 512, 1024, 4096
 
 _FLOCK = struct.Struct("hhqqi4x")  # l_type, l_whence, l_start, l_len, l_pid of 64-bit Linux
 
@@ -28,6 +28,11 @@ def group_byte(group: int) -> int:
 def arena_byte(arena: int) -> int:
     """The allocation lock of a block arena."""
     return _ARENAS + arena
+
+
+def limit_byte(index: int) -> int:
+    """The lock of a task limit's state."""
+    return _LIMITS + index
 
 
 def producer_byte(row: int) -> int:

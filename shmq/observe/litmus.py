@@ -23,8 +23,8 @@ from itertools import repeat
 
 from shmq.memory.fence import new_fence
 
-_ROUNDS = 5_000  # per fork
-_SPINS = 100_000_000  # a partner that has not come by then is dead
+_ROUNDS = 1_000  # per fork
+_SPINS, _YIELDS = 2_000, 100_000  # a partner that has not come after so many is dead
 _READY, _VALUE, _SEEN = 0, 32, 64  # words; 16 of them, two cache lines, between those of the two sides
 _APART = 16
 
@@ -93,9 +93,11 @@ def _meet(words: memoryview, me: int, round_: int) -> None:
     """Return at the same moment as the other side, as far as two processes can."""
     words[_READY + me * _APART] = round_
     other = _READY + (1 - me) * _APART
-    for _ in repeat(None, _SPINS):
-        if words[other] >= round_:
-            return
+    for _ in repeat(None, _YIELDS):
+        for _ in repeat(None, _SPINS):
+            if words[other] >= round_:
+                return
+        os.sched_yield()  # perhaps both are on one processor at present
     raise TimeoutError("the other side of the litmus test is gone")
 
 
@@ -131,7 +133,7 @@ def _message_passing(words: memoryview, me: int) -> None:
             words[flag] = i
         return
     stale = 0
-    for _ in repeat(None, _SPINS):
+    for _ in repeat(None, _SPINS * _YIELDS):
         announced = words[flag]
         if words[data] < announced:
             stale += 1

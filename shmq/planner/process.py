@@ -92,8 +92,17 @@ class Planner:
     def _share(self, plans: list[Plan]) -> dict[str, Grant]:
         """What each group gets of the host; a computation worker needs a core, a network one does not."""
         needs = [
-            Need(name, plan.target, settings.min_workers, planner.policy.rules.max_workers, settings.kind, settings.importance)
-            for (name, settings), plan, planner in zip(self._config.groups.items(), plans, self._groups, strict=True)
+            Need(
+                name,
+                plan.target,
+                settings.min_workers,
+                planner.policy.rules.max_workers,
+                settings.kind,
+                settings.importance,
+            )
+            for (name, settings), plan, planner in zip(
+                self._config.groups.items(), plans, self._groups, strict=True
+            )
         ]
         # a core too few must not starve a group whose jobs in fact wait: cpu groups may share cores twofold
         cores = 2 * len(os.sched_getaffinity(0))
@@ -112,7 +121,11 @@ class Planner:
         row = self._plans[g]
         accuracy = max(1.0 - self._errors[g] / self._loads[g], 0.0) if self._loads[g] > 0 else 0.0
         settings = list(self._config.groups.values())[g]
-        reason = plan.reason if not grant.limit or grant.workers == plan.target else f"{grant.workers}: {grant.limit}"
+        reason = (
+            plan.reason
+            if not grant.limit or grant.workers == plan.target
+            else f"{grant.workers}: {grant.limit}"
+        )
         self._segment.set_text("group_reason", reason, g)
         for word, value in {
             "target": grant.workers, "step": int(self._step_s * NS), "arrivals_milli": int(plan.rate_per_s * 1000),
@@ -124,4 +137,3 @@ class Planner:
             row[GROUP_PLAN[word]] = value
         # SYNC POINT: plan-visible — the numbers are written before the time that makes them fresh
         row[GROUP_PLAN["updated_ns"]] = now_ns()
-

@@ -57,33 +57,61 @@ class Goal:
     miss_ratio: float
 
 
+class Delay:
+    """Erlang's delay formula for one load; the recursion is kept, because a search asks for many servers."""
+
+    def __init__(self, load: float) -> None:
+        self.load = load
+        self._blocked = [1.0]  # Erlang B with 0, 1, 2 ... servers: every step stays within 0 and 1
+
+    def probability(self, servers: int) -> float:
+        """P(an arrival has to wait); 1 when the servers cannot keep up."""
+        load, blocked = self.load, self._blocked
+        if load <= 0:
+            return 0.0
+        if servers <= load:
+            return 1.0
+        last = blocked[-1]
+        for c in range(len(blocked), servers + 1):
+            last = load * last / (c + load * last)
+            blocked.append(last)
+        return blocked[servers] / (1 - load / servers * (1 - blocked[servers]))
+
+
 def erlang_c(servers: int, load: float) -> float:
-    """P(an arrival has to wait), `load` = rate * service time in erlangs; 1 when servers cannot keep up."""
-    if load <= 0:
-        return 0.0
-    if servers <= load:
-        return 1.0
-    blocked = 1.0  # Erlang B with 0, 1, 2 ... servers: every step stays within 0 and 1
-    for c in range(1, servers + 1):
-        blocked = load * blocked / (c + load * blocked)
-    return blocked / (1 - load / servers * (1 - blocked))
+    """P(an arrival has to wait); `load`: rate * service time, in erlangs. 1 when servers cannot keep up."""
+    return Delay(load).probability(servers)
+
+
+class Misses:
+    """P(wait > target) under one load, forecast error included.
+
+    Exact for exponential times and a rate that is known. The rate is taken as normal around the forecast.
+    """
+
+    def __init__(self, load: Load, target_wait_s: float) -> None:
+        error = load.error if load.error > 0 else 0.0
+        nodes = NORMAL if error else ((0.0, 1.0),)
+        erlangs = load.rate_per_s * load.service_s
+        self._cases = [(Delay(max(erlangs * (1 + error * node), 0.0)), weight) for node, weight in nodes]
+        # Waits last so much longer than Erlang's (Allen and Cunneen), and fall off so much more slowly.
+        spread = max((load.service_cv2 + load.arrival_cv2) / 2, 1e-3)
+        self._decay = target_wait_s / (load.service_s * spread) if load.service_s > 0 else math.inf
+
+    def probability(self, servers: int) -> float:
+        """The share of late jobs with so many servers."""
+        return sum(weight * self._late(delay, servers) for delay, weight in self._cases)
+
+    def _late(self, delay: Delay, servers: int) -> float:
+        waits = delay.probability(servers)
+        if waits in {0.0, 1.0}:
+            return waits
+        return waits * math.exp(-(servers - delay.load) * self._decay)
 
 
 def miss_probability(servers: int, load: Load, target_wait_s: float) -> float:
-    """P(wait > target), forecast error included; exact for exponential times and a rate that is known."""
-    if load.error <= 0:
-        return _miss(servers, load.rate_per_s, load, target_wait_s)
-    rates = ((max(load.rate_per_s * (1 + load.error * node), 0.0), weight) for node, weight in NORMAL)
-    return sum(weight * _miss(servers, rate, load, target_wait_s) for rate, weight in rates)
-
-
-def _miss(servers: int, rate_per_s: float, load: Load, target_wait_s: float) -> float:
-    erlangs = rate_per_s * load.service_s
-    waits = erlang_c(servers, erlangs)
-    if waits in {0.0, 1.0}:
-        return waits
-    spread = max((load.service_cv2 + load.arrival_cv2) / 2, 1e-3)  # waits last this much longer than Erlang's
-    return waits * math.exp(-(servers - erlangs) * target_wait_s / (load.service_s * spread))
+    """P(wait > target) with so many servers."""
+    return Misses(load, target_wait_s).probability(servers)
 
 
 def servers_needed(load: Load, goal: Goal, most: int = MOST_SERVERS) -> int:
@@ -94,8 +122,10 @@ def servers_needed(load: Load, goal: Goal, most: int = MOST_SERVERS) -> int:
     if erlangs >= most:
         return most
 
+    misses = Misses(load, goal.target_wait_s)
+
     def is_enough(servers: int) -> bool:
-        return miss_probability(servers, load, goal.target_wait_s) <= goal.miss_ratio
+        return misses.probability(servers) <= goal.miss_ratio
 
     beta = NormalDist().inv_cdf(min(max(1 - goal.miss_ratio, 0.5), 1 - 1e-9))
     guess = math.ceil(erlangs + beta * math.sqrt(erlangs + (load.error * erlangs) ** 2))

@@ -55,7 +55,8 @@ def next_rung(measured: Mapping[int, float], first: int, n_rungs: int) -> tuple[
     while at > 0:
         if at - 1 not in measured:
             return at - 1, False
-        if measured[at - 1] < max(measured.values()) * (1 - GAIN):
+        best_above = max(rate for rung, rate in measured.items() if rung >= at)
+        if measured[at - 1] < best_above * (1 - GAIN):
             break
         at -= 1
     return at, True

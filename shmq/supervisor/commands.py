@@ -70,8 +70,12 @@ class Commands:
     def scale(self, group: str, workers: int | None) -> Answer:
         """Fix the number of workers; None gives the choice back."""
         pool, most = self._pool(group), self._supervisor.pools.rows.count
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= most):
-            raise ShmqError(f"workers must be 0 to {most} ([memory] max_workers) or nothing (automatic), got {workers!r}")
+        if workers is not None and (
+            isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= most
+        ):
+            raise ShmqError(
+                f"workers must be 0 to {most} ([memory] max_workers) or nothing (automatic), got {workers!r}"
+            )
         pool.fixed_target = workers
         self._supervisor.staffing.decide()
         return {"group": group, "workers": pool.target, "fixed": workers is not None}
@@ -90,14 +94,18 @@ class Commands:
             ]
         }  # fmt: skip
 
-    def limit(self, group: str | None = None, task: str | None = None, *, off: bool = False, **changes: Any) -> Answer:
+    def limit(
+        self, group: str | None = None, task: str | None = None, *, off: bool = False, **changes: Any
+    ) -> Answer:
         """Change the group's rate limit; what is not named stays as it is."""
         if group is None or task is not None:
             raise ShmqError(f"limits of single tasks are set in the configuration: [limits.{task!r}]")
         pool, pools = self._pool(group), self._supervisor.pools
         unknown = set(changes) - {"rate_per_s", "burst", *_BREAKER}
         if unknown:
-            raise ShmqError(f"unknown limit {', '.join(sorted(unknown))}; known: rate_per_s, burst, {', '.join(_BREAKER)}")
+            raise ShmqError(
+                f"unknown limit {', '.join(sorted(unknown))}; known: rate_per_s, burst, {', '.join(_BREAKER)}"
+            )
         if off:
             pools.set_rate(pool, None, None)
             pools.rows.set_control(pool.index, "breaker_share_milli", 0)
@@ -117,7 +125,9 @@ class Commands:
         rows = self._supervisor.pools.rows
         rate = changes.get("rate_per_s", rows.control(pool.index, "rate_per_s_milli") / 1000 or None)
         if rate is None:
-            raise ShmqError(f"group {pool.name!r} has no rate limit, so a burst means nothing; give rate_per_s too")
+            raise ShmqError(
+                f"group {pool.name!r} has no rate limit, so a burst means nothing; give rate_per_s too"
+            )
         burst = changes.get("burst")
         if burst is None and "rate_per_s" not in changes:
             burst = rows.control(pool.index, "burst")

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from shmq.tasks.task import Task
 
 _log = logging.getLogger("shmq.forkserver")
-_BLAS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+_BLAS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 _PACKET = 64 * 1024
 
 
@@ -112,7 +118,10 @@ class ForkServer:
                 return found
             try:
                 found.append(_decode_report(packet))
-            except (msgspec.MsgspecError, UnicodeDecodeError):  # user code found the descriptor and wrote to it
+            except (
+                msgspec.MsgspecError,
+                UnicodeDecodeError,
+            ):  # user code found the descriptor and wrote to it
                 _log.warning("a damaged report of %d bytes from the fork server is ignored", len(packet))
 
     def hang_up(self) -> None:
@@ -144,7 +153,7 @@ def start(setting: Setting) -> ForkServer:
         try:
             _Server(setting, supervisor_pid, theirs).serve()
             status = 0
-        except BaseException:  # noqa: BLE001 - last frame of the process
+        except BaseException:
             _log.exception("the fork server broke")
         finally:
             os._exit(status)
@@ -168,7 +177,7 @@ class _Server:
         self._settle()
         try:
             tasks = self._import()
-        except BaseException:  # noqa: BLE001 - a task module may raise anything, sys.exit included
+        except BaseException:
             text = traceback.format_exc()
             self._channel.send(_encode(Failed(text[-_PACKET // 8 :])))
             return
@@ -234,7 +243,9 @@ class _Server:
             self._be_middle(order, tasks)
         _, status = os.waitpid(middle, 0)
         if status:  # a report that was sent already wins
-            self._channel.send(_encode(Unborn(order.index, f"the forking process ended with status {status:#x}")))
+            self._channel.send(
+                _encode(Unborn(order.index, f"the forking process ended with status {status:#x}"))
+            )
 
     def _be_middle(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> NoReturn:
         from shmq.worker.boot import Order, run
@@ -253,6 +264,7 @@ class _Server:
                     Order(
                         setting.segment_name, order.index, order.serial, order.group, name, settings,
                         self._supervisor_pid, setting.task_output, setting.late, setting.folder, self._config.namespace,
+                        tuple(self._config.limits),
                     ),
                     tasks,
                 )  # fmt: skip

@@ -45,7 +45,7 @@ class Helper:
             if kernel.die_with_parent(supervisor):
                 self.main()
             status = 0
-        except BaseException:  # noqa: BLE001 - last frame of the process
+        except BaseException:
             _log.exception("%s broke", self.name)
         finally:
             os._exit(status)

@@ -20,7 +20,7 @@ from shmq.config.model import Config
 from shmq.errors import ConfigError, ShmqError
 from shmq.memory.doorbell import FifoBell
 from shmq.memory.layout import HEADER
-from shmq.supervisor import helpers, namespace
+from shmq.supervisor import helpers, limits, namespace
 from shmq.supervisor.commands import Commands
 from shmq.supervisor.control import ControlServer
 from shmq.supervisor.forkserver import Setting
@@ -40,7 +40,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 EXIT_OK, EXIT_FORCED = 0, 1
 
 
-def supervise(config: Config, config_path: Path, *, log_format: str = "text", task_output: str = "log") -> int:
+def supervise(
+    config: Config, config_path: Path, *, log_format: str = "text", task_output: str = "log"
+) -> int:
     """Serve a namespace in the foreground until stopped; the exit code.
 
     Raises:
@@ -56,9 +58,11 @@ class Supervisor:
     def __init__(self, config: Config, config_path: Path, task_output: str) -> None:
         os.umask(0o077)
         if probes.thread_count() != 1:
-            raise ShmqError(f"{probes.thread_count()} threads run in the supervisor before its first fork; it needs one")
+            raise ShmqError(
+                f"{probes.thread_count()} threads run in the supervisor before its first fork; it needs one"
+            )
         self.config = config
-        state_dir = namespace.state_dir(config)
+        self.state_dir = state_dir = namespace.state_dir(config)
         namespace.prepare(state_dir)
         self.lock_file = namespace.lock(state_dir, config.namespace)
         self._poll = select.poll()
@@ -74,6 +78,7 @@ class Supervisor:
             raise
         self.segment.set_header("supervisor_ticks", clock.start_ticks(os.getpid()))
         self.segment.set_header("supervisor_pid", os.getpid())
+        limits.write(self.segment, config)
         self.pools = Pools(config, Rows(self.segment), self.lock_file)
         self.staffing = Staffing(self.pools)
         self._killer = Killer(self.pools)

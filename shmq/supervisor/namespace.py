@@ -85,7 +85,7 @@ def open_segment(config: Config, folder: Path, lock_file: locks.LockFile) -> Seg
     for index, row in enumerate(segment.rows("worker_rows")):
         if row[WORKER["state"]] != WORKER_FREE:
             _prove_dead(segment, index, row, lock_file)
-    _retire(segment, name, lock_file)
+    _retire(segment, name, folder, lock_file)
     return _create(config, name, shape, folder)
 
 
@@ -97,7 +97,7 @@ def _create(config: Config, name: str, shape: Shape, folder: Path) -> Segment:
     return segment
 
 
-def _retire(segment: Segment, name: str, lock_file: locks.LockFile) -> None:
+def _retire(segment: Segment, name: str, folder: Path, lock_file: locks.LockFile) -> None:
     """Take the name from a segment of another configuration, if no job is left in it.
 
     The name goes first, then the jobs are counted: a producer that published meanwhile is not forgotten.
@@ -113,7 +113,7 @@ def _retire(segment: Segment, name: str, lock_file: locks.LockFile) -> None:
             "Start the old configuration, `shmq drain`, then start this one."
         )
     segment.set_header("detached", 1)
-    _remove_bells(segment)
+    _remove_bells(segment, folder)
     aside.unlink()
     holders = {lock_file.holder(locks.producer_byte(row)) for row in range(segment.shape.producers)} - {0}
     if holders:
@@ -138,7 +138,11 @@ def _take_back(segment: Segment, folder: Path, config: Config, lock_file: locks.
         _unlink_semaphore(segment.text("worker_bells", index))
     sleeping[:] = bytes(len(sleeping))  # nobody sleeps: a ring would go to the dead
     left = jobs_left(segment)
-    _log.info("found the segment of a former supervisor: epoch %d, %d unfinished jobs", segment.header("epoch"), left)
+    _log.info(
+        "found the segment of a former supervisor: epoch %d, %d unfinished jobs",
+        segment.header("epoch"),
+        left,
+    )
     for group, control in enumerate(segment.rows("group_control")):
         if control[GROUP_CONTROL["paused"]]:
             _log.info("group %s is still paused", segment.text("group_names", group))
@@ -177,7 +181,8 @@ def is_process_of(segment: Segment, pid: int, ticks: int) -> bool:
 
 def kill_proven(pid: int, is_it: Callable[[int], bool]) -> None:
     """SIGKILL a process that is not our child. `is_it` is asked once the pidfd is open: the pid cannot change
-    hands after that."""
+    hands after that.
+    """
     if pid <= 0 or pid == os.getpid():
         return
     try:
@@ -200,7 +205,7 @@ def jobs_left(segment: Segment) -> int:
     return states.count(b"\1")
 
 
-def remove_if_unused(segment: Segment, lock_file: locks.LockFile) -> bool:
+def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) -> bool:
     """Remove the segment's name when no job and no producer is left; True when removed.
 
     All producer bytes are taken first: a producer that registers meanwhile finds the name gone.
@@ -218,7 +223,7 @@ def remove_if_unused(segment: Segment, lock_file: locks.LockFile) -> bool:
         if jobs_left(segment):
             return False
         segment.set_header("detached", 1)
-        _remove_bells(segment)
+        _remove_bells(segment, folder)
         unlink(segment.path.name)
         return True
     finally:
@@ -226,12 +231,12 @@ def remove_if_unused(segment: Segment, lock_file: locks.LockFile) -> bool:
             lock_file.release(locks.producer_byte(row))
 
 
-def _remove_bells(segment: Segment) -> None:
+def _remove_bells(segment: Segment, folder: Path) -> None:
     """Doorbells of rows that nobody holds any more: semaphores, and the FIFOs of the state directory."""
     for field, rows in (("worker_bells", segment.shape.workers), ("producer_bells", segment.shape.producers)):
         for row in range(rows):
             _unlink_semaphore(segment.text(field, row))
-    for fifo in segment.state_dir.glob("*.bell"):
+    for fifo in folder.glob("*.bell"):
         if fifo.is_fifo():
             fifo.unlink(missing_ok=True)
 

@@ -75,14 +75,16 @@ class Stopping:
         self._wait(lambda: not supervisor.pools.all_workers() and not self._has_dead_rows())
         for helper in supervisor.helpers:
             helper.kill()
-        self._wait(lambda: not any(helper.pid for helper in supervisor.helpers) and not supervisor.servers.pids())
+        self._wait(
+            lambda: not any(helper.pid for helper in supervisor.helpers) and not supervisor.servers.pids()
+        )
         segment = supervisor.segment
         segment.set_header("supervisor_pid", 0)
         segment.set_header("recovery_pid", 0)
         left = namespace.jobs_left(segment)
         if not segment.is_linked():
             _log.warning("stopped; the segment's name had been removed, with it %d unfinished jobs", left)
-        elif namespace.remove_if_unused(segment, supervisor.lock_file):
+        elif namespace.remove_if_unused(segment, supervisor.state_dir, supervisor.lock_file):
             _log.info("stopped; nothing left behind")
         elif left:
             _log.info("stopped; the segment stays with %d unfinished jobs: start again to go on", left)

@@ -20,6 +20,9 @@ class WorkerSeat(Protocol):
     def leave_wait(self) -> None:
         """The wait is over."""
 
+    def deadlock(self, slot: int) -> str:
+        """The chain of waiting jobs when a wait for the slot's job can never end; "" when it can."""
+
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread, looked up only when somebody asks."""
 

@@ -22,6 +22,7 @@ from shmq.memory.columns import column
 from shmq.memory.fence import new_fence
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, GROUP_CONTROL, GROUP_CONTROL_WORDS, LANE_WORDS, PRIORITIES
 from shmq.memory.segment import Segment
+from shmq.transport.limits import Limit
 from shmq.transport.table import (
     CANCELLED,
     GENERATION_SHIFT,
@@ -35,7 +36,6 @@ from shmq.transport.table import (
 )
 
 _KEEP = ~(STATE | 0x3FF << OWNER_SHIFT)
-_NS = 1_000_000_000
 _KIND = np.uint64(STATE | GROUP)
 _KEPT = np.uint64(_KEEP & (1 << 64) - 1)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
@@ -66,7 +66,7 @@ class Claimer:
     def __init__(self, segment: Segment, lock_file: locks.LockFile, group: int, row: int) -> None:
         shape = segment.shape
         self.group = group
-        self.held_until_ns = 0
+        self.held_until_ns, self.is_circuit_open = 0, False
         self._segment = segment
         self._fd = lock_file.fileno()
         self._byte = locks.group_byte(group)
@@ -88,6 +88,7 @@ class Claimer:
         self._kind_requeued = np.uint64(self._group_bits | REQUEUED)
         self._claim = segment.view("group_claim")[group * GROUP_CLAIM_WORDS : (group + 1) * GROUP_CLAIM_WORDS]
         self._control = segment.view("group_control")[group * GROUP_CONTROL_WORDS : (group + 1) * GROUP_CONTROL_WORDS]
+        self.limit = Limit(self._control, GROUP_CONTROL, self._claim, GROUP_CLAIM)
         self._fence = new_fence()
         self._turn = 0
         self._next_lane = 0
@@ -110,21 +111,25 @@ class Claimer:
     def claim(self, lanes: list[int], most: int) -> tuple[list[int], list[int]]:
         """Lease up to `most` jobs; (slots, their words). Cancelled ones are ended on the way.
 
-        A rate limit shortens `most`; then `held_until_ns` says when the next token comes.
+        A limit shortens `most`; then `held_until_ns` says when to look again. With `is_circuit_open`
+        the claimed jobs must be failed, not run.
         """
         slots: list[int] = []
         words: list[int] = []
-        self.held_until_ns = 0
+        self.held_until_ns, self.is_circuit_open = 0, False
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
         try:
-            if self._control[GROUP_CONTROL["rate_per_s_milli"]]:
-                most = self._tokens(most)
+            is_limited = self.limit.is_set
+            if is_limited:
+                now = now_ns()
+                allowance = self.limit.allow(most, now)
+                most, self.held_until_ns = allowance.jobs, allowance.again_ns
+                self.is_circuit_open = allowance.fails_fast
             if most:
                 self._take(lanes, most, slots, words)
-            if slots:
-                self._claim[GROUP_CLAIM["claimed"]] += len(slots)
-                if self._control[GROUP_CONTROL["rate_per_s_milli"]]:
-                    self._spend(len(slots))
+            self._claim[GROUP_CLAIM["claimed"]] += len(slots)
+            if is_limited and not self.is_circuit_open:
+                self.limit.spend(len(slots), now)
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
         if slots:
@@ -232,19 +237,10 @@ class Claimer:
         for i in reversed(ended):
             del slots[i], words[i]
 
-    def _tokens(self, most: int) -> int:
-        """Jobs that the group's rate allows now (GCRA, ITU-T I.371: one word of state)."""
-        interval = 1000 * _NS // self._control[GROUP_CONTROL["rate_per_s_milli"]]
-        burst = max(self._control[GROUP_CONTROL["burst"]], 1)
-        now = now_ns()
-        theoretical = max(self._claim[GROUP_CLAIM["rate_ns"]], now)
-        allowed = (now + burst * interval - theoretical) // interval
-        if allowed < most:
-            self.held_until_ns = theoretical - (burst - 1) * interval if allowed <= 0 else now + interval
-        return max(min(most, allowed), 0)
-
-    def _spend(self, count: int) -> None:
-        interval = 1000 * _NS // self._control[GROUP_CONTROL["rate_per_s_milli"]]
-        self._claim[GROUP_CLAIM["rate_ns"]] = max(self._claim[GROUP_CLAIM["rate_ns"]], now_ns()) + count * interval
-
-
+    def report(self, jobs: int, failures: int) -> None:
+        """So many claimed jobs ended, so many failed: the group's breaker counts them."""
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
+        try:
+            self.limit.report(jobs, failures, now_ns())
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)

@@ -28,6 +28,7 @@ from shmq.tasks import current
 from shmq.tasks.registry import load
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
+from shmq.worker.limiting import TaskLimits
 from shmq.worker.limits import Timer
 from shmq.worker.loop import Loop
 from shmq.worker.output import redirect
@@ -60,6 +61,7 @@ class Order:
     late_modules: tuple[str, ...]
     folder: Path | None
     namespace: str
+    limit_patterns: tuple[str, ...] = ()
 
 
 def run(order: Order, tasks: dict[int, Task[Any, Any]]) -> None:
@@ -97,14 +99,14 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     os.environ["SHMQ_NAMESPACE"] = order.namespace
     current.set_worker(seat)
     _reseed()
-    _serve(seat, lock_file, tasks)
+    _serve(seat, lock_file, tasks, order.limit_patterns)
     _close_clients()
     if writer is not None:
         writer.finish()
     return EXIT_DRAINED
 
 
-def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any]]) -> None:
+def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any]], patterns: tuple[str, ...]) -> None:
     segment = seat.segment
     blocks = BlockPool(segment, lock_file, WORKER_PIN, seat.index)
     claimer = Claimer(segment, lock_file, seat.group, seat.index)
@@ -112,13 +114,14 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     timer = Timer(seat, fence)
     executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
     seat.names = {key: task.name for key, task in tasks.items()}
+    limits = TaskLimits(seat, lock_file, patterns, tasks)
     loop: Loop | ConcurrentLoop
     if seat.settings.concurrency == 1:
-        loop = Loop(seat, claimer, executor, timer, SemaphoreBell(segment.text("worker_bells", seat.index)), fence)
+        loop = Loop(seat, claimer, executor, timer, SemaphoreBell(segment.text("worker_bells", seat.index)), fence, limits)
     else:
         from shmq.worker.concurrent import ConcurrentLoop, concurrent_bell
 
-        loop = ConcurrentLoop(seat, claimer, executor, concurrent_bell(seat), fence)
+        loop = ConcurrentLoop(seat, claimer, executor, concurrent_bell(seat), fence, limits)
 
     def drain(_signal: int, _frame: FrameType | None) -> None:
         seat.is_draining = True

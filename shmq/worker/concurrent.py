@@ -30,6 +30,7 @@ from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
 from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
 from shmq.worker.execution import END, START, Executor, NeedsBlocks, Runnable
+from shmq.worker.limiting import TaskLimits
 from shmq.worker.seat import Seat
 
 _AUTO_START = 8
@@ -73,9 +74,12 @@ def concurrent_bell(seat: Seat) -> FifoBell:
 class ConcurrentLoop:
     """Runs up to `concurrency` jobs of one group at once."""
 
-    def __init__(self, seat: Seat, claimer: Claimer, executor: Executor, bell: FifoBell, fence: Callable[[], None]) -> None:
+    def __init__(
+        self, seat: Seat, claimer: Claimer, executor: Executor, bell: FifoBell, fence: Callable[[], None],
+        limits: TaskLimits,
+    ) -> None:
         self._seat, self._claimer, self._executor = seat, claimer, executor
-        self._bell, self._fence = bell, fence
+        self._bell, self._fence, self._limits = bell, fence, limits
         segment = seat.segment
         self._sleeping = segment.view("sleeping")
         self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
@@ -151,6 +155,14 @@ class ConcurrentLoop:
         workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
         fair = max(-(-self._claimer.backlog() // workers), 1)
         slots, words = self._claimer.claim(lanes, min(free, fair))
+        refused = list(zip(slots, words, strict=True)) if self._claimer.is_circuit_open else []
+        if not refused and self._limits:
+            refused = self._limits.hold_back(slots, words)
+        elif refused:
+            slots, words = [], []
+        for slot, word in refused:
+            self._executor.refuse(slot, word)
+            self._notify_later(slot)
         row = self._seat.row
         row[WORKER["claims"]] += bool(slots)
         row[WORKER["claimed"]] += len(slots)
@@ -325,10 +337,19 @@ class ConcurrentLoop:
             seat.words[job.slot] = ended if not job.head[5] & FORGET else next_free(job.word)
         self._show_deadline()
         executor.account([job.slot], 1, now_ns() - job.started_ns)
+        if self._claimer.limit.has_breaker:
+            self._claimer.report(1, int(error is not None))
+        if self._limits:
+            self._limits.ended(job.slot, has_failed=error is not None)
+            self._limits.report()
+        self._notify_later(job.slot)
+        self._wake.set()
+
+    def _notify_later(self, slot: int) -> None:
+        """Ring the producers of all jobs that end in one turn of the loop together."""
         if not self._to_notify:
             asyncio.get_running_loop().call_soon(self._notify)
-        self._to_notify.add(job.slot >> self._shift)
-        self._wake.set()
+        self._to_notify.add(slot >> self._shift)
 
     def _store(self, job: Running, value: Any) -> int:
         executor = self._executor

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from shmq.clock import now_ns, to_ns
-from shmq.errors import BadArguments, JobExpired, QueueFull, UnknownTask
+from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, UnknownTask
 from shmq.memory.blocks import BlockPool
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.tasks.task import Task
@@ -227,6 +227,17 @@ class Executor:
                 record(now - started, started - submitted_ns)
 
         return run
+
+    def refuse(self, slot: int, leased: int) -> None:
+        """End a leased job whose circuit is open, without running it."""
+        running = leased + START
+        self.seat.words[slot] = running
+        head = HEADER.unpack_from(self.payload, slot * self.stride)
+        runnable = self.runnables.get(head[0])
+        name = runnable.name if runnable else "a task"
+        error = CircuitOpen(f"{name}: the circuit is open after too many failures; jobs fail until a probe succeeds")
+        ended = self.fail(slot, running, error, head)
+        self.seat.words[slot] = ended if not head[5] & FORGET else next_free(running)
 
     # -- measuring ---------------------------------------------------------------------
 

@@ -14,17 +14,20 @@ from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, WORKER
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
+from shmq.worker.limiting import TaskLimits
 from shmq.worker.limits import LONG_S, Timer
 from shmq.worker.seat import Seat
 
 _NOTIFY_NS = 200_000
+_FAILED = WORKER["failed"]
 
 
 class Loop:
     """Claims and runs batches until the seat drains."""
 
     def __init__(
-        self, seat: Seat, claimer: Claimer, executor: Executor, timer: Timer, bell: SemaphoreBell, fence: Callable[[], None]
+        self, seat: Seat, claimer: Claimer, executor: Executor, timer: Timer, bell: SemaphoreBell, fence: Callable[[], None],
+        limits: TaskLimits,
     ) -> None:
         self._seat = seat
         self._claimer = claimer
@@ -32,6 +35,7 @@ class Loop:
         self._timer = timer
         self._bell = bell
         self._fence = fence
+        self._limits = limits
         segment = seat.segment
         self._sleeping = segment.view("sleeping")
         self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
@@ -54,16 +58,19 @@ class Loop:
 
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
-        seat = self._seat
-        slots, words = self._claimer.claim(lanes, self._batch_size())
+        seat, claimer = self._seat, self._claimer
+        slots, words = claimer.claim(lanes, self._batch_size())
         if not slots:
-            return not self._claimer.held_until_ns and self._has_fresh_work()
+            return not claimer.held_until_ns and self._has_fresh_work()
+        if claimer.is_circuit_open or self._limits:
+            self._obey_limits(slots, words)
         seat.batch_slots, seat.batch_words, seat.position, seat.rung = slots, words, 0, 0
-        if self._claimer.lanes_with_work():
+        if claimer.lanes_with_work():
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
-        run = self._executor.run
+        failed = seat.row[_FAILED]
+        run = self._run_limited if self._limits else self._executor.run
         started = notified = seat.started_ns = now_ns()
         while seat.position < len(slots):  # the timer shortens the list when it gives back the rest
             at = seat.position
@@ -76,8 +83,33 @@ class Loop:
                 seat.give_back_rest()
         if seat.rung < seat.position:
             self._notify()
+        if claimer.limit.has_breaker and seat.position:
+            claimer.report(seat.position, seat.row[_FAILED] - failed)
         self._learn(seat.started_ns - started, slots)
         return True
+
+    def _obey_limits(self, slots: list[int], words: list[int]) -> None:
+        """Fail what an open circuit refuses; give back what a task's limit holds."""
+        refused = list(zip(slots, words, strict=True)) if self._claimer.is_circuit_open else []
+        if refused:
+            slots.clear()
+            words.clear()
+        elif self._limits:
+            refused = self._limits.hold_back(slots, words)
+        for slot, word in refused:
+            self._executor.refuse(slot, word)
+        if refused:
+            self._fence()  # SYNC POINT: doorbell
+            for row in {slot // self._seat.segment.shape.slots_per_producer for slot, _ in refused}:
+                self._seat.bells.notify_producer(row)
+
+    def _run_limited(self, slot: int, word: int) -> None:
+        """Run a job and tell its task's breaker how it ended."""
+        failed = self._seat.row[_FAILED]
+        self._executor.run(slot, word)
+        self._limits.ended(slot, has_failed=self._seat.row[_FAILED] != failed)
+        if self._seat.position == len(self._seat.batch_slots):
+            self._limits.report()
 
     def _notify(self) -> None:
         self._fence()  # SYNC POINT: doorbell — job words visible before we look who waits
@@ -97,7 +129,9 @@ class Loop:
 
     def _learn(self, spent_ns: int, slots: list[int]) -> None:
         """Exponential mean of a job's time, a quarter of the weight on the newest batch."""
-        count = max(self._seat.position, 1)
+        count = self._seat.position
+        if not count:
+            return
         each = spent_ns / count
         self._service_ns = each if not self._service_ns else 0.75 * self._service_ns + 0.25 * each
         seat = self._seat

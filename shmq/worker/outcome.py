@@ -10,11 +10,13 @@ import random
 from typing import Any
 
 from shmq.clock import now_ns, to_ns
-from shmq.errors import JobRejected, Reject, Retry, TaskFailed, TaskTimeout
+from shmq.errors import BadArguments, CircuitOpen, JobExpired, JobRejected, Reject, Retry, TaskFailed, TaskTimeout, UnknownTask
 from shmq.tasks.task import Options
 from shmq.transport.table import CRASH, FAILURE, failures_of
 
 _MOST_FAILURES = 255
+_FINAL = (Reject, BadArguments, CircuitOpen, JobExpired, UnknownTask)
+"""Trying again cannot help, or would be too late."""
 
 
 def pause_s(options: Options, failures: int) -> float:
@@ -25,7 +27,7 @@ def pause_s(options: Options, failures: int) -> float:
 def retry_due(error: BaseException, word: int, options: Options | None, retries: int) -> int | None:
     """Monotonic ns at which the job runs again, or None when it must not."""
     failures = failures_of(word)
-    if options is None or failures >= min(retries, _MOST_FAILURES) or isinstance(error, Reject):
+    if options is None or failures >= min(retries, _MOST_FAILURES) or isinstance(error, _FINAL):
         return None
     if isinstance(error, Retry):
         delay = error.delay_s if error.delay_s is not None else pause_s(options, failures)

@@ -9,17 +9,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shmq.memory.layout import WORKER, WORKER_WORDS
+from shmq.memory.layout import GROUP_CONTROL, WORKER, WORKER_LIVE, WORKER_WORDS
 from shmq.memory.segment import Segment
 from shmq.tasks.current import CurrentJob
 from shmq.transport.bells import Bells
-from shmq.transport.table import LEASED, SCHEDULED, crashes_of, failures_of, with_state
+from shmq.transport.table import (
+    DONE,
+    LEASED,
+    RUNNING,
+    SCHEDULED,
+    STATE,
+    crashes_of,
+    failures_of,
+    group_of,
+    with_state,
+)
 
 if TYPE_CHECKING:
     from shmq.config.model import Group
 
 _BLOCKED = WORKER["blocked"]
 _JOB = WORKER["job"]
+_STATE = WORKER["state"]
 _SCHEDULED = WORKER["scheduled"]
 
 
@@ -65,6 +76,27 @@ class Seat:
         """The wait is over."""
         self.row[_BLOCKED] -= 1
 
+    def deadlock(self, slot: int) -> str:
+        """See `tasks.current.WorkerSeat`. Every worker that could run the job waits itself, and no more may be forked."""
+        if group_of(self.words[slot]) != self.group or self.words[slot] & STATE in (LEASED, RUNNING) or (
+            self.words[slot] & STATE >= DONE
+        ):
+            return ""
+        blocked = [
+            row for row in self.segment.rows("worker_rows")
+            if row[_STATE] == WORKER_LIVE and row[WORKER["group"]] == self.group and row[_BLOCKED]
+        ]  # fmt: skip
+        control = self.segment.rows("group_control")[self.group]
+        most = max(control[GROUP_CONTROL["max_workers"]], control[GROUP_CONTROL["min_workers"]])
+        if len(blocked) < most + self.settings.max_substitutes:
+            return ""
+        return f"{len(blocked)} workers of group {self.group_name} wait: " + " → ".join(
+            self.names.get(self._key_at(row[_JOB] & 0xFFFFFFFF), "a task") for row in blocked
+        )
+
+    def _key_at(self, slot: int) -> int:
+        return int.from_bytes(self._payload[slot * self._stride : slot * self._stride + 8], "little")
+
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread."""
         if not self.in_user:
@@ -76,8 +108,7 @@ class Seat:
 
     def task_name(self) -> str:
         """Name of the task that runs, or ran last."""
-        key = self._payload[(self.row[_JOB] & 0xFFFFFFFF) * self._stride :][:8]
-        return self.names.get(int.from_bytes(key, "little"), "a task")
+        return self.names.get(self._key_at(self.row[_JOB] & 0xFFFFFFFF), "a task")
 
     def is_cancelled(self, slot: int, generation: int) -> bool:
         """Was the job asked to stop?"""

@@ -1,4 +1,4 @@
-"""Verdicts on made-up series: leaks are found, what is none is not called one, doubt is said with its remedy."""
+"""Verdicts on made-up series: leaks are found, others are not called one, doubt is said with its remedy."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_cache_that_has_filled_up_is_called_clean_when_it_is_quiet_afterwards(
 
 
 def test_fifty_bytes_per_job_are_a_leak_even_where_a_day_brings_few_jobs():
-    """400 jobs/s for ten minutes, said to be a day: 12 MB, under the limit of the day, over the one per job."""
+    """400 jobs/s for ten minutes, called a day: 12 MB, under its limit, over the one per job."""
     make = lambda r, t: realistic(r, t, 50 * 400)
     assert answers(make, acceleration=DAY_IN_10_MINUTES, jobs_per_s=400)["leak"] >= 11
 

@@ -142,3 +142,29 @@ def test_a_measurement_that_hangs_is_ended_by_its_deadline() -> None:
 
     with pytest.raises(Overdue, match="ray did not finish"), harness.deadline(0.05, "ray"):
         threading.Event().wait(30.0)
+
+
+def test_waiting_for_a_quiet_machine_ends_on_one_that_never_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, looks = 0.0, 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now, looks
+        now += seconds
+        looks += 1
+
+    monkeypatch.setattr("perf.machine.time.sleep", sleep)
+    monkeypatch.setattr("perf.machine.time.monotonic", lambda: now)
+    monkeypatch.setattr("perf.machine._idle_ticks", lambda: (0, looks * 20))
+    calm = harness.Calm(1.0)
+    assert calm.wait() == 1.0
+    assert calm.left_s == 0.0
+    assert now == pytest.approx(1.0)
+    assert calm.wait() == 1.0
+    assert now == pytest.approx(1.2)
+
+
+def test_on_a_quiet_machine_one_look_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter([(0, 0), (19, 20)])
+    monkeypatch.setattr("perf.machine.time.sleep", lambda _: None)
+    monkeypatch.setattr("perf.machine._idle_ticks", lambda: next(looks))
+    assert harness.Calm(60.0).wait() == pytest.approx(0.05)

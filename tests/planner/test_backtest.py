@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -70,11 +71,9 @@ def test_a_later_load_changes_no_earlier_decision():
 
 
 def test_a_slow_start_costs_jobs():
-    series = Series("daily", 60.0, np.array(daily(3, step_s=60.0, mean=300)))
-    quick, slow = (
-        backtest(series, Setting(5.0, Goal(1.0, 0.05), max_workers=64, ready_s=ready_s))
-        for ready_s in (0.5, 600.0)
-    )
+    series = Series("daily", 600.0, np.array(daily(6, step_s=600.0, mean=300)))
+    setting = Setting(30.0, Goal(5.0, 0.05), ready_s=0.5)
+    quick, slow = (backtest(series, replace(setting, ready_s=ready_s)) for ready_s in (0.5, 6000.0))
     assert run(slow, "reactive").late_share > run(quick, "reactive").late_share
 
 

@@ -64,7 +64,7 @@ def test_the_fewer_workers_go_the_longer_it_has_to_last():
     lasted = []
     for need in (2, 5, 7):
         got = targets(Policy(RULES), [9] + [need] * 2000)
-        lasted.append(got.index(need + 1) if need < 8 else 0)
+        lasted.append(next(t for t, target in enumerate(got) if target < 9))
     assert lasted[0] < lasted[1] < lasted[2]
 
 
@@ -96,10 +96,10 @@ def test_to_zero_and_back_with_the_first_job():
 
 def test_a_step_down_taken_back_makes_it_patient():
     policy = Policy(RULES)
-    got = targets(policy, ([5] + [3] * 1000) * 8)
+    got = targets(policy, ([5] + [3] * 2500) * 2)
     downs = [t for t, (a, b) in enumerate(pairwise(got)) if b < a]
     assert policy.patience > 1
-    assert 0 < len(downs) < 6
+    assert len(downs) == 1
 
 
 def test_large_swings_are_followed_without_distrust():
@@ -151,10 +151,8 @@ def simulate(counts, step_s, setting, mode="predictive"):
 )
 def test_a_noisy_flat_load_does_not_flap(mean, service_s, mode):
     setting = Setting(service_s, Goal(0.2, 0.05), max_workers=32)
-    hours = 3
-    got, _ = simulate(flat(hours * 3600, mean), 1.0, setting, mode)
-    spawns_and_reaps = np.abs(np.diff(got[3600:])).sum()  # the first hour it gets to know the load
-    assert spawns_and_reaps <= 2 * (hours - 1)
+    got, _ = simulate(flat(2 * 3600, mean), 1.0, setting, mode)
+    assert np.abs(np.diff(got[3600:])).sum() <= 2  # the first hour it gets to know the load
 
 
 def test_a_square_wave_is_followed():

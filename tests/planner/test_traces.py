@@ -1,4 +1,4 @@
-"""The forecast on recorded loads, which are not shipped: SHMQ_TRACES names a folder of CSV files (one count per
+"""The forecast on recorded loads, which are not shipped: SHMQ_TRACES names a folder of CSV files (a count per
 line under a `# step_seconds: N` header). Without it there is nothing to test, so nothing is collected.
 """
 

@@ -36,7 +36,10 @@ def test_reload_under_load_loses_no_job_and_refuses_no_submit(live):
         seen = jobs[-1].result(GUARD_S)
     results = [job.result(GUARD_S) for job in jobs]
     assert set(results) == {1, 22}
-    until(lambda: {w["generation"] for w in live.workers()} == {2} and len(live.live_workers()) == 2, "two new workers")
+    until(
+        lambda: {w["generation"] for w in live.workers()} == {2} and len(live.live_workers()) == 2,
+        "two new workers",
+    )
     assert "crashed" not in live.log()
 
 

@@ -87,10 +87,15 @@ def test_a_module_that_starts_threads_is_imported_in_each_worker(tmp_path):
 
 
 def test_a_worker_that_dies_before_it_can_work_is_not_forked_in_a_tight_loop(tmp_path):
-    broken_late = "import threading, time\nimport os\n" + "threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+    broken_late = (
+        "import threading, time\nimport os\n"
+        + "threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n"
+    )
     broken_late += "if 'late' in open('/proc/self/comm').read() or os.environ.get('SHMQ_LATE'): 1 / 0\n"
     broken_late += "import sys\nif 'shmq: worker' in open('/proc/self/cmdline').read(): 1 / 0\n"
-    live = LiveSupervisor(tmp_path, TASKS, "[groups.computation]\nmax_workers = 1\n", modules={"broken": broken_late})
+    live = LiveSupervisor(
+        tmp_path, TASKS, "[groups.computation]\nmax_workers = 1\n", modules={"broken": broken_late}
+    )
     try:
         live.start(wait=False)
         until(lambda: live.log().count("ended: exit status 70") >= 3, "three workers have failed")

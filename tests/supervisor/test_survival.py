@@ -124,7 +124,11 @@ def test_a_request_that_cannot_be_done_is_refused_and_changes_nothing(live, comm
 
 def test_a_rate_limit_is_set_changed_and_removed_while_running(live):
     assert live.control("limit", group="computation", rate_per_s=2.5)["rate_per_s"] == 2.5
-    assert live.control("limit", group="computation", burst=7) == {"group": "computation", "rate_per_s": 2.5, "burst": 7}
+    assert live.control("limit", group="computation", burst=7) == {
+        "group": "computation",
+        "rate_per_s": 2.5,
+        "burst": 7,
+    }
     words = live.controls()[0]
     assert (words["rate_per_s_milli"], words["burst"]) == (2500, 7)
     assert live.control("limit", group="computation", off=True)["rate_per_s"] is None

@@ -18,6 +18,10 @@ max_workers = 2
 [groups.single]
 min_workers = 1
 max_workers = 1
+[groups.wheel]
+min_workers = 1
+max_workers = 1
+max_batch = 1
 [memory]
 max_producers = 6
 slots_per_producer = {SLOTS}

@@ -61,11 +61,22 @@ def test_a_higher_priority_overtakes_what_waits(client, gate, tmp_path):
     assert seen[:50].count("high") >= 48
 
 
-def test_among_31_jobs_claimed_one_is_of_priority_5_while_one_waits(client, gate, tmp_path):
+WHEEL = declared.note.options(group="wheel")
+
+
+@pytest.fixture
+def wheel(service):
+    """A paused group whose worker claims one job at a time: jobs start in the order of their claims."""
+    service.control("pause", group="wheel")
+    yield lambda: service.control("resume", group="wheel")
+    service.control("resume", group="wheel")
+
+
+def test_among_31_jobs_claimed_one_is_of_priority_5_while_one_waits(client, wheel, tmp_path):
     log = tmp_path / "log"
-    jobs = [declared.note.options(priority=p).submit(str(log), str(p)) for p in (1, 2, 3, 4) for _ in range(60)]
-    jobs += [declared.note.options(priority=5).submit(str(log), "5") for _ in range(6)]
-    gate()
+    jobs = [WHEEL.options(priority=p).submit(str(log), str(p)) for p in (1, 2, 3, 4) for _ in range(60)]
+    jobs += [WHEEL.options(priority=5).submit(str(log), "5") for _ in range(6)]
+    wheel()
     for job in jobs:
         job.result(30)
     seen = lines(log)
@@ -75,10 +86,10 @@ def test_among_31_jobs_claimed_one_is_of_priority_5_while_one_waits(client, gate
     assert all(b - a <= 31 for a, b in zip(at, at[1:], strict=False))
 
 
-def test_weights_are_served_as_stated(client, gate, tmp_path):
+def test_weights_are_served_as_stated(client, wheel, tmp_path):
     log = tmp_path / "log"
-    jobs = [declared.note.options(priority=p).submit(str(log), str(p)) for p in (1, 2, 3, 4, 5) for _ in range(50)]
-    gate()
+    jobs = [WHEEL.options(priority=p).submit(str(log), str(p)) for p in (1, 2, 3, 4, 5) for _ in range(50)]
+    wheel()
     for job in jobs:
         job.result(30)
     seen = lines(log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ from shmq.cli.text import printable
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+
+_EXPLAIN_AFTER_S = 1.0
 
 
 def _chunk_size(_context: click.Context, _parameter: click.Parameter, value: str) -> int | str:
@@ -75,7 +78,8 @@ def map_lines(
         lines = Lines(sys.stdin.fileno(), b"\0" if null else b"\n")
         window = Window(
             client, wanted, lines, parse,
-            ordered=not unordered, chunk_size=chunk_size, explain=_explainer(client, shown),
+            ordered=not unordered, chunk_size=chunk_size,
+            explain=_explainer(client, wanted.settings.group, shown),
         )  # fmt: skip
         ended, failed = _show(window, lines, shown, verbose=verbose)
     if failed:
@@ -122,18 +126,22 @@ def _failure(answer: Answer, *, verbose: bool) -> str:
     return "\n".join([f"line {answer.line.number} ({text}): {reason}", *filter(None, more)])
 
 
-def _explainer(client: Client, shown: Progress) -> Callable[[], None]:
-    """Says once why nothing moves, when that is for somebody else to mend."""
+def _explainer(client: Client, group: str, shown: Progress) -> Callable[[], None]:
+    """Says why nothing moves, when that is for somebody else to mend: each reason once."""
+    from shmq.observe.health import health
+    from shmq.observe.snapshot import take
+
     told: set[str] = set()
+    look_at = [time.monotonic() + _EXPLAIN_AFTER_S]
 
     def explain() -> None:
-        from shmq.observe.health import health
-        from shmq.observe.snapshot import take
-
+        if time.monotonic() < look_at[0]:
+            return
+        look_at[0] = time.monotonic() + _EXPLAIN_AFTER_S
         for problem in health(take(client.segment)):
-            if problem.reason not in told:
-                told.add(problem.reason)
-                group = f"group {problem.group}: " if problem.group else ""
-                shown.say(f"shmq map waits: {group}{problem.reason} ({problem.advice})")
+            if problem.kind not in told and problem.group in {None, group}:
+                told.add(problem.kind)
+                where = f"group {group}: " if problem.group else ""
+                shown.say(f"shmq map waits: {where}{problem.reason} ({problem.advice})")
 
     return explain

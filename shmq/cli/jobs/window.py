@@ -3,14 +3,15 @@
 `Client.map_calls` pulls its input; here the input may have nothing at present while results are due, and a
 line that cannot be submitted must fail alone. So the window asks both sides in turn:
 
-    lines at hand → calls → chunks (one job each) → answers, in order or as they come
+    lines at hand → chunks (one job each) → answers, in order or as they come
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq.cli.jobs.lines import Line, Lines
@@ -19,17 +20,18 @@ from shmq.client import mapping
 from shmq.errors import BadArguments, QueueFull, TooLarge, Unencodable
 from shmq.memory.layout import GROUP_CONTROL
 from shmq.memory.segment import Segment
+from shmq.wire.codec import PoolFull
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
     from shmq.tasks.task import Task
 
-_CHUNK_BYTES = 48 * 1024  # of lines; with its header a chunk then fits the smallest block
+_CHUNK_BYTES = 48 * 1024  # of lines; with its header such a chunk fits the smallest block
 _MOST_BYTES = 8 << 20  # of lines in flight: with the lines read ahead all that grows with the input
 _POLL_S = 0.01  # how often the input is looked at while results are waited for
 _PATIENCE_S = 1.0  # how often a wait that lasts is explained
-_BAD_LINE = (BadArguments, TooLarge, Unencodable)  # errors of one line, not of the whole
+_BAD_CALL = (BadArguments, TooLarge, Unencodable)  # errors of one line, not of the whole
 
 
 class Answer(NamedTuple):
@@ -42,16 +44,24 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Chunk:
-    """Lines that travel as one job, or that failed before they could (`job` is None)."""
+    """Lines that travel as one job, or one line that failed before it could."""
 
-    lines: list[Line]
-    job: Job[Any] | None = None
-    is_single: bool = False
+    lines: list[Line] = field(default_factory=list)
+    calls: list[Arguments] = field(default_factory=list)
     failure: Exception | None = None
-    bytes: int = 0
+    job: Job[Any] | None = None
+    placed_bytes: int = 0
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(len(line.text) for line in self.lines)
 
     def is_done(self) -> bool:
         return self.job is None or self.job.done()
+
+    def halves(self) -> tuple[_Chunk, _Chunk]:
+        at = len(self.lines) // 2
+        return _Chunk(self.lines[:at], self.calls[:at]), _Chunk(self.lines[at:], self.calls[at:])
 
 
 class Window:
@@ -76,106 +86,114 @@ class Window:
         explain: Callable[[], None],
     ) -> None:
         self._client = client
-        self._task = task.options(block=_PATIENCE_S)
+        self._task = task.options(block=0.0)  # a full queue is no reason to leave results unread
         self._lines = lines
         self._parse = parse
         self._ordered = ordered
         self._explain = explain
-        self._sizes = mapping.ChunkSize(chunk_size)
-        self._most_chunks = _chunks_in_flight(client.segment, task.settings.group)
+        self._pace = mapping.Pace(chunk_size, client.block_budget_bytes)
+        self._most_chunks = _most_chunks(client.segment, task.settings.group)
+        self._unsent: deque[_Chunk] = deque()
         self._chunks: deque[_Chunk] = deque()
         self._bytes = 0
+        self._is_full = False
 
     def answers(self) -> Generator[Answer, None, None]:
         """One answer per line. Closing the iterator cancels what has not started."""
         try:
             while True:
                 self._fill()
-                if not self._chunks:
-                    if self._lines.is_at_end:
-                        return
-                    self._lines.wait(None)
-                elif (chunk := self._next_done()) is not None:
-                    self._bytes -= chunk.bytes
-                    yield from self._take_apart(chunk)
+                if self._chunks:
+                    chunk = self._next_done()
+                    if chunk is None:
+                        self._wait_for_results()
+                    else:
+                        self._bytes -= chunk.text_bytes
+                        yield from self._take_apart(chunk)
+                elif self._unsent:  # no room although nothing of ours is under way: others have it
+                    self._explain()
+                    time.sleep(_POLL_S)
+                elif self._lines.is_at_end:
+                    return
                 else:
-                    self._wait()
+                    self._lines.wait(None)
         finally:
             for chunk in self._chunks:
                 if chunk.job is not None:
                     chunk.job.cancel()
 
-    def _has_room(self) -> bool:
-        return len(self._chunks) < self._most_chunks and self._bytes < _MOST_BYTES
-
     # -- lines to jobs -----------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Submit the lines at hand, as many as there is room for."""
-        calls: list[tuple[Line, tuple[Any, ...]]] = []
-        size = 0
-        while self._has_room() and (line := self._lines.take()) is not None:
+        """Submit the lines at hand, as long as there is room for them."""
+        self._is_full = False
+        while self._has_room():
+            if not self._unsent:
+                self._gather()
+            if not self._unsent:
+                return
+            if not self._send(self._unsent.popleft()):
+                self._is_full = True
+                return
+
+    def _has_room(self) -> bool:
+        ahead = self._pace.ahead
+        most = ahead if ahead < mapping._MOST_AHEAD else self._most_chunks
+        return len(self._chunks) < most and self._bytes < _MOST_BYTES
+
+    def _gather(self) -> None:
+        """Make the next chunk of the lines at hand: few if there are few, so that none is kept waiting."""
+        chunk, size = _Chunk(), 0
+        while len(chunk.lines) < self._pace.size and size < _CHUNK_BYTES:
+            line = self._lines.take()
+            if line is None:
+                break
             try:
                 arguments = self._parse(line.text)
             except Malformed as error:
-                self._flush(calls)
-                self._chunks.append(_Chunk([line], failure=error))
-                continue
+                self._queue(chunk)
+                self._queue(_Chunk([line], failure=error))
+                return
             if arguments is None:
                 continue
-            args, kwargs = arguments
-            if kwargs or (calls and (len(args) != len(calls[0][1]) or size + len(line.text) > _CHUNK_BYTES)):
-                self._flush(calls)
-                size = 0
-            if kwargs:
-                self._submit_single(line, args, kwargs)
-                continue
-            calls.append((line, args))
+            if arguments[1]:  # keywords do not travel in chunks
+                self._queue(chunk)
+                self._queue(_Chunk([line], [arguments]))
+                return
+            chunk.lines.append(line)
+            chunk.calls.append(arguments)
             size += len(line.text)
-            if len(calls) >= self._sizes.size:
-                self._flush(calls)
-                size = 0
-        self._flush(calls)
+        self._queue(chunk)
 
-    def _flush(self, calls: list[tuple[Line, tuple[Any, ...]]]) -> None:
-        """Submit the calls as one job, or in halves when one of them cannot travel."""
-        if not calls:
-            return
-        lines = [line for line, _ in calls]
-        try:
-            job = self._patiently(lambda: self._client.submit_chunk(self._task, [args for _, args in calls]))
-        except _BAD_LINE as error:
-            if len(calls) == 1:
-                self._chunks.append(_Chunk(lines, failure=error))
-            else:
-                half = len(calls) // 2
-                self._flush(calls[:half])
-                self._flush(calls[half:])
-        else:
-            self._add(_Chunk(lines, job))
-        calls.clear()
+    def _queue(self, chunk: _Chunk) -> None:
+        if chunk.lines:
+            self._unsent.append(chunk)
 
-    def _submit_single(self, line: Line, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Keyword arguments do not travel in chunks."""
-        try:
-            job = self._patiently(lambda: self._client.submit_task(self._task, args, kwargs))
-        except _BAD_LINE as error:
-            self._chunks.append(_Chunk([line], failure=error))
-        else:
-            self._add(_Chunk([line], job, is_single=True))
-
-    def _patiently(self, submit: Callable[[], Job[Any]]) -> Job[Any]:
-        """Submit, however long the queue is full."""
-        while True:
+    def _send(self, chunk: _Chunk) -> bool:
+        """Submit the chunk, or what of it can travel; False (and it stays the next) when there is no room."""
+        if chunk.failure is None:
+            before = self._client.placed_bytes
             try:
-                return submit()
-            except QueueFull:
-                self._explain()
-
-    def _add(self, chunk: _Chunk) -> None:
-        chunk.bytes = sum(len(line.text) for line in chunk.lines)
-        self._bytes += chunk.bytes
+                chunk.job = self._submit(chunk)
+            except _BAD_CALL as error:
+                if len(chunk.lines) > 1:
+                    self._unsent.extendleft(reversed(chunk.halves()))
+                    return True
+                chunk.failure = error
+            except (PoolFull, QueueFull):
+                is_alone = not self._chunks and len(chunk.lines) > 1
+                self._unsent.extendleft(reversed(chunk.halves()) if is_alone else [chunk])
+                return False
+            chunk.placed_bytes = self._client.placed_bytes - before
+        self._bytes += chunk.text_bytes
         self._chunks.append(chunk)
+        return True
+
+    def _submit(self, chunk: _Chunk) -> Job[Any]:
+        args, kwargs = chunk.calls[0]
+        if kwargs:
+            return self._client.submit_task(self._task, args, kwargs)
+        return self._client.submit_chunk(self._task, [args for args, _ in chunk.calls])
 
     # -- jobs to answers ---------------------------------------------------------------
 
@@ -188,32 +206,33 @@ class Window:
                 return chunk
         return None
 
-    def _wait(self) -> None:
-        """Until a result comes, or perhaps a line."""
-        waited_for = [self._chunks[0]] if self._ordered else list(self._chunks)
-        jobs = [chunk.job for chunk in waited_for if chunk.job is not None]
-        may_read = self._has_room() and not self._lines.is_at_end
-        if not self._client.wait_any(jobs, _POLL_S if may_read else _PATIENCE_S) and not may_read:
+    def _wait_for_results(self) -> None:
+        """Until a result comes, or there may be a line to submit."""
+        wanted = [self._chunks[0]] if self._ordered else list(self._chunks)
+        jobs = [chunk.job for chunk in wanted if chunk.job is not None]
+        may_submit = self._has_room() and (self._is_full or not self._lines.is_at_end)
+        if not self._client.wait_any(jobs, _POLL_S if may_submit else _PATIENCE_S):
             self._explain()
 
     def _take_apart(self, chunk: _Chunk) -> Iterator[Answer]:
         if chunk.job is None:
             yield Answer(chunk.lines[0], False, chunk.failure)
-        elif chunk.is_single:
+        elif chunk.calls[0][1]:
             try:
                 yield Answer(chunk.lines[0], True, chunk.job.result())
             except Exception as error:
                 yield Answer(chunk.lines[0], False, error)
         else:
-            answers = mapping._answers(self._client, chunk.job, 0, len(chunk.lines), self._sizes)
+            as_sent = mapping._Chunk(0, len(chunk.lines), chunk.job, chunk.placed_bytes)
+            answers = mapping._answers(self._client, as_sent, self._pace)
             for line, (_, ok, value) in zip(chunk.lines, answers, strict=True):
                 yield Answer(line, ok, value)
 
 
-def _chunks_in_flight(segment: Segment, group: str) -> int:
+def _most_chunks(segment: Segment, group: str) -> int:
     """Enough that no worker of the group waits for its next chunk; never more than slots and blocks allow."""
     names = segment.group_names()
     control = segment.rows("group_control")[names.index(group) if group in names else 0]
     workers, concurrency = control[GROUP_CONTROL["max_workers"]], control[GROUP_CONTROL["concurrency"]]
-    wanted = max(24, 2 * min(workers, 1000) * max(1, min(concurrency, 1000)))
-    return max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4))
+    wanted = max(mapping._MOST_AHEAD, 2 * min(workers, 1000) * max(1, min(concurrency, 1000)))
+    return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from shmq.config.describe import rows
 from shmq.config.model import Config
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
@@ -15,12 +16,19 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 def as_toml(config: Config) -> str:
     """TOML text that loads to the same configuration. A key that is not set is left out."""
-    return "\n".join(_table(msgspec.to_builtins(config), "")).strip() + "\n"
+    order = {row.key: i for i, row in enumerate(rows())}
+    return "\n".join(_table(msgspec.to_builtins(config), "", "", order)).strip() + "\n"
 
 
-def _table(values: dict[str, Any], path: str) -> Iterator[str]:
-    """Lines of one table: plain keys first, as TOML demands."""
-    for key, value in values.items():
+def _table(values: dict[str, Any], path: str, kind: str, order: dict[str, int]) -> Iterator[str]:
+    """Lines of one table: plain keys first, as TOML demands.
+
+    Args:
+        path: of the table, such as "groups.network".
+        kind: the same as the key of `order` has it: "groups.NAME.".
+        order: place of each key in the documentation.
+    """
+    for key, value in sorted(values.items(), key=lambda item: order.get(kind + item[0], 0)):
         if key == "escalate_to" and value is None:
             yield f'{key} = ""'  # leaving it out would mean the default
         elif value is not None and not _is_nested(value):
@@ -28,13 +36,16 @@ def _table(values: dict[str, Any], path: str) -> Iterator[str]:
     for key, value in values.items():
         inner = f"{path}.{_key(key)}" if path else _key(key)
         if isinstance(value, dict):
-            if not value or any(not isinstance(item, dict) for item in value.values()):
+            has_names = all(isinstance(item, dict) for item in value.values())  # a table of tables
+            if not value or not has_names:
                 yield f"\n[{inner}]"
-            yield from _table(value, inner)
+            yield from _table(
+                value, inner, f"{kind}NAME." if kind in {"groups.", "limits."} else f"{key}.", order
+            )
         elif _is_nested(value):
             for item in value:
                 yield f"\n[[{inner}]]"
-                yield from _table(item, inner)
+                yield from _table(item, inner, f"{key}[].", order)
 
 
 def _is_nested(value: Any) -> bool:

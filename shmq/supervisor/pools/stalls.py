@@ -22,7 +22,7 @@ _LOOK_S = 0.1
 _SLOW_LOOK_S = 1.0
 _HOLD_S = 1.0
 """A claim takes microseconds: who holds a group's byte at every look for this long is stopped."""
-_SILENT_S = 10.0
+_SILENT_S = 5.0
 """An idle worker shows a heartbeat ten times a second."""
 
 
@@ -94,7 +94,9 @@ class Stalls:
         if silent_ns < _SILENT_S * NS or self._rows.is_in_job(worker.index):
             return
         pool = self._pools.pools[worker.group]
-        if not worker.is_draining and not (self._rows.backlog(pool.index) or self._rows.is_leasing(worker.index)):
+        if not worker.is_draining and not (
+            self._rows.backlog(pool.index) or self._rows.is_leasing(worker.index)
+        ):
             return
         _log.warning(
             "group %s: worker %d (pid %d) has shown no sign of life for %.0f s outside any job: killed",
@@ -106,7 +108,8 @@ class Stalls:
 
     def _look_for_strays(self) -> None:
         """Rows that are neither free nor dead and belong to no worker of ours: an order whose fork server
-        died in between, or a damaged state. The row's lock byte names its holder, if there is one."""
+        died in between, or a damaged state. The row's lock byte names its holder, if there is one.
+        """
         known = {worker.index for worker in self._pools.all_workers()}
         for index in range(self._rows.count):
             if index in known or self._rows.is_free(index) or self._rows.is_dead(index):
@@ -116,5 +119,9 @@ class Stalls:
             if holder > 0:
                 kill_proven(holder, partial(self._is_holder, byte))
                 continue  # once it is gone, the next look finds the byte free
-            _log.warning("worker row %d is in state %d without a worker: tidied", index, self._rows.word(index, "state"))
+            _log.warning(
+                "worker row %d is in state %d without a worker: tidied",
+                index,
+                self._rows.word(index, "state"),
+            )
             self._rows.bury(index, status=0, reason=CRASHED, culprit=0, peak_bytes=0)

@@ -1,10 +1,10 @@
 """After a worker's proven death: what becomes of each job it held, then its row is free again.
 
-    LEASED ─▶ REQUEUED                          RUNNING ─▶ by the row's reason:
-        not to blame (drained, stopped, another job is the culprit)  ─▶ REQUEUED, crash given back
-        time limit ─▶ retried or FAILED         cancelled ─▶ CANCELLED
-        out of memory ─▶ REQUEUED in the group named by `escalate_to`; no such group: dead letter
-        else ─▶ REQUEUED, past max_attempts dead letter
+LEASED ─▶ REQUEUED                          RUNNING ─▶ by the row's reason:
+    not to blame (drained, stopped, another job is the culprit)  ─▶ REQUEUED, crash given back
+    time limit ─▶ retried or FAILED         cancelled ─▶ CANCELLED
+    out of memory ─▶ REQUEUED in the group named by `escalate_to`; no such group: dead letter
+    else ─▶ REQUEUED, past max_attempts dead letter
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class Burial:
         killed half-way is repeated in full by the next one.
         """
         row = self._rows[index]
-        death = Death(*(int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes")))
+        death = Death(
+            *(int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes"))
+        )
         pins = column(self._segment, "pins")
         pins[:, 1][pins[:, 1] == index + 1] = 0
         for slot in redeliverer.owned_by(index):
@@ -127,20 +129,30 @@ class Burial:
 
     def _quarantine(self, redeliverer: Redeliverer, slot: int, word: int) -> None:
         """No version of shmq writes such a group: nobody could ever claim the job."""
-        _log.error("slot %d: job word %#x names group %d of %d: failed", slot, word, group_of(word), len(self._groups))
-        text = f"the job's word was overwritten ({word:#x}): some process damaged the segment.\nSubmit it again."
+        _log.error(
+            "slot %d: job word %#x names group %d of %d: failed",
+            slot,
+            word,
+            group_of(word),
+            len(self._groups),
+        )
+        text = (
+            f"the job's word was overwritten ({word:#x}): some process damaged the segment.\nSubmit it again."
+        )
         self._failures.fail(redeliverer, slot, word & ~GROUP, Failure("ShmqError", text))
 
     def _is_hopeless(self, word: int, death: Death, *, is_culprit: bool) -> bool:
         """Is there no sense in another attempt? A job that alone is over the hard limit would be again."""
-        return (is_culprit and death.reason == MEMORY) or crashes_of(word) >= self._segment.header("max_attempts")
+        return (is_culprit and death.reason == MEMORY) or crashes_of(word) >= self._segment.header(
+            "max_attempts"
+        )
 
     def _timed_out(self, redeliverer: Redeliverer, slot: int, word: int) -> None:
         """The task did not end although TaskTimeout was raised in it."""
         head = self._failures.head(slot)
         retries = head.retries if head.retries != _INHERIT_RETRIES else self._retries_of(head.key, word)
         if failures_of(word) < retries:
-            pause_s = random.uniform(0.0, min(2.0 ** failures_of(word), 60.0))  # noqa: S311
+            pause_s = random.uniform(0.0, min(2.0 ** failures_of(word), 60.0))
             column(self._segment, "dues")[slot] = now_ns() + to_ns(pause_s)
             self._words[slot] = with_state(word + FAILURE, SCHEDULED)
             return

@@ -13,7 +13,15 @@ from shmq.memory.segment import Segment
 from shmq.tasks.registry import TaskInfo, read
 from shmq.transport.dead import DeadLetter, DeadLetters
 from shmq.transport.redeliver import Redeliverer
-from shmq.transport.table import FAILED, GENERATION_SHIFT, crashes_of, failures_of, group_of, next_free, with_state
+from shmq.transport.table import (
+    FAILED,
+    GENERATION_SHIFT,
+    crashes_of,
+    failures_of,
+    group_of,
+    next_free,
+    with_state,
+)
 from shmq.wire.failure import Failure
 from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, result_room, result_word
 
@@ -55,7 +63,14 @@ class Failures:
         self._words = segment.view("words")
 
     def fail(
-        self, redeliverer: Redeliverer, slot: int, word: int, failure: Failure, *, how: str = "", peak_bytes: int = 0
+        self,
+        redeliverer: Redeliverer,
+        slot: int,
+        word: int,
+        failure: Failure,
+        *,
+        how: str = "",
+        peak_bytes: int = 0,
     ) -> None:
         """End the job FAILED (or FREE, if nobody reads it). `how` makes it a dead letter.
 
@@ -102,7 +117,9 @@ class Failures:
         except sqlite3.Error as error:  # disk full, file damaged: the other jobs must not wait for that
             _log.error("the dead letter of job %s (%s) cannot be kept: %s", letter.job, letter.task, error)
 
-    def _letter(self, slot: int, word: int, failure: Failure, head: Head, how: str, peak_bytes: int) -> DeadLetter:
+    def _letter(
+        self, slot: int, word: int, failure: Failure, head: Head, how: str, peak_bytes: int
+    ) -> DeadLetter:
         group = group_of(word)
         return DeadLetter(
             job=job_name(word, slot), epoch=min(self._segment.header("created_ns"), _MOST),

@@ -10,7 +10,7 @@ from tests.crash.bytecode.run import Count, run
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash.bytecode")
-    parser.add_argument("--only", default="", help="steps whose name contains this")
+    parser.add_argument("--only", default="", help="steps whose name begins with this")
     parser.add_argument("--every", type=int, default=1, help="1: every opcode; N: each N-th, and all that follow a change of shared memory")
     parser.add_argument("--shard", default="0/1", help="part/parts of the steps")
     options = parser.parse_args()

@@ -75,12 +75,12 @@ def finish(stage: Stage, step: Step) -> None:
 def run(
     names: str, *, every: int, shard: tuple[int, int] = (0, 1), report: Callable[[Count], None] = lambda _: None
 ) -> list[Count]:
-    """Visit the steps whose name contains `names`; `report` each as it is done."""
-    stage = Stage(f"bytecode-{os.getpid()}")
+    """Visit the steps whose name begins with `names`; `report` each as it is done."""
+    stage = Stage(f"bytecode{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}")
     gc.collect()
     gc.freeze()
     try:
-        wanted = [step for step in all_steps() if names in step.name]
+        wanted = [step for step in all_steps() if step.name.startswith(names)]
         counts = []
         for step in wanted[shard[0] :: shard[1]]:
             counts.append(visit(stage, step, every=every))

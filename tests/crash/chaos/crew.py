@@ -55,13 +55,15 @@ class Crew:
         self._supervisor = 0
         self._nursery = 0
         self._channel: socket.socket | None = None
+        self._registry = 0
         self._statuses: dict[int, int] = {}
         kernel.adopt_orphans()  # workers of a killed supervisor become ours to reap
 
     # -- starting and stopping -----------------------------------------------------------------
 
-    def start_supervisor(self) -> None:
+    def start_supervisor(self, segment: Segment | None = None) -> None:
         """Fork the next one."""
+        self._registry = 0 if segment is None else segment.header("registry")
         self._supervisor = self._fork(lambda: supervise(self.config, self.folder / "config.toml"))
 
     def start_producers(self) -> None:
@@ -171,6 +173,8 @@ class Crew:
             return self._kill_worker(segment)
         if kind == SUPERVISOR_KILL:
             return self._kill_supervisor(segment)
+        if kind == SERVER_KILL and segment.header("registry") == self._registry:
+            return False  # one that dies in its supervisor's first import ends that too, as a broken module does
         return self._kill_helper(kind)
 
     def _kill_worker(self, segment: Segment) -> bool:
@@ -195,7 +199,7 @@ class Crew:
         rows = segment.rows("worker_rows")
         workers = tuple(int(r[WORKER["pid"]]) for r in rows if r[WORKER["state"]] != WORKER_FREE and r[WORKER["pid"]])
         self.kills.append(Kill(SUPERVISOR_KILL, at, workers))
-        self.start_supervisor()
+        self.start_supervisor(segment)
         return True
 
     def _kill_helper(self, kind: str) -> bool:

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.live import GUARD_S, LiveSupervisor, until
+
+TASKS = """
+import os, time, shmq
+
+@shmq.task
+def echo(x):
+    return x
+
+@shmq.task
+def mark(path: str, s: float = 0.0):
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(s)
+
+@shmq.task
+def stubborn(path: str):
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    if len(open(path).readlines()) < 3:
+        time.sleep(3600)
+
+@shmq.task
+def segfault_while_leaving(path: str):
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    time.sleep(0.5)
+    os.kill(os.getpid(), 11)
+"""
+
+PRODUCER = """
+import sys, time
+from shmq.client.client import Client
+client = Client(sys.argv[1])
+jobs = [client.submit("jobs.echo", i) for i in range(5)]
+[job.result(60) for job in jobs]
+print("ready", flush=True)
+time.sleep(3600)
+"""
+
+ONE = "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n"
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.fixture
+def live(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, ONE) as live:
+        yield live
+
+
+def producer(live):
+    child = subprocess.Popen(
+        [sys.executable, "-c", PRODUCER, live.namespace], env=live.env, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "ready\n"
+    return child
+
+
+def end(child):
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+def test_sigterm_lets_running_jobs_finish_and_queued_ones_run_under_the_next_supervisor(live, tmp_path):
+    path = tmp_path / "runs"
+    jobs = [live.submit("mark", str(path), 0.4, forget=True) for _ in range(3)]
+    until(lambda: lines(path), "the first job runs")
+    assert live.stop() == 0
+    assert len(lines(path)) == 1
+    assert "the segment stays with 2 unfinished jobs" in live.log()
+    assert len(jobs) == 3
+    live.start()
+    until(lambda: len(lines(path)) == 3, "the others run")
+    until(lambda: not live.controls()[0]["past_crashed"], "no crash is counted")
+
+
+def test_a_second_signal_kills_and_costs_no_attempt(live, tmp_path):
+    path = tmp_path / "runs"
+    for _ in range(2):
+        live.submit("stubborn", str(path), forget=True)
+        break
+    until(lambda: lines(path), "the job runs")
+    os.kill(live.pid, signal.SIGTERM)
+    until(lambda: "stopping" in live.log(), "it stops")
+    assert live.stop(signal.SIGINT) == 1
+    live.start()
+    until(lambda: len(lines(path)) == 2, "the job runs again")
+    live.control("stop", grace_s=0)
+    assert live.process.wait(GUARD_S) == 1
+    live.start()
+    until(lambda: len(lines(path)) == 3, "and again: what a stop cuts off costs no attempt")
+    until(lambda: live.control("drain")["jobs"] == 0, "the job has ended")
+    assert live.process.wait(GUARD_S) == 0
+
+
+def test_stop_while_workers_are_ordered_but_not_forked_yet_ends_in_order(live):
+    (server,) = live.named("shmq: fork server")
+    os.kill(server, signal.SIGSTOP)
+    live.control("scale", group="computation", workers=6)
+    until(lambda: len(live.workers()) == 6, "orders")
+    live.control("stop", grace_s=0)
+    time.sleep(0.1)  # the order of events does not matter; most often the kill comes first
+    os.kill(server, signal.SIGCONT)
+    assert live.process.wait(GUARD_S) in {0, 1}  # a signal would be negative
+    assert "nothing left behind" in live.log()
+
+
+def test_drain_runs_what_was_accepted_then_ends(live, tmp_path):
+    path = tmp_path / "runs"
+    for _ in range(20):
+        live.submit("mark", str(path), 0.01, forget=True)
+    live.close_clients()
+    live.control("drain")
+    assert live.process.wait(GUARD_S) == 0
+    assert len(lines(path)) == 20
+    assert "drained" in live.log()
+
+
+def test_stop_removes_what_dead_producers_left(live):
+    child = producer(live)
+    live.notice()
+    end(child)
+    assert live.stop() == 0
+    assert "nothing left behind" in live.log()
+    assert not list(live.state_dir.glob("*.bell"))
+
+
+def test_stop_leaves_the_segment_to_a_living_producer_who_goes_on_with_the_next_supervisor(live):
+    child = producer(live)
+    try:
+        assert live.stop() == 0
+        assert "producers are attached" in live.log()
+        assert (live.state_dir / "recovery.bell").exists()  # it holds the FIFO open and will ring it again
+        live.start()
+        assert live.submit("echo", 1).result(GUARD_S) == 1
+    finally:
+        end(child)
+
+
+def test_a_worker_taken_down_by_its_job_while_it_is_drained_has_crashed(live, tmp_path):
+    path = tmp_path / "runs"
+    job = live.submit("segfault_while_leaving", str(path))
+    until(lambda: lines(path), "it runs")
+    live.control("scale", group="computation", workers=0)
+    until(lambda: not live.workers(), "the worker is gone")
+    assert "SIGSEGV (crashed)" in live.log()
+    live.control("scale", group="computation", workers=None)
+    with pytest.raises(Exception, match="lost its worker 3 times"):
+        job.result(GUARD_S)
+    assert len(lines(path)) == 3
+
+
+def test_after_sigkill_of_the_supervisor_a_new_one_goes_on_with_every_job(live, tmp_path):
+    path, slow = tmp_path / "runs", tmp_path / "slow"
+    first = live.submit("stubborn", str(slow))
+    until(lambda: lines(slow), "a job runs")
+    jobs = [live.submit("echo", i) for i in range(50)]
+    delayed = live.submit("echo", "later", delay=0.2)
+    bells = live.names_left()
+    for rounds in (2, 3):
+        live.kill()
+        live.start()
+        until(lambda rounds=rounds: len(lines(slow)) == rounds, "the running job runs again")
+    first.result(GUARD_S)
+    assert [job.result(GUARD_S) for job in jobs] == list(range(50))
+    assert delayed.result(GUARD_S) == "later"
+    assert "found the segment of a former supervisor" in live.log()
+    until(lambda: len([p for p in bells if p.exists()]) <= 2, "bells of dead workers are gone")
+    assert not lines(path)
+
+
+def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_jobs_in_it(live, tmp_path):
+    live.submit("echo", 1).result(GUARD_S)
+    live.control("pause", group="computation")
+    live.submit("mark", str(tmp_path / "runs"), forget=True)
+    live.kill()
+    live.close_clients()
+    until(lambda: not live.processes(), "the tree is gone")
+    other = ONE + "[groups.network]\n"
+    live.write_config(other)
+    live.start(wait=False)
+    assert live.process.wait(GUARD_S) == 1
+    assert "holds 1 unfinished jobs and was made for another configuration" in live.log()
+
+    live.write_config(ONE)
+    live.start()
+    live.control("resume", group="computation")
+    until(lambda: lines(tmp_path / "runs"), "the job runs")
+    live.notice()
+    live.kill()
+    live.write_config(other)
+    live.start()
+    assert "replaced" in live.log()
+    assert live.submit("echo", 2, group="network").result(GUARD_S) == 2
