@@ -20,24 +20,16 @@ EXIT_FAILED = 1  # a target, the gate or the comparison says no
 @click.argument("names", metavar="[SCENARIO]...", nargs=-1)
 @click.option("--short", is_flag=True, help="Three rounds of a third of a second: a look, not a measurement.")
 @click.option("--rounds", type=click.IntRange(1, 99), help="Rounds per scenario (7, short: 3).")
-@click.option(
-    "--peers", "wanted", default="all", help="Names, comma-separated; 'all' that are installed; 'none'."
-)
+@click.option("--peers", "wanted", default="all", help="Names, comma-separated; 'all' that are installed; 'none'.")
 @click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Keep the run as JSON.")
-@click.option(
-    "--against", type=click.Path(exists=True, path_type=Path), help="Compare with a kept run, by ratios."
-)
-@click.option(
-    "--plot", "pictures", type=click.Path(file_okay=False, path_type=Path), help="Draw PNG and SVG here."
-)
+@click.option("--against", type=click.Path(exists=True, path_type=Path), help="Compare with a kept run, by ratios.")
+@click.option("--plot", "pictures", type=click.Path(file_okay=False, path_type=Path), help="Draw PNG and SVG here.")
 @click.option(
     "--gate",
     is_flag=True,
     help="For CI: short, only the peers of the targets, fails below half of 'at least'.",
 )
-@click.option(
-    "--list", "listing", is_flag=True, help="Name scenarios and peers, and what is missing for them."
-)
+@click.option("--list", "listing", is_flag=True, help="Name scenarios and peers, and what is missing for them.")
 def main(
     names: tuple[str, ...],
     short: bool,
@@ -81,9 +73,7 @@ def measure(console: Console, chosen: list[harness.Scenario], setting: harness.S
         yardstick = floors.yardstick()
         outcomes = [harness.run(scenario, setting, status.update) for scenario in chosen]
     started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    return results.Run(
-        results.FORMAT, started, setting.short, yardstick, machine.finished(on, ticks), outcomes
-    )
+    return results.Run(results.FORMAT, started, setting.short, yardstick, machine.finished(on, ticks), outcomes)
 
 
 def _peers(wanted: str) -> list[peers.Peer]:
@@ -111,9 +101,7 @@ def _verdict(console: Console, run: results.Run, earlier: results.Run | None, ga
                 style="red",
             )
             status = EXIT_FAILED
-    elif earlier is None and any(
-        verdict.mark(check) == "fail" for outcome in run.outcomes for check in outcome.checks
-    ):
+    elif earlier is None and any(verdict.mark(check) == "fail" for outcome in run.outcomes for check in outcome.checks):
         status = EXIT_FAILED
     return status
 

@@ -30,12 +30,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from perf import rig
+from perf import machine, rig
 from perf.harness import rolling, verify
 from perf.results import quantile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import FrameType
 
     from shmq.client.client import Client
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 LOWEST = 0.1
 BATCH = 64  # jobs per claim: what the adaptive batch reaches with tiny jobs
 WINDOW_JOBS = 512
+README, BEGIN, END = rig.ROOT / "perf" / "README.md", "<!-- budget: begin -->\n", "<!-- budget: end -->"
+_WHEN_SLOW = {"Executor._record", "bucket_of"}  # done once per batch; while traced, every job looks slow
 
 
 class Line(NamedTuple):
@@ -95,20 +98,18 @@ def _whole(running: rig.Rig, windows: int) -> tuple[float, float]:
     """CPU seconds of tree and producer per echo job, and jobs per second, with real workers."""
     from perf import tasks
 
-    submit, jobs = running.client.submit, 4_000
+    submit, jobs = tasks.echo.submit, 4_000
     costs, rates = [], []
     for _ in range(windows):
         cpu, own, begin = running.cpu_s(), time.process_time(), time.perf_counter()
-        results = rolling(partial(submit, tasks.echo), methodcaller("result"), range(jobs), rig.WINDOW)
+        results = rolling(submit, methodcaller("result"), range(jobs), rig.WINDOW)
         rates.append(jobs / (time.perf_counter() - begin))
         costs.append((time.process_time() - own + running.cpu_s() - cpu) / jobs)
         verify(results, range(jobs))
     return quantile(costs, LOWEST), quantile(rates, 1 - LOWEST)
 
 
-def _alone(
-    client: Client, windows: int
-) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, float]]:
+def _alone(client: Client, windows: int) -> tuple[dict[str, float], dict[str, dict[str, float]], dict[str, float]]:
     """Seconds per job of each stage, the worker's too, all run by this process; of their parts; bytecodes."""
     from perf import tasks
     from shmq.config.model import Group
@@ -127,22 +128,20 @@ def _alone(
     executor = Executor(seat, {tasks.echo.key: tasks.echo}, blocks, lambda: None)
     seen: dict[str, list[float]] = {"submit": [], "claim": [], "run + ack": [], "collect": []}
     for _ in range(windows):
-        for stage, seconds in _window(client, claimer, executor).items():
+        for stage, seconds in _window(claimer, executor).items():
             seen[stage].append(seconds / WINDOW_JOBS)
     stages = {stage: quantile(values, LOWEST) for stage, values in seen.items()}
-    return stages, _parts(client), _bytecodes(client, claimer, executor)
+    return stages, _parts(client), _bytecodes(claimer, executor)
 
 
-def _window(
-    client: Client, claimer: Any, executor: Any, clock: Callable[[], float] | None = None
-) -> dict[str, float]:
+def _window(claimer: Any, executor: Any, clock: Callable[[], float] | None = None) -> dict[str, float]:
     """What each stage takes for one window of jobs, by the given clock (seconds without one)."""
     from perf import tasks
 
-    submit, run, echo = client.submit, executor.run, tasks.echo
+    submit, run = tasks.echo.submit, executor.run
     clock = clock or time.perf_counter
     begin = clock()
-    jobs = [submit(echo, item) for item in range(WINDOW_JOBS)]
+    jobs = [submit(item) for item in range(WINDOW_JOBS)]
     submitted = clock()
     batches = []
     while lanes := claimer.lanes_with_work():
@@ -163,19 +162,19 @@ def _window(
     }
 
 
-def _bytecodes(client: Client, claimer: Any, executor: Any) -> dict[str, float]:
+def _bytecodes(claimer: Any, executor: Any) -> dict[str, float]:
     """Bytecodes per job of each stage: the same on every host, however busy."""
     executed = 0
 
     def count(frame: FrameType, event: str, _argument: object) -> Any:
         nonlocal executed
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        executed += event == "opcode"
+        executed += event == "opcode" and frame.f_code.co_qualname not in _WHEN_SLOW
         return count
 
     sys.settrace(count)
     try:
-        seen = _window(client, claimer, executor, lambda: executed)
+        seen = _window(claimer, executor, lambda: executed)
     finally:
         sys.settrace(None)
     return {stage: number / WINDOW_JOBS for stage, number in seen.items()}
@@ -278,13 +277,37 @@ def table(budget: Budget) -> Table:
     return shown
 
 
+def markdown(budget: Budget) -> str:
+    """The same for README."""
+    rows = ["| stage | part | µs | bytecodes |", "|---|---|---:|---:|"]
+    for stage in dict.fromkeys(line.stage for line in budget.lines):
+        executed = f"{budget.bytecodes[stage]:.0f}" if stage in budget.bytecodes else ""
+        rows.append(f"| **{stage}** | | **{budget.stage(stage) * 1e6:.2f}** | {executed} |")
+        rows += [f"| | {line.part} | {line.seconds * 1e6:.2f} | |" for line in budget.lines if line.stage == stage]
+    rows.append(f"| **CPU per job, all processes** | | **{budget.total_s * 1e6:.2f}** | |")
+    on = machine.describe()
+    return "\n".join([*rows, "", f"{on.cores} × {on.cpu}, {on.python}, load before {on.load_before}.", ""])
+
+
+def write(text: str, readme: Path = README) -> None:
+    """Puts the budget between README's markers. Raises ValueError when they are gone."""
+    whole = readme.read_text(encoding="utf-8")
+    head, begin, rest = whole.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{readme}: no {BEGIN.strip()} … {END}; put the markers back where the budget belongs")
+    readme.write_text(head + begin + text + end + tail, encoding="utf-8")
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--windows", default=200, show_default=True, help="Short windows per figure; the lowest tenth counts."
-)
-def main(windows: int) -> None:
+@click.option("--windows", default=200, show_default=True, help="Short windows per figure; the lowest tenth counts.")
+@click.option("--write", "into_readme", is_flag=True, help="Put the budget into perf/README.md.")
+def main(windows: int, into_readme: bool) -> None:
     """Prints the budget of one echo job."""
-    Console().print(table(measure(windows)))
+    found = measure(windows)
+    Console().print(table(found))
+    if into_readme:
+        write(markdown(found))
 
 
 if __name__ == "__main__":

@@ -146,9 +146,7 @@ def parallel_spin(processes: int) -> Contestant:
         context = get_context("fork")
         each = max(jobs // processes, 1)
         start = context.Barrier(processes + 1)
-        workers = [
-            context.Process(target=_spin_many, args=(start, each), daemon=True) for _ in range(processes)
-        ]
+        workers = [context.Process(target=_spin_many, args=(start, each), daemon=True) for _ in range(processes)]
         for worker in workers:
             worker.start()
         start.wait()

@@ -13,10 +13,9 @@ from __future__ import annotations
 import gc
 import signal
 import time
-from collections import deque
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perf import machine
 from perf.results import Entry, Outcome, Role, thin
@@ -143,18 +142,16 @@ def run(scenario: Scenario, setting: Setting, progress: Callable[[str], None] = 
     return Outcome(scenario.name, scenario.title, entries, checks, skipped)
 
 
-def rolling(
-    submit: Callable[[object], object], read: Callable[[object], object], items: Sequence[object], window: int
-) -> list[object]:
+def rolling(submit: Callable[[Any], Any], read: Callable[[Any], Any], items: Sequence[Any], window: int) -> list[Any]:
     """One submit per item, every result read in order, at most `window` unread: the same for everyone."""
-    waiting: deque[object] = deque()
-    results: list[object] = []
-    for item in items:
-        if len(waiting) >= window:
-            results.append(read(waiting.popleft()))
-        waiting.append(submit(item))
-    results.extend(map(read, waiting))
-    return results
+    block = max(window // 2, 1)  # one block is read while the next is under way: no bookkeeping per job
+    results: list[Any] = []
+    unread: list[Any] = []
+    for begin in range(0, len(items), block):
+        fresh = [submit(item) for item in items[begin : begin + block]]
+        results += [read(handle) for handle in unread]
+        unread = fresh
+    return results + [read(handle) for handle in unread]
 
 
 def verify(found: Sequence[object], expected: Sequence[object]) -> None:
@@ -200,9 +197,7 @@ def deadline(limit_s: float, name: str) -> Iterator[None]:
     """Raises Overdue in the main thread when the block takes longer than `limit_s`."""
 
     def overdue(_signal: int, _frame: object) -> None:
-        raise Overdue(
-            f"{name} did not finish within {limit_s:.0f} s; it hangs or the machine is busy: run it alone"
-        )
+        raise Overdue(f"{name} did not finish within {limit_s:.0f} s; it hangs or the machine is busy: run it alone")
 
     before = signal.signal(signal.SIGALRM, overdue)
     signal.setitimer(signal.ITIMER_REAL, limit_s)

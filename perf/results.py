@@ -113,9 +113,7 @@ class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def quantile(values: Sequence[float], share: float) -> float:
     """The value below which `share` of the values lie, by linear interpolation between neighbours."""
     if not values:
-        raise ValueError(
-            "quantile of no values: the contestant returned no samples; it must measure at least one job"
-        )
+        raise ValueError("quantile of no values: the contestant returned no samples; it must measure at least one job")
     ordered = sorted(values)
     place = share * (len(ordered) - 1)
     below = int(place)
@@ -154,11 +152,7 @@ def load(path: Path) -> Run:
     try:
         run = msgspec.json.decode(path.read_bytes(), type=Run)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path}: not a saved run ({error}); make one with `python -m perf --save {path}`"
-        ) from error
+        raise ValueError(f"{path}: not a saved run ({error}); make one with `python -m perf --save {path}`") from error
     if run.format != FORMAT:
-        raise ValueError(
-            f"{path}: format {run.format}, this version reads {FORMAT}; save a new run to compare with"
-        )
+        raise ValueError(f"{path}: format {run.format}, this version reads {FORMAT}; save a new run to compare with")
     return run

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import psutil
 
     from shmq.client.client import Client
+    from shmq.tasks.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "shmq"
@@ -53,12 +54,16 @@ class Rig:
         def bulk(function: Callable[..., Any], items: Sequence[Any]) -> Iterable[Any]:
             return self.client.map(getattr(tasks, function.__name__), items, chunk_size="auto")
 
-        submit = self.client.submit
         return Session(
-            submit=lambda function, argument: submit(getattr(tasks, function.__name__), argument),
+            bind=lambda function: self.bind(getattr(tasks, function.__name__)),
             read=methodcaller("result"),
             map=bulk,
         )
+
+    @staticmethod
+    def bind(task: Task[..., Any]) -> Callable[..., Any]:
+        """The call that users write, `task.submit`: it goes through the default client, which is this rig's."""
+        return task.submit
 
     @cached_property
     def environment(self) -> dict[str, str]:
@@ -141,8 +146,10 @@ def config(namespace: str, folder: Path, workers: int, changes: Mapping[str, Map
 
 @contextmanager
 def supervised(workers: int = 2, **changes: Mapping[str, object]) -> Iterator[Rig]:
-    """Yields a rig with all its workers up; `changes` by table: group, memory, supervisor."""
-    with started(workers, **changes) as (namespace, process, folder):
+    """Yields a rig with all its workers up, its namespace the default; `changes` by table: group, memory, …"""
+    import shmq
+
+    with started(workers, **changes) as (namespace, process, folder), _default(namespace):
         client = connect(namespace, process, folder)
         try:
             rig = Rig(namespace, client, process, folder, workers)
@@ -150,6 +157,20 @@ def supervised(workers: int = 2, **changes: Mapping[str, object]) -> Iterator[Ri
             yield rig
         finally:
             client.close()
+            shmq.close()
+
+
+@contextmanager
+def _default(namespace: str) -> Iterator[None]:
+    before = os.environ.get("SHMQ_NAMESPACE")
+    os.environ["SHMQ_NAMESPACE"] = namespace
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SHMQ_NAMESPACE"]
+        else:
+            os.environ["SHMQ_NAMESPACE"] = before
 
 
 @contextmanager

@@ -101,14 +101,10 @@ def compare(now: Run, before: Run, tolerance: float = 0.15) -> list[Comparison]:
     for outcome in now.outcomes:
         for check in outcome.checks:
             old = earlier.pop((outcome.name, check.key), None)
-            found.append(
-                _compare(outcome.name, check, old, now.yardstick_per_s / before.yardstick_per_s, tolerance)
-            )
+            found.append(_compare(outcome.name, check, old, now.yardstick_per_s / before.yardstick_per_s, tolerance))
     measured = {outcome.name for outcome in now.outcomes}
     gone = [
-        Comparison(name, check, check.ratio, 0.0, "gone")
-        for (name, _), check in earlier.items()
-        if name in measured
+        Comparison(name, check, check.ratio, 0.0, "gone") for (name, _), check in earlier.items() if name in measured
     ]
     return found + gone
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shmq.client.default import close as close
     from shmq.client.default import connect as connect
     from shmq.client.default import empty as empty
-    from shmq.client.default import map as map
+    from shmq.client.default import map as map  # noqa: A004 - the public name is fixed
     from shmq.client.default import submit as submit
     from shmq.client.executor import Executor as Executor
     from shmq.client.handle import Job as Job

@@ -155,7 +155,7 @@ class TracingError(ShmqError):
     """Memory tracing cannot start or go on."""
 
 
-class Retry(Exception):  # noqa: N818 - a request, not an error
+class Retry(Exception):
     """Raised by a task: run this job again after `delay_s` (None: the task's backoff)."""
 
     def __init__(self, delay_s: float | None = None) -> None:
@@ -163,5 +163,5 @@ class Retry(Exception):  # noqa: N818 - a request, not an error
         self.delay_s = delay_s
 
 
-class Reject(Exception):  # noqa: N818 - a request, not an error
+class Reject(Exception):
     """Raised by a task: this job can never succeed; dead-letter it now."""

@@ -137,7 +137,7 @@ class LiveSupervisor:
     # -- life ----------------------------------------------------------------------------
 
     def start(self, *, wait: bool = True) -> Self:
-        """Start the supervisor, again after `kill()` or `stop()` too; wait until it answers and has its tasks."""
+        """Start the supervisor, also again; wait until it answers, has its tasks and its workers."""
         command = [sys.executable, "-c", _RUN, str(self.config_path), *self._arguments]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

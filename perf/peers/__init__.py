@@ -39,10 +39,11 @@ MODULES = (
 class Session:
     """A peer with its workers running.
 
-    `submit(function, argument)` gives a handle, `read(handle)` its result; `map` is the peer's own bulk call.
+    `bind(function)` gives what submits one job of it: argument → handle, with as little around the peer's own call
+    as can be; `read(handle)` gives the result. `map` is the peer's own bulk call.
     """
 
-    submit: Callable[[Callable[..., Any], Any], Any]
+    bind: Callable[[Callable[..., Any]], Callable[[Any], Any]]
     read: Callable[[Any], Any]
     map: Callable[[Callable[..., Any], Sequence[Any]], Iterable[Any]] | None = None
 
@@ -84,7 +85,5 @@ def load(names: Iterable[str] = ()) -> list[Peer]:
     wanted = {name.lower() for name in names}
     known = {peer.name.lower() for peer in peers}
     if wanted - known:
-        raise ValueError(
-            f"unknown peer {', '.join(sorted(wanted - known))}; known: {', '.join(p.name for p in peers)}"
-        )
+        raise ValueError(f"unknown peer {', '.join(sorted(wanted - known))}; known: {', '.join(p.name for p in peers)}")
     return [peer for peer in peers if not wanted or peer.name.lower() in wanted]

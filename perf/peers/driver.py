@@ -68,9 +68,9 @@ def each(
 
     def drive(session: Session, jobs: int) -> Observation:
         given = items(jobs)
-        submit, read = session.submit, session.read
+        submit, read = session.bind(function), session.read
         begin = time.perf_counter()
-        results = rolling(lambda item: submit(function, item), read, given, window)
+        results = rolling(submit, read, given, window)
         took = time.perf_counter() - begin
         verify(results, expected(given))
         return Observation({"per_s": jobs / took})
@@ -97,11 +97,11 @@ def round_trip(function: Callable[..., Any]) -> Callable[[Session, int], Observa
     """One job at a time on an idle system: seconds from submit to result."""
 
     def drive(session: Session, jobs: int) -> Observation:
-        submit, read = session.submit, session.read
+        submit, read = session.bind(function), session.read
         samples, results = [], []
         for job in range(jobs):
             begin = time.perf_counter()
-            results.append(read(submit(function, job)))
+            results.append(read(submit(job)))
             samples.append(time.perf_counter() - begin)
         verify(results, range(jobs))
         return latencies(samples)

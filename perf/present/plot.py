@@ -75,9 +75,7 @@ def _tails(outcome: Outcome, entries: list[Entry]) -> Any:
         p50, p99 = (seconds(entry.spread(name).median) for name in ("p50_s", "p99_s"))
         label = f"{entry.name} · p50 {p50}, p99 {p99}"
         lines = {"subject": "-", "floor": "--", "peer": ("-", ":", "-.")[number % 3]}
-        axes.plot(
-            entry.samples, slower, lines[entry.role], color=COLOURS[entry.role], label=label, linewidth=1.6
-        )
+        axes.plot(entry.samples, slower, lines[entry.role], color=COLOURS[entry.role], label=label, linewidth=1.6)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_yticks([1, 0.5, 0.1, 0.01, 0.001], ["all", "p50", "p90", "p99", "p99.9"], fontsize=8)

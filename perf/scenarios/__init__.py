@@ -32,9 +32,7 @@ MODULES = (
 
 def load(names: Iterable[str] = ()) -> list[Scenario]:
     """The scenarios in the order of the table, all or those named; ValueError for a name that nobody has."""
-    scenarios: list[Scenario] = [
-        importlib.import_module(f"perf.scenarios.{module}").SCENARIO for module in MODULES
-    ]
+    scenarios: list[Scenario] = [importlib.import_module(f"perf.scenarios.{module}").SCENARIO for module in MODULES]
     wanted = set(names)
     if unknown := wanted - {scenario.name for scenario in scenarios}:
         known = ", ".join(scenario.name for scenario in scenarios)

@@ -101,9 +101,7 @@ class Commands(click.Group):
             _forget_stdout()
             ctx.exit(exits.CLOSED_PIPE)
         except Exception:
-            click.echo(
-                f"{traceback.format_exc()}shmq: this is a bug; please report the lines above", err=True
-            )
+            click.echo(f"{traceback.format_exc()}shmq: this is a bug; please report the lines above", err=True)
             ctx.exit(exits.BUG)
 
 

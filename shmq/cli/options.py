@@ -50,12 +50,8 @@ override_namespace: Callable[[F], F] = click.option(
     callback=_checked_namespace,
     help="Instead of the configuration's namespace.",
 )
-json_option: Callable[[F], F] = click.option(
-    "--json", "as_json", is_flag=True, help="Print JSON for programs."
-)
-config_argument: Callable[[F], F] = click.argument(
-    "config", metavar="CONFIG", type=click.Path(path_type=Path)
-)
+json_option: Callable[[F], F] = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+config_argument: Callable[[F], F] = click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path))
 priority_option: Callable[[F], F] = click.option(
     "--priority", type=click.IntRange(1, 5), help="1 is served first, 5 last."
 )

@@ -11,16 +11,16 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shmq.clock import now_ns, to_ns
 from shmq.client import hot, mapping, resolve
 from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, ForgottenJob, Job
 from shmq.client.waiting import Waiter
+from shmq.clock import now_ns, to_ns
 from shmq.errors import ClientClosed, JobCancelled, QueueFull, ReentrantSubmit, ShmqError
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
@@ -126,7 +126,7 @@ class Client:
             self._row.release()
             self._lock_file.release(locks.producer_byte(self._row.index))
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -151,10 +151,11 @@ class Client:
         """
         target = task._target
         if target is None or target.client is not self:
-            target = self._registry.target(self, task)
+            target = self._target_of(task)
         if kwargs or block is not None or not target.is_plain:
             return self.submit_any(target, task, args, kwargs or {}, block)
-        return target.submit(args)
+        submit: Callable[[tuple[Any, ...]], Job[Any]] = target.submit
+        return submit(args)
 
     def submit_any(
         self, target: resolve.Target, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -171,7 +172,12 @@ class Client:
         return self._submit_slowly(target, task, message, nargs, CALL, block)
 
     def _submit_slowly(
-        self, target: resolve.Target, task: Task[..., Any] | resolve.ChunkOf, message: Any, nargs: int, kind: int,
+        self,
+        target: resolve.Target,
+        task: Task[..., Any] | resolve.ChunkOf,
+        message: Any,
+        nargs: int,
+        kind: int,
         block: float | None,
     ) -> Job[Any]:
         """Submit what needs a block, a delay, or room that is not there yet."""
@@ -211,9 +217,7 @@ class Client:
             expires_ns = now_ns() + to_ns(target.expires_s) if target.expires_s is not None else 0
             if target.delay_s or target.eta is not None:
                 due = now_ns() + to_ns(max(target.delay_s or (target.eta or 0) - time.time(), 0.0))
-                word = publisher.schedule(
-                    slot, target.route, len(data), unit, nargs, kind, expires_ns, data, due
-                )
+                word = publisher.schedule(slot, target.route, len(data), unit, nargs, kind, expires_ns, data, due)
             else:
                 word = self._publish(slot, target.route, len(data), unit, nargs, kind, expires_ns, data)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -233,6 +237,12 @@ class Client:
         """Finish a publish that an exception in a signal handler cut short."""
         with self._lock:
             self._publisher.finish_half_done_publishes()
+
+    def _target_of(self, task: Task[..., Any]) -> resolve.Target:
+        """What submitting the task needs; names lanes of the row, so a forked child must have its own first."""
+        with self._lock:
+            self._check_usable()
+        return self._registry.target(self, task)
 
     def _check_usable(self) -> None:
         if self._is_closed:
@@ -286,7 +296,7 @@ class Client:
         """
         target = task._target
         if target is None or target.client is not self:
-            target = self._registry.target(self, task)
+            target = self._target_of(task)
         least, most = target.least, target.most
         if not all(least <= len(call) <= most for call in calls):
             calls = [target.bind(call, {})[0] for call in calls]
@@ -409,10 +419,10 @@ class Client:
                 return
             try:
                 if job._state == RAW:
-                    job._outcome, job._state = job._decode(job._raw), VALUE
+                    job._outcome, job._state = job._decode(job._raw or b""), VALUE
                 else:
-                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw, type=Failure)), ERROR
-            except Exception as error:  # noqa: BLE001 - damaged bytes raise many types; the handle tells
+                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure)), ERROR
+            except Exception as error:
                 job._outcome, job._state = ShmqError(f"job {job.id}: its result cannot be read: {error!r}"), ERROR
 
     def _sweep(self) -> list[Job[Any]]:
@@ -534,11 +544,11 @@ class Client:
         return self._segment.state_dir
 
 
-class _NeedsBlocks(Exception):  # noqa: N818 - control flow: encode again with blocks at hand
+class _NeedsBlocks(Exception):
     pass
 
 
-def _needs_blocks(value: Any) -> Any:
+def _needs_blocks(_value: Any) -> Any:
     raise _NeedsBlocks
 
 

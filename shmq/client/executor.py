@@ -68,7 +68,7 @@ class _JobFuture(concurrent.futures.Future[Any]):
         except JobCancelled:
             super().cancel()
             self.set_running_or_notify_cancel()
-        except BaseException as error:  # noqa: BLE001 - whatever the task raised belongs to the future
+        except BaseException as error:
             self.set_exception(error)
         else:
             self.set_result(value)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from shmq.errors import JobCancelled, ShmqError
 
@@ -26,6 +26,10 @@ class Job(Generic[R]):
     __slots__ = (
         "__weakref__", "_callbacks", "_client", "_decode", "_outcome", "_raw", "_slot", "_state", "_task", "_word",
     )  # fmt: skip
+
+    _raw: bytes | None  # encoded result, once it has left its slot
+    _outcome: Any  # value or exception, once decoded
+    _callbacks: tuple[Callable[[Any], object], ...]
 
     def __init__(self, client: Client, slot: int, word: int, task: Any, decode: Callable[[bytes], R]) -> None:
         self._client = client
@@ -63,6 +67,7 @@ class Job(Generic[R]):
 
         Args:
             timeout: seconds to wait; None waits until the job has ended.
+
         Raises:
             TimeoutError: the job has not ended in time (it goes on).
             Exception: what the task raised, with the remote traceback as `__cause__`.
@@ -77,7 +82,7 @@ class Job(Generic[R]):
             if raw is not None:  # else another thread has just decoded it
                 try:
                     value = self._decode(raw)
-                except Exception:  # noqa: BLE001 - explained, and kept as the job's outcome, below
+                except Exception:
                     self._client.decode(self)
                 else:
                     self._outcome = value
@@ -87,8 +92,8 @@ class Job(Generic[R]):
         elif state == RAW_ERROR:
             self._client.decode(self)
         if self._state == VALUE:
-            return self._outcome  # type: ignore[no-any-return]
-        raise self._outcome
+            return cast("R", self._outcome)
+        raise cast("BaseException", self._outcome)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""
@@ -96,7 +101,7 @@ class Job(Generic[R]):
             self.result(timeout)
         except BaseException as error:
             if self._state == ERROR and error is self._outcome and not isinstance(error, JobCancelled):
-                return error
+                return cast("BaseException", error)
             raise
         return None
 
@@ -115,10 +120,6 @@ class Job(Generic[R]):
     def add_done_callback(self, function: Callable[[Job[R]], object]) -> None:
         """Call `function(job)` once the job has ended, from shmq's poller thread (or now)."""
         self._client.add_callback(self, function)
-
-    def stream(self, timeout: float | None = None) -> Iterator[Any]:
-        """The parts that a generator task yields, as they come. Closing it cancels the task."""
-        return self._client.stream_of(self, timeout)
 
     def __await__(self) -> Generator[Any, None, R]:
         if not self.done():
@@ -154,7 +155,7 @@ class ForgottenJob(Job[R]):
         """Has the job left its slot? Never blocks."""
         return self._state != PENDING or self._client.has_left(self)
 
-    def result(self, timeout: float | None = None) -> R:
+    def result(self, timeout: float | None = None) -> R:  # noqa: ARG002 - the signature of every handle
         """Raises ShmqError: there is nothing to read."""
         raise ShmqError(
             f"job {self.id} of {self.task_name} was submitted with forget=True: its result is not kept.\n"

@@ -11,8 +11,8 @@ import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from shmq.clock import now_ns
 from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job
+from shmq.clock import now_ns
 from shmq.memory.fence import new_fence
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, QUEUED, STATE
 from shmq.wire.header import CALL, FORGET, HEADER, HEADER_BYTES, INLINE
@@ -61,7 +61,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[An
             return client.submit_any(target, task, args, {})
         try:
             data = encode(args)
-        except Exception:  # noqa: BLE001 - arrays need blocks, the rest an explanation: both elsewhere
+        except Exception:
             return client.submit_any(target, task, args, {})
         length = len(data)
         if length > inline or not free:

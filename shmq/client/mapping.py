@@ -121,7 +121,7 @@ def _answers(client: Client, chunk: _Chunk, pace: Pace) -> Iterator[Answer]:
         raw = job._raw if job._state == RAW else b""
         result_bytes = len(raw or b"")
         run_ns, values, failures = job.result()
-    except Exception as error:  # noqa: BLE001 - the chunk's failure is each call's answer
+    except Exception as error:
         for i in range(count):
             yield first + i, False, error
         return

@@ -121,9 +121,7 @@ class Growth:
             (self.leaves_bytes, self.left_bytes, "bytes"),
         ):
             least = least_share * max(left.values(), default=0) if is_left else float("inf")
-            heavy = [
-                (place, unit, n / self.watched_jobs) for place, n in left.items() if n >= least and n > 0
-            ]
+            heavy = [(place, unit, n / self.watched_jobs) for place, n in left.items() if n >= least and n > 0]
             found += sorted(heavy, key=lambda row: -row[2])
         return found
 
@@ -209,8 +207,7 @@ class TaskDeltas:
         disk costs this table, not the worker.
         """
         rows = [
-            {**asdict(g), "left_bytes": [*g.left_bytes.items()], "opened": [*g.opened.items()]}
-            for g in self.snapshot()
+            {**asdict(g), "left_bytes": [*g.left_bytes.items()], "opened": [*g.opened.items()]} for g in self.snapshot()
         ]
         path = folder / f"growth-{os.getpid()}.json"
         try:

@@ -108,18 +108,17 @@ class LineWatch:
         self._functions: dict[tuple[str, int], str] = {}
         self._place: Place | None = None
         self._bytes = 0
-        self._descriptors: set[str] = set()
+        self._descriptors: set[int] = set()
         self._count = 0
         self._until_s = 0.0
-        self._frame_bytes = (
-            0  # frame objects that tracing makes: neither their coming nor their going is counted
-        )
+        self._frame_bytes = 0  # frame objects that tracing makes: neither their coming nor their going is counted
         self._on_step = self._step  # one object; a bound method made at each event would be counted
 
     def start(self) -> None:
         """Begin to watch."""
         self._until_s = time.monotonic() + self._longest_s
-        self._descriptors, self._count = set(os.listdir("/proc/self/fd")), open_descriptors()
+        self._descriptors = _descriptors()
+        self._count = len(self._descriptors)
         self._bytes = heap_use()
         sys.settrace(self._enter)
 
@@ -191,10 +190,16 @@ class LineWatch:
             size = max(-left, 0)
 
     def _compare_descriptors(self, place: Place) -> None:
-        now = set(os.listdir("/proc/self/fd"))
-        self._count = open_descriptors()
-        for name in self._descriptors - now:
-            self.opened.pop(int(name), None)
-        for name in now - self._descriptors:
-            self.opened[int(name)] = place
+        now = _descriptors()
+        self._count = len(now)
+        for descriptor in self._descriptors - now:
+            self.opened.pop(descriptor, None)
+        for descriptor in now - self._descriptors:
+            self.opened[descriptor] = place
         self._descriptors = now
+
+
+def _descriptors() -> set[int]:
+    """Numbers of the open descriptors, without that which listing them takes."""
+    names = os.listdir("/proc/self/fd")
+    return {int(name) for name in names if os.path.lexists(f"/proc/self/fd/{name}")}

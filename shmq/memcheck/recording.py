@@ -67,13 +67,10 @@ class Recorder:
             _write_whole(self._samples, ",".join(COLUMNS) + "\n")
             self._write_about()
         except FileExistsError as error:
-            raise TracingError(
-                f"{folder} already holds the readings of a run. Choose another folder."
-            ) from error
+            raise TracingError(f"{folder} already holds the readings of a run. Choose another folder.") from error
         except OSError as error:
             raise TracingError(
-                f"{folder}: cannot be written to ({error}). "
-                "Choose a folder that you may write to, with space left."
+                f"{folder}: cannot be written to ({error}). Choose a folder that you may write to, with space left."
             ) from error
 
     def sample(self, reading: Reading) -> bool:
@@ -84,24 +81,20 @@ class Recorder:
         row = (f"{reading.t_s:.3f}", *who, jobs, *(values.get(quantity, "") for quantity in QUANTITIES))
         return self._append(self._samples, ",".join(map(str, row)) + "\n")
 
-    def facts(self, kind: str, name: str, values: Mapping[str, float], jobs: int | None = None) -> bool:
-        """Append whatever else is counted: shared memory, semaphores, blocks in use, throughput, a worker's
-        own heap.
+    def facts(
+        self, kind: str, name: str, values: Mapping[str, float], jobs: int | None = None, t_s: float | None = None
+    ) -> bool:
+        """Append whatever else is counted: shared memory, semaphores, blocks in use, throughput, a worker's own heap.
+
+        `t_s`: monotonic, now if not given.
         """
-        line = {
-            "t_s": round(time.monotonic(), 3),
-            "kind": kind,
-            "name": name,
-            "jobs": jobs,
-            "values": dict(values),
-        }
+        when_s = time.monotonic() if t_s is None else t_s
+        line = {"t_s": round(when_s, 3), "kind": kind, "name": name, "jobs": jobs, "values": dict(values)}
         return self._append(self._facts, json.dumps(line) + "\n")
 
     def finish(self, **facts: Any) -> None:
         """Say how the run ended (jobs done, interrupted or not) and close the files. May be called twice."""
-        self._about.update(
-            facts, seconds=time.monotonic() - self._about["started_t_s"], recording_problem=self.problem
-        )
+        self._about.update(facts, seconds=time.monotonic() - self._about["started_t_s"], recording_problem=self.problem)
         try:
             self._write_about()
         except OSError as error:
@@ -157,9 +150,7 @@ def load_run(folder: Path) -> Run:
     try:
         about = json.loads((folder / RUN).read_text())
     except (OSError, ValueError) as error:
-        message = (
-            f"{folder} holds no run ({error}). Give the folder that `shmq soak` printed; it contains {RUN}."
-        )
+        message = f"{folder} holds no run ({error}). Give the folder that `shmq soak` printed; it contains {RUN}."
         raise TracingError(message) from error
     run = Run(folder, about)
     columns: dict[tuple[str, str, int, int, str], list[tuple[float, float, float]]] = {}

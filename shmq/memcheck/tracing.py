@@ -11,6 +11,7 @@ closed and compressed to a twentieth.
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import logging
@@ -204,6 +205,7 @@ class WorkerTrace:
 
     def _end_file(self) -> None:
         tracker, self._tracker = self._tracker, None
+        gc.collect()  # what only waits for the collector must not look like growth
         try:
             tracker.__exit__(None, None, None)
         except Exception as error:
@@ -280,9 +282,7 @@ def sites(path: Path, sources: Iterable[Source] = (), *, most: int = 10) -> list
                 size, count = _growth(record.intervals, half)
                 if size <= 0:
                     continue
-                stack = tuple(
-                    (file, line, function) for function, file, line in record.stack_trace(STACK_DEPTH)
-                )
+                stack = tuple((file, line, function) for function, file, line in record.stack_trace(STACK_DEPTH))
                 _add_site(found, _site(stack, size, count, known))
     except TracingError:
         raise
@@ -321,8 +321,7 @@ def flame_graph(path: Path, out: Path, *, longest_s: float = 300.0) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, timeout=longest_s, check=False)
     except subprocess.TimeoutExpired as error:
         raise TracingError(
-            f"memray took longer than {longest_s:.0f} s over {path}. "
-            "Trace for a shorter time, or in smaller files."
+            f"memray took longer than {longest_s:.0f} s over {path}. Trace for a shorter time, or in smaller files."
         ) from error
     if done.returncode != 0 or not out.exists():
         said = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]

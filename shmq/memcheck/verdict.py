@@ -153,7 +153,7 @@ def judge_all(
                 replaced,
                 acceleration=acceleration,
                 limits=limits,
-                name=f"{replaced[0].kind}: {len(replaced)} replaced",
+                name=f"{replaced[0].kind}: {len(replaced)} replaced" if len(replaced) > 1 else None,
             )
             if not rows or pooled.per_day is not None:
                 rows.append(pooled)
@@ -187,29 +187,21 @@ def too_short(more_minutes: int) -> str:
     return f"too short to tell: run {more_minutes} more minutes"
 
 
-def _decide(
-    blank: Verdict, windows: Sequence[Window], limit: Limit, acceleration: float, lives: Lives
-) -> Verdict:
+def _decide(blank: Verdict, windows: Sequence[Window], limit: Limit, acceleration: float, lives: Lives) -> Verdict:
     with_jobs = _grows_with_jobs(lives)
     horizon_s = DAY_S / acceleration if with_jobs else DAY_S
     leaking = _leaking(windows, limit, horizon_s, with_jobs)
     if leaking is not None:
         per_day = leaking.time.scaled(horizon_s)
         by_day = per_day.mid > limit.per_day
-        over = (
-            "24 h of it pass the limit"
-            if by_day
-            else f"more than {limit.per_1000_jobs / 1000:g} bytes per job"
-        )
+        over = "24 h of it pass the limit" if by_day else f"more than {limit.per_1000_jobs / 1000:g} bytes per job"
         reason = f"grew steadily for {_minutes(leaking.span_s)}; {over}"
         return _filled(blank, leaking, per_day, with_jobs, "leak", reason)
     bounded = [_bounded(window, limit).scaled(horizon_s) for window in windows]
     calm = _calm_window(windows, bounded, limit, horizon_s)
     if calm is not None:
         levelled = "levelled off; " if calm > 0 else ""
-        reason = (
-            f"{levelled}24 h bring at most {max(bounded[calm].high, 0.0) / limit.per_day:.0%} of the limit"
-        )
+        reason = f"{levelled}24 h bring at most {max(bounded[calm].high, 0.0) / limit.per_day:.0%} of the limit"
         return _filled(blank, windows[calm], bounded[calm], with_jobs, "no leak", reason)
     waits = [_more_minutes(w, p, limit, horizon_s) for w, p in zip(windows, bounded, strict=True)]
     more, whole = min(waits), windows[0]
@@ -229,12 +221,7 @@ def _leaking(windows: Sequence[Window], limit: Limit, horizon_s: float, with_job
         return None
     half, quarter = windows[1], windows[2]
     keeps_on = half.pace_kept >= STILL_STEADY and quarter.time.mid >= STEADY * half.time.mid
-    if (
-        _passes(half, limit, horizon_s, with_jobs)
-        and keeps_on
-        and half.grew_all_along
-        and half.reached_new_high
-    ):
+    if _passes(half, limit, horizon_s, with_jobs) and keeps_on and half.grew_all_along and half.reached_new_high:
         return half
     return None
 
@@ -247,9 +234,7 @@ def _passes(window: Window, limit: Limit, horizon_s: float, with_jobs: bool) -> 
     return window.time.mid * horizon_s > limit.per_day or by_jobs
 
 
-def _calm_window(
-    windows: Sequence[Window], bounded: Sequence[Slope], limit: Limit, horizon_s: float
-) -> int | None:
+def _calm_window(windows: Sequence[Window], bounded: Sequence[Slope], limit: Limit, horizon_s: float) -> int | None:
     """Index of the stretch that shows that there is no leak: the whole, or the flat end of what has levelled
     off.
 

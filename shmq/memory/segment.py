@@ -15,6 +15,7 @@ import sys
 import threading
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
+from typing import Literal, cast
 
 from shmq import clock, probes
 from shmq.errors import IncompatibleSegment, NoSpace, NotRunning
@@ -50,7 +51,9 @@ class Segment:
         view = self._views.get(name)
         if view is None:
             at = self.layout.offsets[name]
-            view = self._whole[at : at + self.layout.bytes_of(name)].cast(FIELD[name].code)
+            view = self._whole[at : at + self.layout.bytes_of(name)].cast(
+                cast("Literal['Q', 'I', 'B']", FIELD[name].code)
+            )
             self._views[name] = view
         return view
 
@@ -233,7 +236,9 @@ def _read_shape(fd: int, path: Path) -> Shape:
     if shape.slots_per_producer & (shape.slots_per_producer - 1):  # positions are masked with it
         wrong.append(f"slots_per_producer={shape.slots_per_producer}")
     if wrong or not 256 <= shape.slot_bytes <= 65536 or shape.units > 2**24 or shape.unit_bytes > 2**24:
-        raise IncompatibleSegment(f"{path} has a damaged header ({', '.join(wrong) or 'sizes'}); restart the supervisor")
+        raise IncompatibleSegment(
+            f"{path} has a damaged header ({', '.join(wrong) or 'sizes'}); restart the supervisor"
+        )
     total = Layout(shape).total_bytes
     if word["total_bytes"] != total or os.fstat(fd).st_size != total:
         raise IncompatibleSegment(f"{path} is {os.fstat(fd).st_size} bytes, its header says {total}: cut or damaged")

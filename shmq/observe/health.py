@@ -12,9 +12,7 @@ _OVERDUE_S = 10.0
 _HELD_S = 60.0
 
 
-def health(
-    snapshot: Snapshot, previous: Snapshot | None = None, *, stuck_s: float = STUCK_S
-) -> list[Problem]:
+def health(snapshot: Snapshot, previous: Snapshot | None = None, *, stuck_s: float = STUCK_S) -> list[Problem]:
     """What keeps groups, or everything, from making progress; empty when nothing does.
 
     Args:

@@ -65,7 +65,7 @@ def quantiles_s(counts: NDArray[Any], shares: tuple[float, ...]) -> tuple[float,
         wanted = share * cumulated[-1]
         bucket = min(int(np.searchsorted(cumulated, wanted, side="left")), HISTOGRAM_BUCKETS) - 1
         bucket = max(bucket, int(np.argmax(counts > 0)))
-        inside = (wanted - cumulated[bucket]) / max(float(counts[bucket]), 1.0)
+        inside = float(wanted - cumulated[bucket]) / max(float(counts[bucket]), 1.0)
         low, high = _edges()[bucket]
         found.append((low + (high - low) * min(max(inside, 0.0), 1.0)) / NS)
     return tuple(found)

@@ -15,6 +15,7 @@ from shmq.planner.policy import Needs, Policy, Rules, horizon_steps
 from shmq.planner.staffing import Goal, Load, rate_error, workers_needed
 
 LEVEL_STEPS = 5.0  # time constant of the present rate
+CHANCE = 2.0  # standard deviations of Poisson arrivals that are no surprise
 ERROR_STEPS = 200.0  # and of the measured error of taking it for the future
 
 
@@ -114,9 +115,7 @@ class GroupPlanner:
         needs = Needs(predicted, reactive, seen.arrivals / self.step_s, seen.departures / self.step_s)
         decision = self.policy.decide(seen.now_s, needs)
         rate_per_s = self.present.value / self.step_s
-        return Plan(
-            decision.target, decision.reason, predicted, reactive, worst + 1, rate_per_s, mean, low, high
-        )
+        return Plan(decision.target, decision.reason, predicted, reactive, worst + 1, rate_per_s, mean, low, high)
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
         load = Load(mean / self.step_s, seen.service_s, seen.service_cv2, error=rate_error(mean, low, high))
@@ -125,14 +124,14 @@ class GroupPlanner:
     def _reactive(self, seen: Observed) -> int:
         """For the load that is here: in mode "reactive" with a margin, else for surprises.
 
-        Beside a forecast the present rate counts as far as chance does not explain it (one standard
-        deviation of Poisson arrivals less), or the noise of single steps would fork workers.
+        Beside a forecast the present rate counts as far as chance does not explain it (two standard deviations
+        of Poisson arrivals less), or the noise of single steps would fork workers.
         """
         rate = self.present.value
         if self.policy.rules.mode == "reactive":
             load = Load(rate / self.step_s, seen.service_s, seen.service_cv2, error=self.present.error)
         else:
-            load = Load(max(rate - rate**0.5, 0.0) / self.step_s, seen.service_s, seen.service_cv2)
+            load = Load(max(rate - CHANCE * rate**0.5, 0.0) / self.step_s, seen.service_s, seen.service_cv2)
         return self._workers(self._with_backlog(load, seen))
 
     def _with_backlog(self, load: Load, seen: Observed) -> Load:

@@ -7,8 +7,8 @@
     a small step down that had to be taken back ──▶ both times double; after a quiet while they halve again
 
 Why the last worker may stay so long: chance moves a need by one all the time, and an idle worker costs less
-than a fork and a cold start every few minutes. The doubling is route-flap damping (RFC 2439) turned round: the
-policy distrusts its own steps down. Large swings are no chance and are followed without it.
+than a fork and a cold start every few minutes. The doubling is route-flap damping (RFC 2439) turned round:
+the policy distrusts its own steps down. Large swings are no chance and are followed without it.
 """
 
 from __future__ import annotations

@@ -26,8 +26,9 @@ class Commands:
     def handlers(self) -> dict[str, Callable[..., Answer]]:
         """Handler of each command."""
         return {
-            "ping": self.ping, "stop": self.stop, "drain": self.drain, "reload": self.reload, "pause": self.pause,
-            "resume": self.resume, "scale": self.scale, "workers": self.workers, "limit": self.limit,
+            "ping": self.ping, "stop": self.stop, "drain": self.drain, "reload": self.reload,
+            "pause": self.pause, "resume": self.resume, "scale": self.scale, "workers": self.workers,
+            "limit": self.limit,
         }  # fmt: skip
 
     def ping(self) -> Answer:
@@ -70,9 +71,7 @@ class Commands:
     def scale(self, group: str, workers: int | None) -> Answer:
         """Fix the number of workers; None gives the choice back."""
         pool, most = self._pool(group), self._supervisor.pools.rows.count
-        if workers is not None and (
-            isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= most
-        ):
+        if workers is not None and not (_is_whole(workers) and 0 <= workers <= most):
             raise ShmqError(
                 f"workers must be 0 to {most} ([memory] max_workers) or nothing (automatic), got {workers!r}"
             )
@@ -133,7 +132,7 @@ class Commands:
             burst = rows.control(pool.index, "burst")
         if not _is_number(rate) or not rate > 0:
             raise ShmqError(f"rate_per_s must be a positive number of jobs per second, got {rate!r}")
-        if burst is not None and (isinstance(burst, bool) or not isinstance(burst, int) or burst < 1):
+        if burst is not None and not (_is_whole(burst) and burst >= 1):
             raise ShmqError(f"burst must be 1 or more jobs, got {burst!r}")
         self._supervisor.pools.set_rate(pool, float(rate), burst)
 
@@ -166,3 +165,7 @@ class Commands:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -263,7 +263,8 @@ class _Server:
                 run(
                     Order(
                         setting.segment_name, order.index, order.serial, order.group, name, settings,
-                        self._supervisor_pid, setting.task_output, setting.late, setting.folder, self._config.namespace,
+                        self._supervisor_pid, setting.task_output, setting.late, setting.folder,
+                        self._config.namespace,
                         tuple(self._config.limits),
                     ),
                     tasks,

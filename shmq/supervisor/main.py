@@ -143,8 +143,8 @@ class Supervisor:
             self._is_detached = True
             self.segment.set_header("detached", 1)
             _log.error(
-                "detached: the segment %s was removed while in use; attached processes go on, new ones cannot connect. "
-                "Cause: RemoveIPC=yes at logout, a cleaner of /dev/shm, or rm. Drain, then start again.",
+                "detached: the segment %s was removed while in use; attached processes go on, new ones cannot "
+                "connect. Cause: RemoveIPC=yes at logout, a cleaner of /dev/shm, or rm. Drain, then start again.",
                 self.segment.path,
             )
 

@@ -50,7 +50,8 @@ def lock(folder: Path, namespace: str) -> locks.LockFile:
     lock_file = locks.open_once(folder / "lock")
     if not lock_file.try_acquire(locks.SUPERVISOR):
         raise AlreadyRunning(
-            f"namespace {namespace!r} is served by the supervisor with pid {lock_file.holder(locks.SUPERVISOR)}.\n"
+            f"namespace {namespace!r} is served by the supervisor with pid "
+            f"{lock_file.holder(locks.SUPERVISOR)}.\n"
             "Stop it with `shmq stop`, or choose another namespace."
         )
     return lock_file
@@ -60,7 +61,8 @@ def shape_of(config: Config) -> Shape:
     """The segment's shape for a configuration."""
     memory = config.memory
     return Shape(
-        groups=len(config.groups), producers=memory.max_producers, slots_per_producer=memory.slots_per_producer,
+        groups=len(config.groups), producers=memory.max_producers,
+        slots_per_producer=memory.slots_per_producer,
         slot_bytes=memory.slot_bytes, workers=memory.max_workers,
         units=memory.block_budget_bytes // memory.block_unit_bytes, unit_bytes=memory.block_unit_bytes,
         arenas=memory.arenas,
@@ -149,7 +151,7 @@ def _take_back(segment: Segment, folder: Path, config: Config, lock_file: locks.
 
 
 def _prove_dead(segment: Segment, index: int, row: memoryview, lock_file: locks.LockFile) -> None:
-    """Kill a former supervisor's worker: dead is no process with its pid and start ticks, and its byte free."""
+    """Kill a former supervisor's worker. Dead: no process with its pid and start ticks, its byte free."""
     pid, ticks = row[WORKER["pid"]], row[WORKER["ticks"]]
     byte = locks.worker_byte(index)
     give_up = time.monotonic() + _PROVE_S

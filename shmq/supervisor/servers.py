@@ -66,7 +66,10 @@ class Servers:
         self._watch(server.socket.fileno(), self.read)
 
     def reload(self) -> bool:
-        """Import anew; on success all workers are replaced, on failure nothing changes. False: one is under way."""
+        """Import anew; on success all workers are replaced, on failure nothing changes.
+
+        False when that is under way already.
+        """
         if self._coming is not None or self._is_closed:
             return False
         _log.info("reload: importing the task modules anew")
@@ -92,8 +95,8 @@ class Servers:
 
     def reaped(self, pid: int, status: int) -> bool:
         """A child was reaped. True when it was a fork server."""
-        known = [*self._all, self._coming] if self._coming is not None else self._all
-        server = next((s for s in known if s is not None and s.pid == pid), None)
+        known = [*self._all, *([self._coming] if self._coming is not None else [])]
+        server = next((s for s in known if s.pid == pid), None)
         if server is None:
             return False
         self._statuses[pid] = status

@@ -42,7 +42,7 @@ class Stopping:
         return namespace.jobs_left(self._supervisor.segment)
 
     def stop(self, grace_s: float) -> None:
-        """Workers finish what they run within the grace, then are killed. A later call can only shorten it."""
+        """Workers finish what they run within the grace, then are killed. A later call may shorten it."""
         is_first = not self.has_begun
         self._at = min(self._at, time.monotonic() + grace_s)
         if is_first:

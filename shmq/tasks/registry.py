@@ -38,6 +38,7 @@ def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:
 
     Args:
         folder: the config file's folder, put first on the import path.
+
     Raises:
         ConfigError: two tasks share a key (their names collide). Import errors pass through.
     """
@@ -75,7 +76,7 @@ def read(state_dir: Path) -> dict[str, TaskInfo]:
 
 
 def nearest(name: str, known: list[str]) -> str:
-    """ "Did you mean ..." for a misspelt name, or a list of what there is."""
+    """Did you mean ...? for a misspelt name, or a list of what there is."""
     by_tail = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     close = by_tail or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

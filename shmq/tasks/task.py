@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from shmq.errors import BadArguments
 from shmq.tasks.signature import Signature
@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # the client imports tasks; types only look upwards
     from shmq.client.handle import Job
 
 P = ParamSpec("P")
-R = TypeVar("R", covariant=True)
+R = TypeVar("R")
 Exceptions = tuple[type[BaseException], ...]
 LONGEST_S = 1e9
 """Bound of every duration, as in the configuration: longer ones do not fit the segment's nanoseconds."""
@@ -48,11 +48,12 @@ class Options:
         return self
 
     def _faults(self) -> Iterator[str]:
-        if not (isinstance(self.priority, int) and 1 <= self.priority <= 5):
+        values: dict[str, Any] = {name: getattr(self, name) for name in self.__dataclass_fields__}  # from callers
+        if not (isinstance(values["priority"], int) and 1 <= self.priority <= 5):
             yield f"priority must be 1 (first) to 5, got {self.priority!r}"
-        if self.retries is not None and not (isinstance(self.retries, int) and 0 <= self.retries <= 254):
+        if values["retries"] is not None and not (isinstance(values["retries"], int) and 0 <= values["retries"] <= 254):
             yield f"retries must be 0..254, got {self.retries!r}"
-        if not isinstance(self.group, str):
+        if not isinstance(values["group"], str):
             yield f"group must be the name of a group, got {self.group!r}"
         for what in ("timeout", "expires", "block", "eta", "delay", "backoff", "max_backoff"):
             value = getattr(self, what)
@@ -117,16 +118,16 @@ class Task(Generic[P, R]):
         """
         submit = self._submit
         if submit is not None and not kwargs:
-            return submit(args)  # type: ignore[no-any-return]
-        return _default_client().submit_task(self, args, kwargs)
+            return cast("Job[R]", submit(args))
+        return cast("Job[R]", _default_client().submit_task(self, args, kwargs))
 
     def submit_nowait(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """As `submit`, but raise QueueFull at once instead of waiting for room."""
-        return _default_client().submit_task(self, args, kwargs, block=0.0)
+        return cast("Job[R]", _default_client().submit_task(self, args, kwargs, block=0.0))
 
     async def asubmit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """As `submit`, for event loops: waiting for room never blocks the loop."""
-        return await _default_client().asubmit_task(self, args, kwargs)
+        return cast("Job[R]", await _default_client().asubmit_task(self, args, kwargs))
 
     def describe(self) -> dict[str, Any]:
         """Plain facts for the registry: name, signature, options."""
@@ -142,28 +143,18 @@ class Task(Generic[P, R]):
         return f"<shmq.task {self.name} group={self.settings.group!r}>"
 
 
-_default_client: Callable[[], Any]
-
-
-def set_default_client(getter: Callable[[], Any]) -> None:
-    """How `.submit` finds the default client; set by shmq.client when it is imported."""
-    global _default_client
-    _default_client = getter
-
-
-def _import_client() -> Any:
+def _default_client() -> Any:
+    # the one step upwards: `task.submit` finds the default client when it is first used
     from shmq.client import default
 
     return default.client()
 
 
-_default_client = _import_client
-
 T = TypeVar("T")
 
 
 @overload
-def task(function: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...  # type: ignore[overload-overlap]
+def task(function: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
 @overload
 def task(function: Callable[P, R], /) -> Task[P, R]: ...
 @overload
@@ -210,11 +201,11 @@ class _Decorator:
     """Typing of `@shmq.task(...)`: keeps the signature, unwraps awaitables and generators."""
 
     @overload
-    def __call__(self, function: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...  # type: ignore[overload-overlap]
+    def __call__(self, function: Callable[P, Awaitable[T]], /) -> Task[P, T]: ...
     @overload
-    def __call__(self, function: Callable[P, Generator[T, Any, Any]], /) -> Task[P, list[T]]: ...  # type: ignore[overload-overlap]
+    def __call__(self, function: Callable[P, Generator[T, Any, Any]], /) -> Task[P, list[T]]: ...
     @overload
-    def __call__(self, function: Callable[P, AsyncGenerator[T, Any]], /) -> Task[P, list[T]]: ...  # type: ignore[overload-overlap]
+    def __call__(self, function: Callable[P, AsyncGenerator[T, Any]], /) -> Task[P, list[T]]: ...
     @overload
     def __call__(self, function: Callable[P, T], /) -> Task[P, T]: ...
     def __call__(self, function: Callable[..., Any], /) -> Task[..., Any]:  # pragma: no cover - typing only

@@ -9,7 +9,6 @@ from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_WORDS
 from shmq.memory.segment import Segment
 
 
-
 class Bells:
     """Rings by row index. A row's bell is opened again when its serial says it is a new one."""
 

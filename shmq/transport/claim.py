@@ -20,7 +20,14 @@ from shmq.clock import now_ns
 from shmq.memory import locks
 from shmq.memory.columns import column
 from shmq.memory.fence import new_fence
-from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, GROUP_CONTROL, GROUP_CONTROL_WORDS, LANE_WORDS, PRIORITIES
+from shmq.memory.layout import (
+    GROUP_CLAIM,
+    GROUP_CLAIM_WORDS,
+    GROUP_CONTROL,
+    GROUP_CONTROL_WORDS,
+    LANE_WORDS,
+    PRIORITIES,
+)
 from shmq.memory.segment import Segment
 from shmq.transport.limits import Limit
 from shmq.transport.table import (
@@ -198,7 +205,7 @@ class Claimer:
                 continue
             word = table[slot]
             state = word & STATE
-            if (state != QUEUED and state != REQUEUED) or word & GROUP != bits:
+            if state not in (QUEUED, REQUEUED) or word & GROUP != bits:
                 continue
             word = word & _KEEP | mine
             table[slot] = word

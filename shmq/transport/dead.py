@@ -75,7 +75,7 @@ class DeadLetters:
         values[_FIELDS.index("died_at")] = letter.died_at or time.time()
         with self._open() as connection:
             marks = ", ".join("?" * len(_FIELDS))
-            connection.execute(f"INSERT OR IGNORE INTO letters ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608
+            connection.execute(f"INSERT OR IGNORE INTO letters ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608 - fixed column names
             if self._limits is not None:
                 self._prune(connection, self._limits)
 
@@ -94,7 +94,8 @@ class DeadLetters:
         where, values = _filter(task, group, since_s)
         with self._open() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM letters {where} ORDER BY died_at DESC LIMIT ?", [*values, limit]  # noqa: S608
+                f"SELECT {_COLUMNS} FROM letters {where} ORDER BY died_at DESC LIMIT ?",  # noqa: S608 - fixed column names
+                [*values, limit],
             ).fetchall()
         return [DeadLetter(*row) for row in rows]
 
@@ -102,7 +103,8 @@ class DeadLetters:
         """The newest letter of a job id."""
         with self._open() as connection:
             row = connection.execute(
-                f"SELECT {_COLUMNS} FROM letters WHERE job = ? ORDER BY died_at DESC LIMIT 1", (job,)  # noqa: S608
+                f"SELECT {_COLUMNS} FROM letters WHERE job = ? ORDER BY died_at DESC LIMIT 1",  # noqa: S608 - fixed column names
+                (job,),
             ).fetchone()
         return DeadLetter(*row) if row else None
 
@@ -112,7 +114,7 @@ class DeadLetters:
         """Delete one letter, or all that pass the filter; how many."""
         where, values = _filter(task, group, since_s, job)
         with self._open() as connection:
-            return connection.execute(f"DELETE FROM letters {where}", values).rowcount  # noqa: S608
+            return connection.execute(f"DELETE FROM letters {where}", values).rowcount  # noqa: S608 - fixed column names
 
 
 def _filter(

@@ -20,7 +20,6 @@ from shmq.transport.publish import Publisher
 from shmq.transport.table import DONE, FREE, STATE, next_free
 
 
-
 class ProducerRow:
     """A row held by this process: its index and its waiting thread's bell."""
 

@@ -34,7 +34,6 @@ from shmq.transport.table import (
 from shmq.wire.header import HEADER, HEADER_BYTES
 
 
-
 class Route(NamedTuple):
     """What is the same for every job of one task with one set of options."""
 
@@ -192,4 +191,3 @@ class Publisher:
     def word_of(self, slot: int) -> int:
         """The job word of a slot."""
         return int(self._words[slot])
-

@@ -7,6 +7,7 @@ state from the table, so it may be killed anywhere and started again.
 from __future__ import annotations
 
 import fcntl
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from shmq.memory import locks
 from shmq.memory.columns import column
 from shmq.memory.fence import new_fence
-from shmq.memory.lanes import lane
+from shmq.memory.lanes import Lane, lane
 from shmq.memory.layout import PRIORITIES
 from shmq.memory.segment import Segment
 from shmq.transport.bells import Bells
@@ -40,7 +41,10 @@ from shmq.transport.table import (
 )
 from shmq.wire.header import FLAGS_OFFSET, LANE_SHIFT
 
+_log = logging.getLogger("shmq.recovery")
 _U = np.uint64
+_ENDLESS = 1 << 63
+"""A position that no lane reaches by counting."""
 
 
 @dataclass
@@ -107,13 +111,30 @@ class Redeliverer:
         flags = self._payload[slot * self._shape.slot_bytes + FLAGS_OFFSET]
         place = lane(self._shape, group, self._shape.recovery_row, min(flags >> LANE_SHIFT, PRIORITIES - 1))
         head, tail = self._heads[place.word], self._tails[place.word]
-        if tail - head >= self._shape.slots_per_producer:
+        if not 0 <= tail - head <= self._shape.slots_per_producer or tail >= _ENDLESS:
+            self._start_anew(group, place)
+            head = tail = 0
+        if tail - head == self._shape.slots_per_producer:
             return False
         self._rings[place.ring + (tail & self._shape.slots_per_producer - 1)] = slot
         self._tails[place.word] = tail + 1
         self._fence()  # SYNC POINT: doorbell
         self.bells.wake_one(group)
         return True
+
+    def _start_anew(self, group: int, place: Lane) -> None:
+        """Positions that nobody of us wrote: empty the lane, then offer every REQUEUED job once more."""
+        _log.error(
+            "recovery's lane of group %d (index %d) was overwritten (head %d, tail %d): started anew",
+            group, place.word, self._heads[place.word], self._tails[place.word],
+        )  # fmt: skip
+        byte = locks.group_byte(group)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, byte)
+        try:
+            self._heads[place.word] = self._tails[place.word] = 0
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
+        self._unpushed.extend(self.slots_in(REQUEUED))
 
     def deliver_due(self, now_ns: int) -> Delivery:
         """Push every SCHEDULED job that is due; end those that were cancelled meanwhile."""
@@ -178,6 +199,8 @@ class Redeliverer:
             for priority in range(PRIORITIES):
                 place = lane(self._shape, group, row, priority)
                 head, tail = self._heads[place.word], self._tails[place.word]
+                if not 0 <= tail - head <= mask + 1:  # damaged: believe what the ring can hold
+                    head = max(tail - mask - 1, 0)
                 while head < tail and not self._is_claimable(self._rings[place.ring + (head & mask)], group):
                     head += 1
                 self._heads[place.word] = head

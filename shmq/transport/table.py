@@ -1,11 +1,11 @@
 """The job word: one u64 that decides a job's fate. Read in one load, changed in one store.
 
-    bits   0-3    state
-           4-7    crashes      (workers that died while they ran it)
-           8-15   failures     (attempts that ended with an exception)
-           16-21  group
-           22-31  owner        (worker row of a lease)
-           32-63  generation   (of the slot; a freed slot's next job has the next one)
+bits   0-3    state
+       4-7    crashes      (workers that died while they ran it)
+       8-15   failures     (attempts that ended with an exception)
+       16-21  group
+       22-31  owner        (worker row of a lease)
+       32-63  generation   (of the slot; a freed slot's next job has the next one)
 """
 
 from __future__ import annotations

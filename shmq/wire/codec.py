@@ -27,7 +27,7 @@ _REFERENCE, _INLINE = 1, 2
 _REF = struct.Struct("<IQB")
 
 
-class PoolFull(Exception):  # noqa: N818 - control flow inside shmq, never seen by users
+class PoolFull(Exception):
     """No block is free at present; the caller frees its slot, waits and tries again."""
 
 

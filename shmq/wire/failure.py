@@ -25,7 +25,7 @@ class Failure(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     args: bytes = b""
 
 
-class RemoteTraceback(Exception):  # noqa: N818 - shown as the cause, like concurrent.futures does
+class RemoteTraceback(Exception):
     """The traceback in the worker, as text."""
 
     def __init__(self, text: str) -> None:
@@ -42,9 +42,7 @@ _OWN = {
     if isinstance(value, type) and issubclass(value, errors.ShmqError) and value is not errors.ConfigError
 }
 _BUILTIN = {
-    name: value
-    for name, value in vars(builtins).items()
-    if isinstance(value, type) and issubclass(value, Exception)
+    name: value for name, value in vars(builtins).items() if isinstance(value, type) and issubclass(value, Exception)
 }
 _simple = msgspec.msgpack.Encoder()
 
@@ -52,7 +50,11 @@ _simple = msgspec.msgpack.Encoder()
 def describe(error: BaseException) -> Failure:
     """The exception as a Failure. Survives exceptions whose `str()` raises."""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ in {"builtins", "shmq.errors"} else f"{kind.__module__}.{kind.__qualname__}"
+    name = (
+        kind.__qualname__
+        if kind.__module__ in {"builtins", "shmq.errors"}
+        else f"{kind.__module__}.{kind.__qualname__}"
+    )
     try:
         message = str(error)[:_MAX_TEXT]
     except Exception as odd:  # noqa: BLE001 - any user-defined __str__ may raise anything
@@ -87,7 +89,7 @@ def _instance(failure: Failure) -> BaseException:
     if kind is errors.TaskFailed or kind is None:
         shown = failure.type_name.rsplit(".", 1)[-1]
         return errors.TaskFailed(f"{shown}: {failure.message}", failure.type_name)
-    if kind is not None and failure.args:
+    if failure.args:
         try:
             error = kind(*msgspec.msgpack.decode(failure.args))
         except Exception:  # noqa: BLE001 - a constructor may refuse; the message still tells

@@ -69,7 +69,7 @@ def run(order: Order, tasks: dict[int, Task[Any, Any]]) -> None:
     status = EXIT_BROKEN
     try:
         status = _run(order, tasks)
-    except BaseException:  # noqa: BLE001 - the last frame of the process: log it, then leave
+    except BaseException:
         _log.exception("worker %s/%d broke", order.group_name, order.index)
     finally:
         try:
@@ -117,7 +117,9 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     limits = TaskLimits(seat, lock_file, patterns, tasks)
     loop: Loop | ConcurrentLoop
     if seat.settings.concurrency == 1:
-        loop = Loop(seat, claimer, executor, timer, SemaphoreBell(segment.text("worker_bells", seat.index)), fence, limits)
+        loop = Loop(
+            seat, claimer, executor, timer, SemaphoreBell(segment.text("worker_bells", seat.index)), fence, limits
+        )
     else:
         from shmq.worker.concurrent import ConcurrentLoop, concurrent_bell
 
@@ -185,5 +187,3 @@ def _reseed() -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()
-
-

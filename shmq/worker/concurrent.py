@@ -75,7 +75,12 @@ class ConcurrentLoop:
     """Runs up to `concurrency` jobs of one group at once."""
 
     def __init__(
-        self, seat: Seat, claimer: Claimer, executor: Executor, bell: FifoBell, fence: Callable[[], None],
+        self,
+        seat: Seat,
+        claimer: Claimer,
+        executor: Executor,
+        bell: FifoBell,
+        fence: Callable[[], None],
         limits: TaskLimits,
     ) -> None:
         self._seat, self._claimer, self._executor = seat, claimer, executor
@@ -190,7 +195,7 @@ class ConcurrentLoop:
             value, timer = await self._call(job)
         except asyncio.CancelledError:
             error = self._why_cancelled(job)
-        except BaseException as raised:  # noqa: BLE001 - whatever a task raises is its outcome
+        except BaseException as raised:
             error = self._why_cancelled(job) if isinstance(raised, TaskTimeout) and job.has_timed_out else raised
         finally:
             if job.deadline_ns:
@@ -245,7 +250,7 @@ class ConcurrentLoop:
             for args in calls:
                 try:
                     ends.append(await self._invoke(job, runnable, args, {}, limit))
-                except Exception as error:  # noqa: BLE001 - a call's failure is that call's answer
+                except Exception as error:
                     ends.append(error)
         return self._executor.chunk_answer(runnable, ends, now_ns() - started)
 
@@ -359,7 +364,7 @@ class ConcurrentLoop:
                 return job.word + END
         except NeedsBlocks:
             pass  # arrays: the way through blocks, below
-        except Exception as error:  # noqa: BLE001 - a result that cannot travel is the job's failure
+        except Exception as error:
             return executor.fail(job.slot, job.word, error, job.head)
         return executor.finish_large(job.slot, job.word, value, job.head)
 
@@ -368,5 +373,3 @@ class ConcurrentLoop:
         rows, self._to_notify = self._to_notify, set()
         for row in rows:
             self._seat.bells.notify_producer(row)
-
-

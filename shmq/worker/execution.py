@@ -58,7 +58,7 @@ _BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
 
 
-class NeedsBlocks(Exception):  # noqa: N818 - control flow: encode again with the job's blocks at hand
+class NeedsBlocks(Exception):
     """A value needs the pool."""
 
 
@@ -138,7 +138,9 @@ def bucket_of(ns: int) -> int:
 class Executor:
     """Runs leased jobs for one seat."""
 
-    def __init__(self, seat: Seat, tasks: dict[int, Task[..., Any]], blocks: BlockPool, arm_timer: Callable[[], None]) -> None:
+    def __init__(
+        self, seat: Seat, tasks: dict[int, Task[..., Any]], blocks: BlockPool, arm_timer: Callable[[], None]
+    ) -> None:
         self.seat = seat
         self.blocks = blocks
         self.encoder = Encoder(blocks)
@@ -186,7 +188,7 @@ class Executor:
                 runnable = runnables.get(key)
                 if runnable is None or kind or block or nargs == VARIADIC or expires_ns:
                     limit = 1
-                    value = run_slowly(runnable, head, at, running)
+                    value = run_slowly(runnable, head, at)
                 else:
                     from_ = message_at + at
                     args = (runnable.decoders.get(nargs) or runnable.decoder(nargs))(whole[from_ : from_ + length])
@@ -210,7 +212,7 @@ class Executor:
             except NeedsBlocks:
                 seat.in_user = False
                 ended = finish_large(slot, running, value, head)
-            except BaseException as error:  # noqa: BLE001 - whatever a task raises is its outcome
+            except BaseException as error:
                 seat.in_user = False
                 ended = fail(slot, running, error, head)
             if limit:
@@ -279,7 +281,7 @@ class Executor:
 
     # -- slow cases --------------------------------------------------------------------
 
-    def _run_slowly(self, runnable: Runnable | None, head: tuple[int, ...], at: int, running: int) -> Any:
+    def _run_slowly(self, runnable: Runnable | None, head: tuple[int, ...], at: int) -> Any:
         """Chunks, keywords, messages in blocks, expiry, unknown tasks."""
         key, length, block, nargs, kind, _, _, timeout_ns, expires_ns, _, _ = head
         if runnable is None:
@@ -291,7 +293,7 @@ class Executor:
         data = self.message(at, length, block)
         limit = timeout_ns or runnable.timeout_ns
         if kind == MANY:
-            return self._run_chunk(runnable, data, nargs, limit, running)
+            return self._run_chunk(runnable, data, nargs, limit)
         if nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
@@ -309,7 +311,7 @@ class Executor:
             return bytes(self.blocks.bytes_at(block - 1, length))
         return bytes(self.payload[at + HEADER_BYTES : at + HEADER_BYTES + length])
 
-    def _run_chunk(self, runnable: Runnable, data: bytes, nargs: int, limit: int, running: int) -> Any:
+    def _run_chunk(self, runnable: Runnable, data: bytes, nargs: int, limit: int) -> Any:
         """Run the calls of a chunk: (run ns, values, {index: failure}). Failures stay with their call."""
         seat = self.seat
         calls, convert = self._calls(runnable, data, nargs)
@@ -326,7 +328,7 @@ class Executor:
                 seat.in_user = True
                 value = call(*args)
                 seat.in_user = False
-            except BaseException as error:  # noqa: BLE001 - a call's failure is that call's answer
+            except BaseException as error:
                 seat.in_user = False
                 failures[i] = describe(outcome.as_job_error(_named(error, runnable.name), runnable.name))
             else:
@@ -342,7 +344,9 @@ class Executor:
     def chunk_answer(runnable: Runnable, ends: list[Any], run_ns: int) -> tuple[int, list[Any], dict[int, Failure]]:
         """(run ns, values, {index: failure}) from each call's value or exception."""
         failures = {
-            i: describe(outcome.as_job_error(end, runnable.name)) for i, end in enumerate(ends) if isinstance(end, BaseException)
+            i: describe(outcome.as_job_error(end, runnable.name))
+            for i, end in enumerate(ends)
+            if isinstance(end, BaseException)
         }
         return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
 
@@ -396,6 +400,7 @@ class Executor:
         return True
 
     def finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
+        """Store a result that needs the pool; the job word to store."""
         try:
             try:
                 self._place_large(slot, running, value)
@@ -405,7 +410,7 @@ class Executor:
                 self._place_large(slot, running, self._what_can_travel(value))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
-        except Exception as error:  # noqa: BLE001 - a result that cannot be stored is the job's failure
+        except Exception as error:
             return self.fail(slot, running, error, head)
         return running + END
 
@@ -456,7 +461,7 @@ class Executor:
             try:
                 self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK)
                 return
-            except Exception:  # noqa: BLE001 - no block: a shortened failure in the slot is better than none
+            except Exception:
                 kept = max(room - len(failure.type_name) - 16, 0)
                 short = Failure(failure.type_name[:64], failure.message.encode()[:kept].decode("utf-8", "ignore"))
                 data = msgspec.msgpack.encode(short)[: max(room, 0)]
@@ -490,5 +495,3 @@ def _collecting(function: Callable[..., Any]) -> Callable[..., Any]:
         return list(function(*args, **kwargs))
 
     return call
-
-

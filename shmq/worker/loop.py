@@ -1,6 +1,6 @@
 """The main loop of a worker that runs one job at a time.
 
-    look → claim → run each → notify → look again → sleep (bell, at most RESCUE_S)
+look → claim → run each → notify → look again → sleep (bell, at most RESCUE_S)
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ class Loop:
     """Claims and runs batches until the seat drains."""
 
     def __init__(
-        self, seat: Seat, claimer: Claimer, executor: Executor, timer: Timer, bell: SemaphoreBell, fence: Callable[[], None],
+        self,
+        seat: Seat,
+        claimer: Claimer,
+        executor: Executor,
+        timer: Timer,
+        bell: SemaphoreBell,
+        fence: Callable[[], None],
         limits: TaskLimits,
     ) -> None:
         self._seat = seat
@@ -39,7 +45,9 @@ class Loop:
         segment = seat.segment
         self._sleeping = segment.view("sleeping")
         self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
-        self._control = segment.view("group_control")[seat.group * GROUP_CONTROL_WORDS : (seat.group + 1) * GROUP_CONTROL_WORDS]
+        self._control = segment.view("group_control")[
+            seat.group * GROUP_CONTROL_WORDS : (seat.group + 1) * GROUP_CONTROL_WORDS
+        ]
         self._service_ns = 0.0
         self._epoch = segment.header("epoch")
         self._collects_between = seat.settings.gc == "batch"

@@ -10,7 +10,17 @@ import random
 from typing import Any
 
 from shmq.clock import now_ns, to_ns
-from shmq.errors import BadArguments, CircuitOpen, JobExpired, JobRejected, Reject, Retry, TaskFailed, TaskTimeout, UnknownTask
+from shmq.errors import (
+    BadArguments,
+    CircuitOpen,
+    JobExpired,
+    JobRejected,
+    Reject,
+    Retry,
+    TaskFailed,
+    TaskTimeout,
+    UnknownTask,
+)
 from shmq.tasks.task import Options
 from shmq.transport.table import CRASH, FAILURE, failures_of
 
@@ -21,7 +31,7 @@ _FINAL = (Reject, BadArguments, CircuitOpen, JobExpired, UnknownTask)
 
 def pause_s(options: Options, failures: int) -> float:
     """Seconds before attempt `failures + 1`: uniform between 0 and the capped exponential."""
-    return random.uniform(0.0, min(options.max_backoff, options.backoff * 2.0 ** min(failures, 60)))  # noqa: S311
+    return random.uniform(0.0, min(options.max_backoff, options.backoff * 2.0 ** min(failures, 60)))
 
 
 def retry_due(error: BaseException, word: int, options: Options | None, retries: int) -> int | None:
@@ -50,7 +60,9 @@ def as_job_error(error: BaseException, task_name: str) -> BaseException:
     if isinstance(error, SystemExit):
         return _keep_traceback(TaskFailed(f"{task_name} called sys.exit({error.code!r})", "SystemExit"), error)
     if not isinstance(error, Exception) and not isinstance(error, TaskTimeout):
-        return _keep_traceback(TaskFailed(f"{task_name} raised {type(error).__name__}: {error}", type(error).__name__), error)
+        return _keep_traceback(
+            TaskFailed(f"{task_name} raised {type(error).__name__}: {error}", type(error).__name__), error
+        )
     return error
 
 

@@ -80,10 +80,8 @@ def redirect(target: str, seat: Seat) -> LineWriter | None:
     """
     if target == "inherit":
         return None
-    if target == "log":
-        fd = 2
-    else:
-        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    fd = 2 if target == "log" else os.open(target, flags, 0o600)
     writer = LineWriter(fd, seat)
-    sys.stdout = sys.stderr = writer  # type: ignore[assignment]
+    sys.stdout = sys.stderr = writer
     return writer

@@ -77,9 +77,11 @@ class Seat:
         self.row[_BLOCKED] -= 1
 
     def deadlock(self, slot: int) -> str:
-        """See `tasks.current.WorkerSeat`. Every worker that could run the job waits itself, and no more may be forked."""
-        if group_of(self.words[slot]) != self.group or self.words[slot] & STATE in (LEASED, RUNNING) or (
-            self.words[slot] & STATE >= DONE
+        """The chain when every worker that could run the job waits itself and no more may be forked."""
+        if (
+            group_of(self.words[slot]) != self.group
+            or self.words[slot] & STATE in (LEASED, RUNNING)
+            or (self.words[slot] & STATE >= DONE)
         ):
             return ""
         blocked = [

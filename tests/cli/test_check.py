@@ -38,7 +38,7 @@ def check(tmp_path, monkeypatch):
 
 
 def test_the_values_in_force_are_shown_as_toml_that_can_be_used(check):
-    done = check('[groups.g]\nmin_workers = 0\n')
+    done = check("[groups.g]\nmin_workers = 0\n")
     assert done.exit_code == exits.OK
     assert parse(done.output) == parse("[groups.g]\nmin_workers = 0\n")
     assert "# segment: 50.0 MiB; /dev/shm has" in done.output
@@ -65,7 +65,7 @@ def test_a_module_that_fails_to_import_shows_its_traceback(check):
 
 
 def test_all_problems_of_a_configuration_are_told_at_once(check):
-    done = check('tasks = 3\n[groups.g]\nmin_worker = 1\nmax_batch = 0\n')
+    done = check("tasks = 3\n[groups.g]\nmin_worker = 1\nmax_batch = 0\n")
     assert done.exit_code == exits.BAD_CONFIG
     assert "did you mean min_workers" in done.output
     assert "max_batch" in done.output

@@ -46,7 +46,9 @@ def test_every_command_takes_a_namespace(name):
     assert "--namespace" in run(name, "--help").output
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["supervise", "--help"], ["stop", "--help"], ["supervise", "none.toml"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["supervise", "--help"], ["stop", "--help"], ["supervise", "none.toml"]]
+)
 def test_help_and_supervise_load_neither_numpy_nor_rich(arguments):
     code = (
         "import sys\n"
@@ -55,7 +57,10 @@ def test_help_and_supervise_load_neither_numpy_nor_rich(arguments):
         "sys.exit(' '.join({'numpy', 'rich', 'psutil', 'shmq.client.client'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stderr.strip() in {"", "shmq: none.toml: does not exist. One line is enough to begin: tasks = [\"your.module\"]"}
+    assert done.stderr.strip() in {
+        "",
+        'shmq: none.toml: does not exist. One line is enough to begin: tasks = ["your.module"]',
+    }
 
 
 def test_a_misspelt_command_gets_the_nearest_name():

@@ -17,7 +17,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_every_field_of_every_table_is_described():
     described = [row.key.rpartition(".")[2] for row in rows()]
-    tables = (Group, Limit, Memory, Route, Supervisor, DeadLetters)
+    tables = (Group, Limit, Memory, Planner, Route, Supervisor, DeadLetters)
     fields = [name for table in tables for name in table.__struct_fields__] + ["namespace", "tasks"]
     assert sorted(described) == sorted(fields)
 

@@ -109,6 +109,8 @@ def _damage(stage: Stage, chance: random.Random) -> str:
     view = stage.segment.view(name)
     bits = {"Q": 64, "I": 32, "B": 8}[FIELD[name].code]
     at = chance.randrange(min(len(view), 16 * 256) if name == "payload" else len(view))
+    if name in {"worker_rows", "service_times"} and at // (len(view) // stage.segment.shape.workers) == WORKER_ROW:
+        return "nothing"  # what a live worker counts for itself: an overflow ends it and its row is cleared
     if name in {"heads", "tails"}:
         at = at // LANE_WORDS * LANE_WORDS + chance.randrange(5)
     if name in {"payload", "blocks", "worker_bells", "producer_bells"}:

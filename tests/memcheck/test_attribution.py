@@ -13,9 +13,7 @@ from shmq.memcheck.attribution import Growth, Source, TaskDeltas, load_growth, t
 from shmq.memcheck.line_watch import LineWatch, heap_use, malloc_use
 from tests.memcheck import children, leaky
 
-pytestmark = pytest.mark.skipif(
-    sys.gettrace() is not None, reason="a debugger or coverage tool holds sys.settrace"
-)
+pytestmark = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or coverage tool holds sys.settrace")
 LEAKING = ["grow_list", "cycle_with_del", "c_malloc", "only_when_failing", "descriptors"]
 
 
@@ -167,9 +165,7 @@ def test_full_disk_costs_the_table_only(tmp_path):
 
 def test_outermost_task_function_in_a_stack_is_the_task():
     outer, inner = Source("m.outer", "f.py", 10, 20), Source("m.inner", "f.py", 30, 40)
-    assert (
-        task_of([outer, inner], [("lib.py", 5), ("f.py", 33), ("f.py", 12), ("worker.py", 90)]) == "m.outer"
-    )
+    assert task_of([outer, inner], [("lib.py", 5), ("f.py", 33), ("f.py", 12), ("worker.py", 90)]) == "m.outer"
     assert task_of([outer, inner], [("f.py", 25)]) is None
 
 

@@ -42,9 +42,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
 
 def test_correlated_noise_widens_the_interval():
     x = np.arange(60.0)
-    wide = sum(
-        fit.low <= 0 <= fit.high for fit in (sen_slope([(x, drifting(s, 60, 0.9))]) for s in range(200))
-    )
+    wide = sum(fit.low <= 0 <= fit.high for fit in (sen_slope([(x, drifting(s, 60, 0.9))]) for s in range(200)))
     assert wide >= 190
 
 

@@ -46,9 +46,7 @@ LEAKS = {
     "50 bytes per job at 5,000/s": lambda r, t: realistic(r, t, 50 * 5000),
     "smooth": lambda r, t: BASE + 5_000 * t + white(r, t, 4 * KIB),
     "under noise with a memory": lambda r, t: BASE + 50_000 * t + drifting(r, t, 256 * KIB, 30),
-    "below a cache that fills first": lambda r, t: (
-        BASE + 50_000 * t + warm_up(t, 20 * MIB, 60) + white(r, t, 64 * KIB)
-    ),
+    "below a cache that fills first": lambda r, t: BASE + 50_000 * t + warm_up(t, 20 * MIB, 60) + white(r, t, 64 * KIB),
     "begins late": lambda r, t: BASE + 50_000 * np.maximum(t - 300, 0) + white(r, t, 64 * KIB),
     "beside large jobs": lambda r, t: BASE + 50_000 * t + 80 * MIB * (r.random(len(t)) < 0.3),
 }
@@ -60,19 +58,13 @@ NO_LEAKS = {
     "noise with a memory of 120 s": lambda r, t: BASE + drifting(r, t, 256 * KIB, 120),
     "trims": realistic,
     "one step": lambda r, t: BASE + MIB * (t > r.uniform(100, 600)) + white(r, t, 4 * KIB),
-    "two steps": lambda r, t: (
-        BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(2)) + white(r, t, 4 * KIB)
-    ),
-    "three steps": lambda r, t: (
-        BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(3)) + white(r, t, 4 * KIB)
-    ),
+    "two steps": lambda r, t: BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(2)) + white(r, t, 4 * KIB),
+    "three steps": lambda r, t: BASE + MIB * sum(t > r.uniform(100, 600) for _ in range(3)) + white(r, t, 4 * KIB),
     "saw of 7 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 7)) / 7) % 1),
     "saw of 60 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 60)) / 60) % 1),
     "saw of 200 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 200)) / 200) % 1),
     "large jobs": lambda r, t: BASE + 100 * MIB * (r.random(len(t)) < 0.3) + white(r, t, 64 * KIB),
-    "peak of the load": lambda r, t: (
-        BASE + 10 * MIB * np.sin(np.pi * t / t[-1]) ** 2 + white(r, t, 128 * KIB)
-    ),
+    "peak of the load": lambda r, t: BASE + 10 * MIB * np.sin(np.pi * t / t[-1]) ** 2 + white(r, t, 128 * KIB),
     "falls": lambda r, t: BASE + 30 * MIB - 20_000 * t + white(r, t, 64 * KIB),
     **{
         f"cache that levels off in {tau} s": lambda r, t, tau=tau: (
@@ -189,13 +181,7 @@ def test_replaced_workers_are_judged_together(leak_per_s, expected):
     for number in range(30):
         t = clock(20 / 60, every_s=1.0) + 20 * number
         age = t - t[0]
-        value = (
-            BASE
-            + r.uniform(-MIB, MIB)
-            + warm_up(age, 2 * MIB, 1.0)
-            + leak_per_s * age
-            + white(r, age, 16 * KIB)
-        )
+        value = BASE + r.uniform(-MIB, MIB) + warm_up(age, 2 * MIB, 1.0) + leak_per_s * age + white(r, age, 16 * KIB)
         lives.append(series(t, value, jobs=age * 1000, name=f"worker {number}"))
     verdict = judge(lives, acceleration=DAY_IN_10_MINUTES)
     assert verdict.answer == expected
@@ -233,9 +219,7 @@ def test_a_limit_of_ones_own_decides():
 def test_run_is_judged_per_process_and_quantity_with_replaced_ones_pooled():
     t = clock()
     lasting = [
-        series(t, BASE + 0 * t, name=f"worker {i}", quantity=q)
-        for i in (1, 2)
-        for q in ("rss_anon_bytes", "threads")
+        series(t, BASE + 0 * t, name=f"worker {i}", quantity=q) for i in (1, 2) for q in ("rss_anon_bytes", "threads")
     ]
     replaced = [series(clock(1) + 60 * i, np.full(30, BASE), name=f"worker {i}") for i in range(3, 9)]
     found = judge_all([*lasting, *replaced], acceleration=DAY_IN_10_MINUTES)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -45,7 +47,7 @@ def test_durations_beyond_nine_minutes_go_to_the_last_bucket():
 def test_used_buckets_join_without_gaps():
     used = [b for b in range(HISTOGRAM_BUCKETS) if lower_ns(b) < upper_ns(b)]
     assert used == [*range(8), *range(16, HISTOGRAM_BUCKETS)]
-    assert all(upper_ns(a) == lower_ns(b) for a, b in zip(used, used[1:], strict=False))
+    assert all(upper_ns(a) == lower_ns(b) for a, b in itertools.pairwise(used))
 
 
 @given(st.lists(st.integers(min_value=8, max_value=1 << 38), min_size=1, max_size=200), st.floats(0, 1))

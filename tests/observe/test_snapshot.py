@@ -177,7 +177,8 @@ def test_taking_a_snapshot_changes_no_byte(fake):
 
 
 def test_a_snapshot_survives_json(fake):
-    fake.worker(0, group=0)
+    fake.worker(0, group=0, service_sum_ns=5_000)
+    fake.segment.rows("service_times")[0][bucket_of(1000)] = 5
     snapshot = take(fake.segment)
     assert msgspec.json.decode(msgspec.json.encode(snapshot), type=Snapshot) == snapshot
 

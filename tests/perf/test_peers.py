@@ -61,13 +61,11 @@ def test_a_peer_of_the_standard_library_is_measured_and_verified(name: str) -> N
         assert outcome.skipped == {}
         assert [entry.name for entry in outcome.entries] == [peer.label]
     bulk = driver.bulk(functions.echo)
-    outcome = harness.run(
-        Scenario("s", "S", lambda given: driver.peers(given, bulk, jobs=200, bulk=True), ()), setting
-    )
+    outcome = harness.run(Scenario("s", "S", lambda given: driver.peers(given, bulk, jobs=200, bulk=True), ()), setting)
     assert [entry.name for entry in outcome.entries] == [f"{name}.map(chunksize=50)"]
 
 
 def test_a_peer_that_returns_something_else_is_found_out() -> None:
-    session = peers.Session(submit=lambda _, item: item, read=lambda item: item + (item == 13))
+    session = peers.Session(bind=lambda _: lambda item: item, read=lambda item: item + (item == 13))
     with pytest.raises(harness.WrongResult, match="job 13: got 14, expected 13"):
         driver.each(functions.echo, range)(session, 20)

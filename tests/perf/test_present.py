@@ -31,9 +31,7 @@ def run() -> Run:
         Target("echo", "per_s", 0.2, 0.5, against="floor (a)"),
         Target("echo", "per_s", 1, 2, against="ray.remote"),
     ]
-    outcome = Outcome(
-        "echo", "echo, each result read", entries, [judge(t, entries, skipped) for t in targets], skipped
-    )
+    outcome = Outcome("echo", "echo, each result read", entries, [judge(t, entries, skipped) for t in targets], skipped)
     machine = Machine("some cpu", 2, "6.1", "CPython 3.11", 1 << 30, {}, 0.1)
     return Run(FORMAT, "2030-01-01T00:00:00+00:00", True, 1e6, machine, [outcome])
 
@@ -86,6 +84,4 @@ def test_plots_are_written_as_png_and_svg(run: Run, tmp_path: Path) -> None:
     ]
     for path in files:
         begin = path.read_bytes()[:200]
-        assert (
-            begin.startswith(b"\x89PNG") if path.suffix == ".png" else b"<svg" in path.read_bytes()[:2000]
-        ), path
+        assert begin.startswith(b"\x89PNG") if path.suffix == ".png" else b"<svg" in path.read_bytes()[:2000], path

@@ -80,3 +80,26 @@ def test_the_budget_adds_up_to_what_was_measured() -> None:
     assert sum(line.seconds for line in found.lines) == pytest.approx(found.total_s)
     assert {line.stage for line in found.lines} == {"submit", "claim", "run + ack", "collect", "processes"}
     assert all(found.bytecodes[stage] > 0 for stage in ("submit", "claim", "run + ack", "collect"))
+
+
+def test_the_budget_replaces_what_stands_between_its_markers(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{budget.BEGIN}old\n{budget.END}\nafter\n")
+    lines = [budget.Line("submit", "encode", 1e-6), budget.Line("submit", "own bytecode", 2e-6)]
+    budget.write(budget.markdown(budget.Budget(lines, 3e-6, 1e5, {"submit": 190.0})), readme)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{budget.BEGIN}| stage")
+    assert text.endswith(f"{budget.END}\nafter\n")
+    assert "| **submit** | | **3.00** | 190 |" in text
+    assert "old" not in text
+
+
+def test_a_readme_without_markers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("nothing here")
+    with pytest.raises(ValueError, match="put the markers back"):
+        budget.write("x", tmp_path / "README.md")
+
+
+def test_the_readme_has_its_markers() -> None:
+    text = budget.README.read_text(encoding="utf-8")
+    assert 0 < text.index(budget.BEGIN) < text.index(budget.END)

@@ -56,9 +56,7 @@ def test_marks_follow_the_direction(ratio: float, better: str, expected: str) ->
 
 
 def test_an_absent_peer_skips_the_target_and_is_named_with_its_reason() -> None:
-    check = judge(
-        Target("echo", "per_s", 10, 25, against="ray.remote"), [SUBJECT], {"ray.remote": "not installed"}
-    )
+    check = judge(Target("echo", "per_s", 10, 25, against="ray.remote"), [SUBJECT], {"ray.remote": "not installed"})
     assert (mark(check), check.skipped) == ("skipped", "not installed")
 
 

@@ -89,9 +89,10 @@ def test_garbage_in_any_shared_word_does_not_end_the_supervisor(tmp_path):
         live.notice()
         source = random.Random(7)
         fields = (
-            "group_control", "group_claim", "group_plan", "group_reason", "sleeping", "producer_rows", "producer_bells",
-            "worker_rows", "worker_bells", "service_times", "heads", "tails", "rings", "words", "cancels", "kills", "dues",
-            "results", "payload", "tags", "pins", "group_names", "state_dir", "header",
+            "group_control", "group_claim", "group_plan", "group_reason", "sleeping", "producer_rows",
+            "producer_bells", "worker_rows", "worker_bells", "service_times", "heads", "tails", "rings",
+            "words", "cancels", "kills", "dues", "results", "payload", "tags", "pins", "group_names",
+            "state_dir", "header",
         )  # fmt: skip
         deaths = 0
         for field in fields:

@@ -68,6 +68,14 @@ def test_orphans_of_tasks_are_reaped(live):
     until(lambda: not zombies(), "orphans are reaped")
 
 
+def test_the_fork_server_holds_no_socket_but_its_own(live):
+    """A listener or socket end that a child keeps by accident keeps its peer waiting."""
+    (pid,) = live.named("shmq: fork server")
+    targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    assert len([target for target in targets if target.startswith("socket:")]) == 1
+    assert not [target for target in targets if target.endswith(".bell")]
+
+
 def test_the_fork_server_is_replaced_when_it_dies_and_workers_go_on(live):
     before = {worker["pid"] for worker in live.live_workers()}
     (old,) = live.named("shmq: fork server")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import cache
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from perf import functions
@@ -48,8 +49,8 @@ def open_(workers: int) -> Iterator[Session]:
     with redis_server.running() as url, redis_server.workers([*command, "--without-mingle"]):
         app = make_app(url)
         yield Session(
-            submit=lambda function, argument: app.tasks[function.__name__].delay(argument),
-            read=lambda result: result.get(timeout=30.0),
+            bind=lambda function: app.tasks[function.__name__].delay,
+            read=methodcaller("get", timeout=30.0),
         )
         app.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import cache
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 from perf import functions
@@ -42,8 +43,8 @@ def open_(workers: int) -> Iterator[Session]:
     with redis_server.running() as url, redis_server.workers(command):
         broker = make_broker(url)
         yield Session(
-            submit=lambda function, argument: broker.get_actor(function.__name__).send(argument),
-            read=lambda message: message.get_result(backend=_backend(broker), block=True, timeout=30_000),
+            bind=lambda function: broker.get_actor(function.__name__).send,
+            read=methodcaller("get_result", backend=_backend(broker), block=True, timeout=30_000),
         )
         broker.close()
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from perf.peers import Peer, Session
@@ -29,7 +30,7 @@ def open_(workers: int) -> Iterator[Session]:
                 raise RuntimeError(f"rq job {job.id} did not succeed: {answer and answer.exc_string}")
             return answer.return_value
 
-        yield Session(submit=queue.enqueue, read=read)
+        yield Session(bind=lambda function: partial(queue.enqueue, function), read=read)
         connection.close()
 
 

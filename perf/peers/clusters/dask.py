@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
+from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from perf.peers import Peer, Session
@@ -27,8 +29,8 @@ def open_(workers: int) -> Iterator[Session]:
     with cluster, Client(cluster) as client:
         yield Session(
             # without pure=False equal arguments would be computed once
-            submit=lambda function, argument: client.submit(function, argument, pure=False),
-            read=lambda future: future.result(),
+            bind=lambda function: partial(client.submit, function, pure=False),
+            read=methodcaller("result"),
         )
 
 

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from perf.peers import Peer, Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 @contextmanager
@@ -23,15 +23,8 @@ def open_(workers: int) -> Iterator[Session]:
         logging_level="ERROR",
         object_store_memory=200 << 20,
     )
-    remotes: dict[Callable[..., Any], Any] = {}
-
-    def submit(function: Callable[..., Any], argument: Any) -> Any:
-        if function not in remotes:
-            remotes[function] = ray.remote(function)
-        return remotes[function].remote(argument)
-
     try:
-        yield Session(submit, ray.get)
+        yield Session(lambda function: ray.remote(function).remote, ray.get)
     finally:
         ray.shutdown()
 

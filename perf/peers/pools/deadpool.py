@@ -19,7 +19,7 @@ def open_(workers: int) -> Iterator[Session]:
 
     with Deadpool(max_workers=workers) as executor:
         session = of_executor(executor)
-        yield Session(session.submit, session.read)
+        yield Session(session.bind, session.read)
 
 
 PEER = Peer("deadpool", "submit", open_, module="deadpool", distribution="deadpool-executor", jobs=20_000)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from perf.peers import Peer, Session
@@ -18,8 +19,8 @@ def open_(workers: int) -> Iterator[Session]:
 
     with WorkerPool(n_jobs=workers) as pool:
         yield Session(
-            submit=lambda function, argument: pool.apply_async(function, args=(argument,)),
-            read=lambda result: result.get(),
+            bind=lambda function: lambda argument: pool.apply_async(function, args=(argument,)),
+            read=methodcaller("get"),
             map=lambda function, items: pool.map(function, items, chunk_size=50),
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from multiprocessing import Pool
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from perf.peers import Peer, Session
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 def open_(workers: int) -> Iterator[Session]:
     with Pool(workers) as pool:
         yield Session(
-            submit=lambda function, argument: pool.apply_async(function, (argument,)),
-            read=lambda result: result.get(),
+            bind=lambda function: lambda argument: pool.apply_async(function, (argument,)),
+            read=methodcaller("get"),
             map=lambda function, items: pool.map(function, items, chunksize=50),
         )
 

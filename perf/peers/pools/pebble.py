@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from perf.peers import Peer, Session
@@ -19,8 +20,8 @@ def open_(workers: int) -> Iterator[Session]:
     pool = ProcessPool(max_workers=workers)
     try:
         yield Session(
-            submit=lambda function, argument: pool.schedule(function, args=(argument,)),
-            read=lambda future: future.result(),
+            bind=lambda function: lambda argument: pool.schedule(function, args=(argument,)),
+            read=methodcaller("result"),
             map=lambda function, items: pool.map(function, items, chunksize=50).result(),
         )
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from operator import methodcaller
 from typing import TYPE_CHECKING
 
 from perf.peers import Peer, Session
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
 def of_executor(executor: Executor) -> Session:
     """Any executor of the standard interface as a session."""
     return Session(
-        submit=executor.submit,
-        read=lambda future: future.result(),
+        bind=lambda function: partial(executor.submit, function),
+        read=methodcaller("result"),
         map=lambda function, items: executor.map(function, items, chunksize=50),
     )
 

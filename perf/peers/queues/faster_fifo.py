@@ -7,6 +7,7 @@ producer ──Queue──▶ worker × n ──Queue──▶ producer        i
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from queue import Empty
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,7 @@ def open_(workers: int) -> Iterator[Session]:
         return arrived.pop(handle)
 
     try:
-        yield Session(submit, read)
+        yield Session(lambda function: partial(submit, function), read)
     finally:
         for process in processes:
             process.kill()

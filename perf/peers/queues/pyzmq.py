@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,7 @@ def open_(workers: int) -> Iterator[Session]:
         jobs, results = context.socket(zmq.PUSH), context.socket(zmq.PULL)
         jobs.bind(f"ipc://{Path(folder) / 'jobs'}")
         results.bind(f"ipc://{Path(folder) / 'results'}")
-        processes = [
-            get_context("spawn").Process(target=_work, args=(folder,), daemon=True) for _ in range(workers)
-        ]
+        processes = [get_context("spawn").Process(target=_work, args=(folder,), daemon=True) for _ in range(workers)]
         for process in processes:
             process.start()
         arrived: dict[int, Any] = {}
@@ -64,7 +63,7 @@ def open_(workers: int) -> Iterator[Session]:
             return arrived.pop(handle)
 
         try:
-            yield Session(submit, read)
+            yield Session(lambda function: partial(submit, function), read)
         finally:
             for process in processes:
                 process.kill()

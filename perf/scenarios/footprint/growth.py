@@ -34,10 +34,7 @@ def contestants(setting: Setting) -> list[Contestant]:
     jobs = 32_000 if setting.short else 96_000
     sizes = [(f"{count} producers", partial(_many_producers, count)) for count in ends(PRODUCERS)]
     sizes += [(f"{count} workers", partial(_one_producer, count, rig.WINDOW)) for count in ends(WORKERS)]
-    sizes += [
-        (f"backlog {backlog:,}", partial(_one_producer, setting.workers, backlog))
-        for backlog in ends(BACKLOGS)
-    ]
+    sizes += [(f"backlog {backlog:,}", partial(_one_producer, setting.workers, backlog)) for backlog in ends(BACKLOGS)]
     return [Contestant(name, "subject", open_, jobs) for name, open_ in sizes]
 
 
@@ -102,11 +99,8 @@ def _produce(namespace: str, jobs: int, start: Any, told: Any) -> None:
 def _echo_all(client: Any, jobs: int, window: int) -> None:
     from perf import tasks
 
-    submit = client.submit
-    verify(
-        rolling(lambda item: submit(tasks.echo, item), methodcaller("result"), range(jobs), window),
-        range(jobs),
-    )
+    results = rolling(partial(client.submit, tasks.echo), methodcaller("result"), range(jobs), window)
+    verify(results, range(jobs))
 
 
 def _observation(jobs: int, took: float, cpu: float) -> Observation:

@@ -42,9 +42,7 @@ def contestants(setting: Setting) -> list[Contestant]:
     return [
         Contestant("supervise", "subject", lambda: _alone(lambda _jobs: _first_result(setting.workers)), 1),
         Contestant("import shmq", "subject", lambda: _alone(lambda _jobs: _import("")), 1),
-        Contestant(
-            "import shmq after numpy", "subject", lambda: _alone(lambda _jobs: _import("import numpy")), 1
-        ),
+        Contestant("import shmq after numpy", "subject", lambda: _alone(lambda _jobs: _import("import numpy")), 1),
         Contestant("worker", "subject", _open_scaling, 1),
     ]
 
@@ -104,9 +102,7 @@ SCENARIO = Scenario(
     "start, import, fork",
     contestants,
     (
-        Target(
-            "supervise → first result", "first_result_s", 1.0, 0.4, "lower", subject="supervise", unit="s"
-        ),
+        Target("supervise → first result", "first_result_s", 1.0, 0.4, "lower", subject="supervise", unit="s"),
         Target("import shmq", "import_s", 0.15, 0.06, "lower", subject="import shmq", unit="s"),
         Target("fork of one worker", "fork_s", 0.015, 0.005, "lower", subject="worker", unit="s"),
     ),

@@ -67,22 +67,17 @@ def contestants(setting: Setting) -> list[Contestant]:
 def _open_subject(workers: int) -> Iterator[Callable[[int], Observation]]:
     from perf import tasks
 
-    with rig.supervised(workers) as running:
-        submit = partial(running.client.submit, tasks.nap)
-        yield lambda jobs: _drive(submit, methodcaller("result"), jobs, workers)
+    with rig.supervised(workers):
+        yield lambda jobs: _drive(tasks.nap.submit, methodcaller("result"), jobs, workers)
 
 
 @contextmanager
 def _open_peer(peer: Peer, workers: int) -> Iterator[Callable[[int], Observation]]:
     with peer.open(workers) as session:
-        yield lambda jobs: _drive(
-            lambda seconds: session.submit(functions.nap, seconds), session.read, jobs, workers
-        )
+        yield lambda jobs: _drive(session.bind(functions.nap), session.read, jobs, workers)
 
 
-def _drive(
-    submit: Callable[[float], object], read: Callable[[object], object], jobs: int, workers: int
-) -> Observation:
+def _drive(submit: Callable[[float], object], read: Callable[[object], object], jobs: int, workers: int) -> Observation:
     for handle in [submit(SHORT_S) for _ in range(200)]:
         read(handle)  # warm-up: what a job takes is known before it matters
     begin = time.monotonic()
@@ -96,18 +91,14 @@ def _drive(
     _check(ran, jobs // 3)
     waits = [job.began - job.due for i, job in enumerate(ran) if i != jobs // 3]
     idle = idle_while_waiting(ran, workers)
-    return floors.latencies(
-        waits, idle_wait_s=max(idle), held_up=float(sum(wait > LONG_S / 10 for wait in idle))
-    )
+    return floors.latencies(waits, idle_wait_s=max(idle), held_up=float(sum(wait > LONG_S / 10 for wait in idle)))
 
 
 def _check(ran: Sequence[Ran], long: int) -> None:
     for number, job in enumerate(ran):
         wanted = LONG_S if number == long else SHORT_S
         if job.ended - job.began < wanted or job.began < job.due - 0.001:
-            raise WrongResult(
-                f"job {number}: {wanted} s from {job.due:.4f} on, ran {job.began:.4f} to {job.ended:.4f}"
-            )
+            raise WrongResult(f"job {number}: {wanted} s from {job.due:.4f} on, ran {job.began:.4f} to {job.ended:.4f}")
 
 
 def _gaps(jobs: Sequence[Ran], worker: int, first: float, last: float) -> Iterator[tuple[float, float]]:

@@ -41,7 +41,7 @@ def contestants(setting: Setting) -> list[Contestant]:
 def _drive(running: rig.Rig, jobs: int) -> Observation:
     from perf import tasks
 
-    submit = running.client.submit
+    submit = tasks.echo.submit
     waiting: deque[tuple[Any, float]] = deque()
     results: list[int] = []
     samples: list[float] = []
@@ -53,7 +53,7 @@ def _drive(running: rig.Rig, jobs: int) -> Observation:
                 _read_oldest(waiting, results, samples, left)
             else:
                 time.sleep(left)
-        waiting.append((submit(tasks.echo, number), due))
+        waiting.append((submit(number), due))
     while waiting:
         _read_oldest(waiting, results, samples, 10.0)
     took = time.perf_counter() - begin
@@ -62,9 +62,7 @@ def _drive(running: rig.Rig, jobs: int) -> Observation:
     return floors.latencies(samples, cpu_share=(own + tree) / took, tree_cpu_share=tree / took)
 
 
-def _read_oldest(
-    waiting: deque[tuple[Any, float]], results: list[int], samples: list[float], limit_s: float
-) -> None:
+def _read_oldest(waiting: deque[tuple[Any, float]], results: list[int], samples: list[float], limit_s: float) -> None:
     job, due = waiting[0]
     try:
         result = job.result(timeout=limit_s)

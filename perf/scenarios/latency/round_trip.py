@@ -14,9 +14,7 @@ from perf.verdict import Target
 
 def contestants(setting: Setting) -> list[Contestant]:
     drive = driver.round_trip(functions.echo)
-    subject = driver.contestant(
-        rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 20_000
-    )
+    subject = driver.contestant(rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 20_000)
     return [subject, floors.ping_pong(), *driver.peers(setting, drive)]
 
 

@@ -37,9 +37,7 @@ def sums(given: Sequence[np.ndarray]) -> Sequence[float]:
 
 def contestants(setting: Setting) -> list[Contestant]:
     drive = driver.each(functions.sum_array, arrays, sums, WINDOW)
-    subject = driver.contestant(
-        rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 20_000
-    )
+    subject = driver.contestant(rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 20_000)
     return [subject, floors.copy_and_sum(), *driver.peers(setting, drive, PEERS)]
 
 

@@ -14,9 +14,7 @@ from perf.verdict import Target
 
 def contestants(setting: Setting) -> list[Contestant]:
     drive = driver.bulk(functions.echo)
-    subject = driver.contestant(
-        rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 3_000_000
-    )
+    subject = driver.contestant(rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 3_000_000)
     return [subject, *driver.peers(setting, drive, bulk=True)]
 
 

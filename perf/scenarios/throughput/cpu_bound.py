@@ -16,9 +16,7 @@ PEERS = ("ProcessPoolExecutor", "Pool")
 
 def contestants(setting: Setting) -> list[Contestant]:
     drive = driver.each(functions.spin, range, lambda items: [functions.spin(item) for item in items], 200)
-    subject = driver.contestant(
-        rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 5_000
-    )
+    subject = driver.contestant(rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 5_000)
     return [
         subject,
         floors.serial_spin(),

@@ -35,13 +35,13 @@ def _measure(running: rig.Rig, jobs: int) -> Observation:
     from perf import tasks
 
     tally = tasks.tally.options(forget=True)
-    submit = running.client.submit
+    submit = tally.submit
     before = _counted(running)
     chunks, cpu = [], 0.0
     for start in range(0, jobs, CHUNK):
         begin, cpu_begin = time.perf_counter(), time.thread_time()
         for item in range(start, start + CHUNK):
-            submit(tally, item)
+            submit(item)
         cpu += time.thread_time() - cpu_begin
         chunks.append((time.perf_counter() - begin) / CHUNK)
         _wait_for_count(running, before + start + CHUNK)

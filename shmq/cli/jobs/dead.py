@@ -39,9 +39,7 @@ def _duration(_context: click.Context, _parameter: click.Parameter, value: str |
 def _filters(command: F) -> F:
     """The options that choose letters."""
     for option in (
-        click.option(
-            "--since", "since_s", callback=_duration, metavar="TIME", help="Of the last 30min, 12h, 7d."
-        ),
+        click.option("--since", "since_s", callback=_duration, metavar="TIME", help="Of the last 30min, 12h, 7d."),
         click.option("--group", help="Of this group."),
         click.option("--task", metavar="PATTERN", help="Of tasks that match, such as 'workers.network.*'."),
     ):
@@ -167,9 +165,7 @@ def _check_choice(jobs: tuple[str, ...], *, is_all: bool, filters: dict[str, Any
         raise click.UsageError("name jobs, or choose them by --task, --group, --since or --all.")
 
 
-def _chosen(
-    letters: DeadLetters, jobs: tuple[str, ...], *, is_all: bool, filters: dict[str, Any]
-) -> list[DeadLetter]:
+def _chosen(letters: DeadLetters, jobs: tuple[str, ...], *, is_all: bool, filters: dict[str, Any]) -> list[DeadLetter]:
     _check_choice(jobs, is_all=is_all, filters=filters)
     if jobs:
         return [_letter(letters, job) for job in jobs]

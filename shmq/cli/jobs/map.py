@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import time
@@ -23,7 +24,7 @@ from shmq.cli.text import printable
 if TYPE_CHECKING:
     from shmq.client.client import Client
 
-_EXPLAIN_AFTER_S = 1.0
+_EXPLAIN_EVERY_NS = 1_000_000_000
 
 
 def _chunk_size(_context: click.Context, _parameter: click.Parameter, value: str) -> int | str:
@@ -69,11 +70,11 @@ def map_lines(
 
     \b
         find . -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
-        seq 100 | shmq map --json workers.computation.count_primes
+        printf '[%d, %d]\\n' 0 1000 1000 2000 | shmq map --json workers.computation.count_primes
     """  # noqa: D301 - click wants the backspace itself
     parse: Callable[[bytes], Arguments | None] = _json_line if is_json else text_argument
-    signal.signal(signal.SIGTERM, _terminate)
     with connected(namespace) as client, progress() as shown:
+        signal.signal(signal.SIGTERM, _terminate)
         wanted = client._registry.task(task).options(**{k: v for k, v in options.items() if v is not None})
         lines = Lines(sys.stdin.fileno(), b"\0" if null else b"\n")
         window = Window(
@@ -132,16 +133,18 @@ def _explainer(client: Client, group: str, shown: Progress) -> Callable[[], None
     from shmq.observe.snapshot import take
 
     told: set[str] = set()
-    look_at = [time.monotonic() + _EXPLAIN_AFTER_S]
+    before = take(client.segment)
 
     def explain() -> None:
-        if time.monotonic() < look_at[0]:
+        nonlocal before
+        if time.monotonic_ns() - before.taken_ns < _EXPLAIN_EVERY_NS:
             return
-        look_at[0] = time.monotonic() + _EXPLAIN_AFTER_S
-        for problem in health(take(client.segment)):
+        now = take(client.segment)
+        for problem in health(now, before, stuck_s=math.inf):  # a long job is no reason to worry here
             if problem.kind not in told and problem.group in {None, group}:
                 told.add(problem.kind)
                 where = f"group {group}: " if problem.group else ""
                 shown.say(f"shmq map waits: {where}{problem.reason} ({problem.advice})")
+        before = now
 
     return explain

@@ -22,9 +22,7 @@ _SECONDS = click.FloatRange(min=0)
 @click.argument("args", nargs=-1)
 @click.option("--json", "is_json", is_flag=True, help="ARGS and the values of -k are JSON, not plain text.")
 @click.option("-k", "--keyword", "keywords", multiple=True, metavar="NAME=VALUE", help="An argument by name.")
-@click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Show the result, or only the job's id."
-)
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Show the result, or only the job's id.")
 @click.option("--patience", type=_SECONDS, metavar="SECONDS", help="How long to wait for the result.")
 @priority_option
 @timeout_option
@@ -50,7 +48,7 @@ def submit(
 
     \b
         shmq submit workers.filesystem.hash_file README.md
-        shmq submit --json workers.computation.count_primes 1000000
+        shmq submit --json workers.computation.count_primes 0 1000000
     """  # noqa: D301 - click wants the backspace itself
     values = [_value(arg, is_json=is_json) for arg in args]
     named = {name: _value(text, is_json=is_json) for name, text in map(_split, keywords)}
@@ -98,9 +96,7 @@ def _report(error: Exception, *, verbose: bool) -> None:
     if verbose and error.__cause__ is not None:
         click.echo(printable(str(error.__cause__)), err=True)
     kind = type(error).__name__
-    click.echo(
-        f"shmq submit: {'' if isinstance(error, JobError) else f'{kind}: '}{printable(str(error))}", err=True
-    )
+    click.echo(f"shmq submit: {'' if isinstance(error, JobError) else f'{kind}: '}{printable(str(error))}", err=True)
 
 
 def _shown(result: Any) -> bytes:

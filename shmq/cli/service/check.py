@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 @click.argument("config", metavar="CONFIG", type=click.Path(path_type=Path), required=False)
 @override_namespace
 @json_option
-@click.option(
-    "--import/--no-import", "is_importing", default=True, help="Import the task modules, as workers do."
-)
+@click.option("--import/--no-import", "is_importing", default=True, help="Import the task modules, as workers do.")
 @click.option("--litmus", is_flag=True, help="Test whether this machine orders memory as shmq needs it.")
 @click.option("--seconds", default=5.0, show_default=True, help="How long the litmus may take.")
 def check(
@@ -139,18 +137,14 @@ def _litmus(seconds: float) -> None:
     from shmq.observe.litmus import LITMUSES, run
 
     if probes.cpu_count() < 2:
-        click.echo(
-            "litmus: this process may use one processor only, where every order holds; nothing was tested"
-        )
+        click.echo("litmus: this process may use one processor only, where every order holds; nothing was tested")
         return
     broken = []
     for litmus in LITMUSES:
         outcome = run(litmus, seconds=seconds / len(LITMUSES))
         verdict = "as it must be" if not outcome.forbidden else "BROKEN"
         if not litmus.must_hold:
-            verdict = (
-                "so the test bites" if outcome.forbidden else "so this run proves little: use --seconds 60"
-            )
+            verdict = "so the test bites" if outcome.forbidden else "so this run proves little: use --seconds 60"
         elif outcome.forbidden:
             broken.append(litmus.title)
         click.echo(f"{litmus.title}: {outcome.forbidden} of {outcome.rounds} rounds out of order, {verdict}")

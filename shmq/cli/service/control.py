@@ -91,9 +91,7 @@ def _open(pid: int) -> int:
 
 @click.command()
 @namespace_option
-@click.option(
-    "--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for it."
-)
+@click.option("--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait for it.")
 def reload(namespace: str, timeout: float) -> None:
     """Take new task code without losing a job.
 
@@ -150,6 +148,4 @@ def scale(namespace: str, group: str, workers: str) -> None:
         raise click.BadParameter(f"{workers!r}: a number from 0 to 1000, or auto.", param_hint="N")
     wanted = None if workers == "auto" else int(workers)
     answer = ask(namespace, "scale", group=known_group(namespace, group), workers=wanted)
-    click.echo(
-        f"{group}: {answer.get('workers')} workers, {'chosen by the planner' if wanted is None else 'fixed'}"
-    )
+    click.echo(f"{group}: {answer.get('workers')} workers, {'chosen by the planner' if wanted is None else 'fixed'}")

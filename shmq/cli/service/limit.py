@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 @click.command()
 @namespace_option
 @click.argument("target", metavar="[GROUP|TASK]", required=False)
-@click.option(
-    "--rate", "rate_per_s", type=click.FloatRange(min=0, min_open=True), help="Jobs started per second."
-)
+@click.option("--rate", "rate_per_s", type=click.FloatRange(min=0, min_open=True), help="Jobs started per second.")
 @click.option("--burst", type=click.IntRange(min=1), help="Jobs that may start at once after a pause.")
 @click.option(
     "--breaker-share",
@@ -31,9 +29,7 @@ if TYPE_CHECKING:
 )
 @click.option("--breaker-window", type=click.IntRange(1, 10_000), help="Jobs that the share is taken over.")
 @click.option("--breaker-open-s", type=click.FloatRange(min=0, min_open=True), help="Seconds before a probe.")
-@click.option(
-    "--breaker-mode", type=click.Choice(["wait", "fail"]), help="What an open circuit does to jobs."
-)
+@click.option("--breaker-mode", type=click.Choice(["wait", "fail"]), help="What an open circuit does to jobs.")
 @click.option("--off", is_flag=True, help="Remove rate limit and breaker.")
 def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None:
     """Show or change rate limit and circuit breaker.
@@ -51,26 +47,8 @@ def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None
         if not changes and not off:
             click.echo(_in_force(segment, target))
             return
-        wanted = _wanted(segment, target, changes) if kind == "group" else changes
-    ask(namespace, "limit", **{kind: target}, **wanted)
-    click.echo(
-        f"{target}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in wanted.items() if v))
-    )
-
-
-def _wanted(segment: Segment, group: str | None, changes: dict[str, Any]) -> dict[str, Any]:
-    """All limits of the group after the changes; none of them changes means that all are to go."""
-    from shmq.observe.snapshot import take
-
-    limits = next(found.limits for found in take(segment).groups if found.name == group)
-    wanted = (
-        {"rate_per_s": limits.rate_per_s, "burst": limits.burst}
-        if changes
-        else {"rate_per_s": None, "burst": None}
-    )
-    if limits.breaker_failure_share and not changes:
-        wanted["breaker_failure_share"] = None
-    return wanted | changes
+    ask(namespace, "limit", **{kind: target}, **(changes or {"off": True}))
+    click.echo(f"{target}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in changes.items())))
 
 
 def _known(segment: Segment, target: str) -> str:

@@ -39,9 +39,7 @@ def _table(values: dict[str, Any], path: str, kind: str, order: dict[str, int]) 
             has_names = all(isinstance(item, dict) for item in value.values())  # a table of tables
             if not value or not has_names:
                 yield f"\n[{inner}]"
-            yield from _table(
-                value, inner, f"{kind}NAME." if kind in {"groups.", "limits."} else f"{key}.", order
-            )
+            yield from _table(value, inner, f"{kind}NAME." if kind in {"groups.", "limits."} else f"{key}.", order)
         elif _is_nested(value):
             for item in value:
                 yield f"\n[[{inner}]]"
@@ -49,9 +47,7 @@ def _table(values: dict[str, Any], path: str, kind: str, order: dict[str, int]) 
 
 
 def _is_nested(value: Any) -> bool:
-    return isinstance(value, dict) or (
-        isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value)
-    )
+    return isinstance(value, dict) or (isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value))
 
 
 def _key(key: str) -> str:

@@ -27,13 +27,9 @@ _BETWEEN_S = 0.2
 @namespace_option
 @json_option
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
-@click.option(
-    "--every", default=1.0, show_default=True, metavar="SECONDS", help="Pause between two looks of --watch."
-)
+@click.option("--every", default=1.0, show_default=True, metavar="SECONDS", help="Pause between two looks of --watch.")
 @click.option("--health", "is_health", is_flag=True, help="Say only what keeps groups from making progress.")
-@click.option(
-    "--stuck-s", type=float, metavar="SECONDS", help="A worker in one job for longer counts as stuck."
-)
+@click.option("--stuck-s", type=float, metavar="SECONDS", help="A worker in one job for longer counts as stuck.")
 @click.option("-v", "--verbose", is_flag=True, help="Show each worker and producer as well.")
 def status(
     namespace: str,
@@ -59,9 +55,7 @@ def status(
         time.sleep(_BETWEEN_S)
         snapshot = take(segment, before)
     if is_health:
-        _tell_health(
-            health(snapshot, before, stuck_s=STUCK_S if stuck_s is None else stuck_s), as_json=as_json
-        )
+        _tell_health(health(snapshot, before, stuck_s=STUCK_S if stuck_s is None else stuck_s), as_json=as_json)
     elif as_json:
         click.echo(msgspec.json.encode(snapshot))
     else:
@@ -93,9 +87,7 @@ def _watch(segment: Segment, every_s: float, *, as_json: bool, verbose: bool) ->
         _each(
             segment,
             every_s,
-            lambda snapshot: live.update(
-                Text(render(snapshot, segment.path.name, verbose=verbose)), refresh=True
-            ),
+            lambda snapshot: live.update(Text(render(snapshot, segment.path.name, verbose=verbose)), refresh=True),
         )
 
 

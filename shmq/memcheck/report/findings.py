@@ -56,8 +56,7 @@ class Findings:
         for growth in self.growth:
             if growth.is_suspect:
                 named += [
-                    f"{file}:{line} in {function}, task {growth.task}: "
-                    f"about {left:,.1f} {unit} left by each job"
+                    f"{file}:{line} in {function}, task {growth.task}: about {left:,.1f} {unit} left by each job"
                     for (file, line, function), unit, left in growth.lines()[:2]
                 ]
         return named
@@ -122,9 +121,7 @@ def with_unit(value: float, quantity: str, *, signed: bool = False) -> str:
     for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(value) >= size:
             return (
-                f"{sign}{value / size:.3g} {unit}"
-                if abs(value) < 1000 * size
-                else f"{sign}{value / size:,.0f} {unit}"
+                f"{sign}{value / size:.3g} {unit}" if abs(value) < 1000 * size else f"{sign}{value / size:,.0f} {unit}"
             )
     return f"{sign}{value:.3g} B" if abs(value) < 1000 else f"{sign}{value:.0f} B"
 
@@ -138,9 +135,7 @@ def _evaluate_traces(found: Findings, folder: Path, suspects: list[Verdict] | No
     sources = load_sources(folder)
     for process, files in by_process.items():
         try:
-            found.sites[process] = merged(
-                site for file in files for site in sites(file.path, sources, most=50)
-            )
+            found.sites[process] = merged(site for file in files for site in sites(file.path, sources, most=50))
             if draw and len(found.flame_graphs) < MOST_FLAME_GRAPHS:
                 out = files[-1].path.with_suffix(".html")
                 found.flame_graphs[process] = flame_graph(files[-1].path, out)

@@ -43,9 +43,7 @@ code, pre { font: 13px/1.45 ui-monospace, monospace; } pre { white-space: pre-wr
 """
 
 
-def write_report(
-    folder: Path, *, traces: str = "suspects", flame_graphs: bool = True
-) -> tuple[Path, Findings]:
+def write_report(folder: Path, *, traces: str = "suspects", flame_graphs: bool = True) -> tuple[Path, Findings]:
     """Read the run in `folder`, judge it, write `report.html` and `result.json` there. May be repeated at any
     time.
 
@@ -89,9 +87,7 @@ def _about(found: Findings) -> str:
     facts = [str(about[key]) for key in ("conversion",) if about.get(key)]
     seconds = about.get("seconds")
     length = (
-        f"{float(seconds) / 60:.1f} minutes"
-        if seconds
-        else "no end was recorded: the run was killed or still goes on"
+        f"{float(seconds) / 60:.1f} minutes" if seconds else "no end was recorded: the run was killed or still goes on"
     )
     where = ", ".join(f"{key} {about[key]}" for key in ("python", "kernel", "cpus") if key in about)
     facts.append(f"Begun {about.get('started_at', '?')}; {length}; {where}.")
@@ -121,11 +117,7 @@ def _verdict(verdict: Verdict) -> str:
     unit = verdict.quantity
     why = f"{verdict.reason}; {verdict.readings:,} readings, {verdict.warm_up_s:.0f} s of warm-up left out"
     limit = f"limit {with_unit(verdict.limit_per_day, unit)}"
-    slopes = (
-        _slope(verdict.per_hour, unit)
-        + _slope(verdict.per_1000_jobs, unit)
-        + _slope(verdict.per_day, unit, limit)
-    )
+    slopes = _slope(verdict.per_hour, unit) + _slope(verdict.per_1000_jobs, unit) + _slope(verdict.per_day, unit, limit)
     return (
         f"<tr><td>{escape(verdict.name)}</td><td>{escape(unit)}</td>"
         f'<td class="verdict"><span class="{_class(verdict.answer)}">{escape(verdict.answer)}</span>'
@@ -236,8 +228,7 @@ def _result(found: Findings) -> dict[str, object]:
                 "bytes_per_1000_failed_jobs": g.bytes_per_1000_failed_jobs,
                 "descriptors_per_1000_jobs": g.descriptors_per_1000_jobs,
                 "lines": [
-                    {"file": f, "line": n, "function": fn, "unit": u, "per_job": x}
-                    for (f, n, fn), u, x in g.lines()
+                    {"file": f, "line": n, "function": fn, "unit": u, "per_job": x} for (f, n, fn), u, x in g.lines()
                 ],
             }
             for g in found.growth

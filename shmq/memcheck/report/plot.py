@@ -41,9 +41,7 @@ class Line:
     y: FloatArray
 
 
-def line_plot(
-    lines: Sequence[Line], *, title: str, unit: Callable[[float], str], is_bytes: bool = False
-) -> str:
+def line_plot(lines: Sequence[Line], *, title: str, unit: Callable[[float], str], is_bytes: bool = False) -> str:
     """An `<svg>` element. The longest `MOST_LINES` lines are drawn; the caption says how many were left out.
 
     Args:

@@ -45,7 +45,8 @@ class Pools:
                 ("max_batch", settings.max_batch), ("substitutes", settings.max_substitutes),
                 ("concurrency", 0 if settings.concurrency == "auto" else settings.concurrency),
                 ("breaker_share_milli", int((settings.breaker_failure_share or 0.0) * 1000)),
-                ("breaker_window", settings.breaker_window), ("breaker_open_ns", int(settings.breaker_open_s * NS)),
+                ("breaker_window", settings.breaker_window),
+                ("breaker_open_ns", int(settings.breaker_open_s * NS)),
                 ("breaker_fail_fast", int(settings.breaker_mode == "fail")),
             ):  # fmt: skip
                 rows.set_control(pool.index, word, value)
@@ -148,7 +149,8 @@ class Pools:
         rows, active = self.rows, pool.active()
         rows.set_control(pool.index, "workers", sum(w.is_live for w in active))
         rows.set_control(pool.index, "scaled_to", pool.target)
-        # how many more workers may be forked for those that wait inside a task; at 0 a client raises WouldDeadlock
+        # how many more workers may be forked for those that wait inside a task; none: a client that waits
+        # while all others wait as well raises WouldDeadlock
         left = min(pool.settings.max_substitutes - pool.substitutes, self._free_rows)
         rows.set_control(pool.index, "substitutes", left)
         rows.ring_supervisor(pool.index, is_wanted=not active)

@@ -70,7 +70,8 @@ class Stalls:
             self._held[group] = _Held(pid, now, claimed)
         elif now - held.since > _HOLD_S:
             _log.warning(
-                "group %s: pid %d has held the claim lock for %.1f s, nobody can claim: killed (stopped by a signal?)",
+                "group %s: pid %d has held the claim lock for %.1f s, nobody can claim: killed "
+                "(stopped by a signal?)",
                 name, pid, now - held.since,
             )  # fmt: skip
             self._kill_holder(pid, locks.group_byte(group))

@@ -186,7 +186,8 @@ class Burial:
     def _give_up(self, redeliverer: Redeliverer, slot: int, word: int, death: Death) -> None:
         """Dead-letter, then FAILED: the letter is written first, its key is the job id."""
         times = f"{crashes_of(word)} time{'' if crashes_of(word) == 1 else 's'}"
-        text = f"{self._failures.task_name(self._failures.head(slot).key)} lost its worker {times}, last by {death.how}"
+        name = self._failures.task_name(self._failures.head(slot).key)
+        text = f"{name} lost its worker {times}, last by {death.how}"
         if death.peak_bytes and death.reason in {MEMORY, OUT_OF_MEMORY}:
             text += f" (peak {death.peak_bytes >> 20} MiB)"
         text += "; it is in the dead letters.\nFind the cause (memory? native code?), then `shmq dead retry`."

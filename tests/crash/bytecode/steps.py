@@ -36,6 +36,7 @@ def producer_steps() -> list[Step]:
         step("registers", lambda stage: stage.client),
         step("registers over a dead one", lambda stage: stage.client, dead_producer),
         step("submits", _submits()),
+        step("submits the slow way", _submits(block=0.0)),
         step("submits with a block", _submits(size=3000)),
         step("submits for later", _submits(delay=0.001)),
         step("submits to be forgotten", _submits(forget=True)),

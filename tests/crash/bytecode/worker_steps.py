@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from shmq.memory import locks
 from shmq.memory.layout import WORKER, WORKER_FREE, WORKER_STARTING
 from shmq.supervisor import namespace
 from shmq.supervisor.recovery import Recovery
@@ -43,6 +44,7 @@ def recovery_steps() -> list[Step]:
         name: str, arrange: Callable[[Stage], Any], part: Callable[[Recovery], Any], after: Callable[[Stage], None] = _nothing
     ) -> Step:
         def prepare(stage: Stage) -> Callable[[], Any]:
+            stage.lock_file.acquire(locks.RECOVERY)  # the one recovery: while it lives there is no other
             recovery = stage.fresh_recovery()
             return lambda: part(recovery)
 

@@ -16,6 +16,7 @@ from shmq.memory.segment import Segment
 from shmq.tasks.task import Task
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
+from shmq.worker.limiting import TaskLimits
 from shmq.worker.loop import Loop
 from shmq.worker.seat import Seat
 
@@ -48,7 +49,8 @@ class Bench:
         fence = new_fence()
         self.claimer = Claimer(segment, lock_file, group, index)
         self.executor = Executor(self.seat, tasks, BlockPool(segment, lock_file, WORKER_PIN, index), NoTimer().arm)
-        self.loop = Loop(self.seat, self.claimer, self.executor, NoTimer(), self.bell, fence)  # type: ignore[arg-type]
+        limits = TaskLimits(self.seat, lock_file, (), tasks)
+        self.loop = Loop(self.seat, self.claimer, self.executor, NoTimer(), self.bell, fence, limits)  # type: ignore[arg-type]
         self.loop._collects_between = False
 
     def claim(self, most: int = 64) -> tuple[list[int], list[int]]:

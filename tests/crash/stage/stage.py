@@ -133,10 +133,13 @@ class Stage:
         self.clients.append(client)
         return client
 
-    def send(self, client: Client, number: int, task: Task[..., Any] = tasks.note, size: int = 24, **options: Any) -> Job[Any]:
-        """Submit job `number`; it counts as accepted from the return of `submit` on."""
+    def send(
+        self, client: Client, number: int, task: Task[..., Any] = tasks.note, size: int = 24, block: float | None = None,
+        **options: Any,
+    ) -> Job[Any]:  # fmt: skip
+        """Submit job `number`; it counts as accepted from the return of `submit` on. With `block` the slow way."""
         argument: Any = np.full(1500, float(number)) if task is tasks.doubled else tasks.text_of(number, size)
-        job = client.submit_task(task.options(**options) if options else task, (number, argument), block=0.0)
+        job = client.submit_task(task.options(**options) if options else task, (number, argument), block=block)
         board.accepted[number] = 1
         is_read = not options.get("forget")
         self.sent[number] = Sent(task, job if is_read else None, None, False, job._slot, job._generation)
