@@ -14,6 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# a busy machine makes any example slow: speed is measured in perf/, not asserted here
+settings.register_profile("shmq", deadline=None)
+settings.load_profile("shmq")
 
 SHM = Path("/dev/shm")
 IS_CONTROLLER = "PYTEST_XDIST_WORKER" not in os.environ

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import sys
@@ -335,6 +334,8 @@ class Client:
         self, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> Job[Any]:
         """As `submit_task`, for event loops: waits for room without blocking the loop."""
+        import asyncio  # imported by whoever runs a loop; costs others 50 ms
+
         block = task.settings.block
         give_up = deadline_after(DEFAULT_BLOCK_S if block is None else block)
         pause_s = 0.0005

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -128,6 +127,8 @@ class Job(Generic[R]):
 
     async def _arrival(self) -> None:
         """Return when the job has ended; cancelling the waiter does not cancel the job."""
+        import asyncio  # imported by whoever runs a loop; costs others 50 ms
+
         loop = asyncio.get_running_loop()
         arrived = loop.create_future()
 

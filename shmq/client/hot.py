@@ -50,6 +50,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[An
     pack_into, encode, find = HEADER.pack_into, client._encode, segment.map.find
     from_sleeper, to_sleeper = publisher.bells.sleepers(route.group)
     wake_one, group, fence = publisher.bells.wake_one, route.group, _after_release()
+    rung, naps, from_worker = publisher.bells.rung, publisher.bells.naps, from_sleeper + 1
     lock, is_busy, jobs, free = client._lock, client._is_busy, client._jobs, client._free
     take, decode, is_kept = free.pop, target.decode, not flags & FORGET
     kind: type[Job[Any]] = Job if is_kept else ForgottenJob
@@ -95,8 +96,11 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[An
             fence()
         if job is None:
             return client.submit_any(target, task, args, {})
-        if find(b"\1", from_sleeper, to_sleeper) >= 0:
-            wake_one(group)
+        at = find(b"\1", from_sleeper, to_sleeper)
+        if at >= 0:
+            at -= from_worker
+            if rung.get(at) != naps[at]:  # not rung yet in this nap; the supervisor's entry never is
+                wake_one(group)
         return job
 
     return submit

@@ -86,7 +86,7 @@ class Task(Generic[P, R]):
         self.result_key = self.key  # which decoder reads its results
         self.settings = options.check(self.name)
         self._target: Any = None  # everything precomputed for submit, and
-        self._submit: Any = None  # the default client's hot path: both owned by the client
+        self._submit: Callable[[tuple[Any, ...]], Job[Any]] | None = None  # the default client's hot path
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -118,7 +118,7 @@ class Task(Generic[P, R]):
         """
         submit = self._submit
         if submit is not None and not kwargs:
-            return cast("Job[R]", submit(args))
+            return submit(args)
         return cast("Job[R]", _default_client().submit_task(self, args, kwargs))
 
     def submit_nowait(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:

@@ -21,7 +21,8 @@ class Bells:
         self._of_worker: dict[int, tuple[int, Doorbell]] = {}
         self._of_producer: dict[int, tuple[int, Doorbell]] = {}
         self._of_poller: dict[int, tuple[int, Doorbell]] = {}
-        self._rung: dict[int, int] = {}
+        self.naps = self._workers[WORKER["naps"] :: WORKER_WORDS]  # by worker row
+        self.rung: dict[int, int] = {}  # the nap in which a worker row was rung last
         self._find = segment.map.find
         layout = segment.layout
         first, width = layout.offsets["sleeping"], layout.sleepers
@@ -48,9 +49,9 @@ class Bells:
         if row < 0:
             self.notify_supervisor()
             return
-        nap = self._workers[row * WORKER_WORDS + WORKER["naps"]]
-        if self._rung.get(row) != nap:
-            self._rung[row] = nap
+        nap = self.naps[row]
+        if self.rung.get(row) != nap:
+            self.rung[row] = nap
             self.worker(row).notify()
 
     def wake_all(self, group: int) -> None:

@@ -44,6 +44,7 @@ from shmq.transport.table import (
 
 _KEEP = ~(STATE | 0x3FF << OWNER_SHIFT)
 _KIND = np.uint64(STATE | GROUP)
+_BY_GENERATION = np.uint64(GENERATION_SHIFT)
 _KEPT = np.uint64(_KEEP & (1 << 64) - 1)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
 
@@ -79,8 +80,8 @@ class Claimer:
         self._byte = locks.group_byte(group)
         self._heads, self._tails, self._rings = (segment.view(n) for n in ("heads", "tails", "rings"))
         self._words, self._cancels = segment.view("words"), segment.view("cancels")
-        self._np_heads: NDArray[Any] = column(segment, "heads")[group].reshape(-1)
-        self._np_tails: NDArray[Any] = column(segment, "tails")[group].reshape(-1)
+        self._np_heads: NDArray[Any] = column(segment, "heads")[group][:, :PRIORITIES]
+        self._np_tails: NDArray[Any] = column(segment, "tails")[group][:, :PRIORITIES]
         self._np_words: NDArray[Any] = column(segment, "words")
         self._np_rings: NDArray[Any] = column(segment, "rings").reshape(-1)
         self._np_cancels: NDArray[Any] = column(segment, "cancels")
@@ -91,8 +92,8 @@ class Claimer:
         self._mine = LEASED | row << OWNER_SHIFT
         self._group_bits = group << GROUP_SHIFT
         self._np_mine = np.uint64(self._mine)
+        self._np_leased: list[tuple[NDArray[Any], NDArray[Any]]] = []  # runs leased by the present claim
         self._kind_queued = np.uint64(self._group_bits | QUEUED)
-        self._kind_requeued = np.uint64(self._group_bits | REQUEUED)
         self._claim = segment.view("group_claim")[group * GROUP_CLAIM_WORDS : (group + 1) * GROUP_CLAIM_WORDS]
         self._control = segment.view("group_control")[group * GROUP_CONTROL_WORDS : (group + 1) * GROUP_CONTROL_WORDS]
         self.limit = Limit(self._control, GROUP_CONTROL, self._claim, GROUP_CLAIM)
@@ -101,9 +102,9 @@ class Claimer:
         self._next_lane = 0
 
     def lanes_with_work(self) -> list[int]:
-        """Lanes of the group whose tail differs from its head: row * 8 + priority."""
+        """Lanes of the group whose tail differs from its head: row * PRIORITIES + priority."""
         heads = self._np_heads.copy()
-        lanes: list[int] = (self._np_tails != heads).nonzero()[0].tolist()
+        lanes: list[int] = (self._np_tails != heads).ravel().nonzero()[0].tolist()
         return lanes
 
     def backlog(self) -> int:
@@ -123,7 +124,7 @@ class Claimer:
         """
         slots: list[int] = []
         words: list[int] = []
-        self.held_until_ns, self.is_circuit_open = 0, False
+        self.held_until_ns, self.is_circuit_open, self._np_leased = 0, False, []
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
         try:
             is_limited = self.limit.is_set
@@ -150,7 +151,7 @@ class Claimer:
             return
         waiting: list[list[int]] = [[] for _ in range(PRIORITIES)]
         for lane in self._rotated(lanes):
-            waiting[lane % LANE_WORDS].append(lane)
+            waiting[lane % PRIORITIES].append(lane)
         present = [p for p in range(PRIORITIES) if waiting[p]]
         shares = self._shares(present, most) if len(present) > 1 else {present[0]: most}
         for priority, share in shares.items():
@@ -186,8 +187,8 @@ class Claimer:
 
     def _take_lane(self, lane: int, most: int, slots: list[int], words: list[int]) -> None:
         """Lease from one lane; stale entries are passed, damaged ones too."""
-        word_at = self._lane0 + lane
-        row, priority = divmod(lane, LANE_WORDS)
+        row, priority = divmod(lane, PRIORITIES)
+        word_at = self._lane0 + row * LANE_WORDS + priority
         ring = self._ring0 + (row * PRIORITIES + priority) * self._capacity
         mask, table, rings = self._capacity - 1, self._words, self._rings
         mine, bits, count = self._mine, self._group_bits, self._slots
@@ -219,24 +220,27 @@ class Claimer:
         at = head & (self._capacity - 1)
         count = min(most, self._capacity - at)
         entries = self._np_rings[ring + at : ring + at + count]
-        if entries.max() >= self._slots:
+        try:
+            found = self._np_words.take(entries)
+        except IndexError:  # damaged entry: the loop passes it
             return head
-        found = self._np_words[entries]
         kinds = found & _KIND
-        if not ((kinds == self._kind_queued) | (kinds == self._kind_requeued)).all():
+        if not (kinds == self._kind_queued).all():  # stale or redelivered ones among them: one by one
             return head
         found = found & _KEPT | self._np_mine
         self._np_words[entries] = found
+        self._np_leased.append((entries, found))
         slots += entries.tolist()
         words += found.tolist()
         return head + count
 
     def _end_cancelled(self, slots: list[int], words: list[int]) -> None:
         cancels, ended = self._cancels, []
-        if len(slots) >= _WORTH_NUMPY:
-            generations = np.array(words, np.uint64) >> np.uint64(GENERATION_SHIFT)
-            if not (self._np_cancels[slots] == generations).any():
-                return
+        runs, self._np_leased = self._np_leased, []
+        if sum(len(entries) for entries, _ in runs) == len(slots) and not any(
+            (self._np_cancels.take(entries) == found >> _BY_GENERATION).any() for entries, found in runs
+        ):
+            return
         for i, slot in enumerate(slots):
             if cancels[slot] == words[i] >> GENERATION_SHIFT:
                 self._words[slot] = words[i] & _KEEP & ~STATE | CANCELLED

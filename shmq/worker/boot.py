@@ -153,6 +153,8 @@ def _join(seat: Seat, lock_file: locks.LockFile, serial: int) -> bool:
     if not lock_file.try_acquire(locks.worker_byte(seat.index)):
         return False
     row[WORKER["ticks"]] = start_ticks(os.getpid())  # before the pid: a pid without ticks proves nothing
+    if row[WORKER["state"]] != WORKER_STARTING or row[WORKER["bell_serial"]] != serial:
+        return False  # given to another worker while we waited for the byte
     row[WORKER["pid"]] = os.getpid()
     row[WORKER["started_ns"]] = now_ns()
     row[WORKER["heartbeat_ns"]] = now_ns()

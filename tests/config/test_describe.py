@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from shmq.config.describe import BEGIN, END, in_words, markdown, rows
-from shmq.config.model import Config, DeadLetters, Group, Limit, Memory, Route, Supervisor
+from shmq.config.model import Config, DeadLetters, Group, Limit, Memory, Planner, Route, Supervisor
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -14,17 +14,19 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from shmq.errors import ShmqError
 from shmq.memory.layout import FIELD, LANE_WORDS
+from tests.crash.stage.bench import Bench
 from tests.crash.stage.stage import Stage
 from tests.crash.stage.tasks import doubled, flaky, large
 
 VICTIM, WORKER_ROW = 0, 3
 FIELDS = (
-    "payload", "payload", "words", "words", "heads", "tails", "rings", "results", "worker_rows", "producer_rows", "group_control",
-    "group_claim", "group_plan", "tags", "pins", "cancels", "kills", "dues", "progress", "sleeping", "service_times",
-    "worker_bells", "producer_bells", "blocks",
+    "payload", "payload", "words", "words", "heads", "tails", "rings", "results", "worker_rows", "producer_rows",
+    "group_control", "group_claim", "group_plan", "tags", "pins", "cancels", "kills", "dues", "progress", "sleeping",
+    "service_times", "worker_bells", "producer_bells", "blocks",
 )  # fmt: skip
 _LIMIT_BYTES = 3 << 30
 _PATIENCE_S = 10
@@ -85,18 +87,18 @@ def one_round(stage: Stage, seed: int) -> list[Finding]:
         finally:
             signal.alarm(0)
 
-    act("recovery", lambda: _recover(stage))
+    act("recovery", partial(_recover, stage))
     act("worker", lambda: _work(bench))
-    act("recovery", lambda: _recover(stage))
+    act("recovery", partial(_recover, stage))
     act("worker", lambda: _work(bench))
     documented = (ShmqError, TimeoutError, ValueError, BufferError)
     for job in jobs:
-        act("producer reads", lambda job=job: job.result(0), allowed=documented)  # type: ignore[misc]
-    act("producer submits", lambda: stage.send(client, 7), allowed=documented)
-    act("producer cancels", lambda: jobs[0].cancel(), allowed=documented)
-    act("snapshot", lambda: _look(stage))
+        act("producer reads", partial(job.result, 0), allowed=documented)
+    act("producer submits", partial(stage.send, client, 7), allowed=documented)
+    act("producer cancels", jobs[0].cancel, allowed=documented)
+    act("snapshot", partial(_look, stage))
     act("producer leaves", client.close, allowed=documented)
-    act("the next producer", lambda: stage.client().close(), allowed=documented)
+    act("the next producer", partial(_register, stage), allowed=documented)
     for leaving in (victim, bench):
         leaving.bell.unlink()
         leaving.bell.close()
@@ -119,7 +121,8 @@ def _damage(stage: Stage, chance: random.Random) -> str:
         view[at : at + len(noise)] = noise
         return f"{name}[{at}:{at + len(noise)}] = {noise.hex()}"
     value = chance.choice((
-        chance.getrandbits(bits), 0, 1, (1 << bits) - 1, 1 << bits - 1, view[at] ^ 1 << chance.randrange(bits), view[at] + 1, view[at] - 1,
+        chance.getrandbits(bits), 0, 1, (1 << bits) - 1, 1 << bits - 1, view[at] ^ 1 << chance.randrange(bits),
+        view[at] + 1, view[at] - 1,
     )) % (1 << bits)  # fmt: skip
     view[at] = value
     return f"{name}[{at}] = {value:#x}"
@@ -137,7 +140,7 @@ def _recover(stage: Stage) -> None:
     recovery._redeliverer.deliver_due(1 << 62)
 
 
-def _work(bench) -> None:  # noqa: ANN001
+def _work(bench: Bench) -> None:
     for _ in range(_CLAIMS):
         lanes = bench.claimer.lanes_with_work()
         if not lanes or bench.claimer.is_paused():
@@ -145,6 +148,10 @@ def _work(bench) -> None:  # noqa: ANN001
         if not bench.loop._run_batch(lanes):
             return
     raise AssertionError(f"the worker spins: lanes {bench.claimer.lanes_with_work()} never become empty")
+
+
+def _register(stage: Stage) -> None:
+    stage.client().close()
 
 
 def _look(stage: Stage) -> None:

@@ -14,7 +14,9 @@ from shmq.errors import IncompatibleSegment, NotRunning
 from shmq.memory.layout import HEADER, LAYOUT_VERSION, Shape
 from shmq.memory.segment import Segment, attach, create, segment_name, unlink
 
-SHAPE = Shape(groups=1, producers=1, slots_per_producer=16, slot_bytes=256, workers=1, units=4, unit_bytes=4096, arenas=1)
+SHAPE = Shape(
+    groups=1, producers=1, slots_per_producer=16, slot_bytes=256, workers=1, units=4, unit_bytes=4096, arenas=1
+)
 
 
 @pytest.fixture

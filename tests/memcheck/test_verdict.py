@@ -63,6 +63,7 @@ NO_LEAKS = {
     "saw of 7 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 7)) / 7) % 1),
     "saw of 60 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 60)) / 60) % 1),
     "saw of 200 s": lambda r, t: BASE + 5 * MIB * (((t + r.uniform(0, 200)) / 200) % 1),
+    "saw whose last tooth is the last half": lambda r, t: BASE + 5 * MIB * ((t - 355) % 300 / 300) + white(r, t, KIB),
     "large jobs": lambda r, t: BASE + 100 * MIB * (r.random(len(t)) < 0.3) + white(r, t, 64 * KIB),
     "peak of the load": lambda r, t: BASE + 10 * MIB * np.sin(np.pi * t / t[-1]) ** 2 + white(r, t, 128 * KIB),
     "falls": lambda r, t: BASE + 30 * MIB - 20_000 * t + white(r, t, 64 * KIB),
@@ -118,6 +119,15 @@ def test_fifty_bytes_per_job_are_a_leak_even_where_a_day_brings_few_jobs():
     """400 jobs/s for ten minutes, called a day: 12 MB, under its limit, over the one per job."""
     make = lambda r, t: realistic(r, t, 50 * 400)
     assert answers(make, acceleration=DAY_IN_10_MINUTES, jobs_per_s=400)["leak"] >= 11
+
+
+def test_the_warm_up_counts_for_nothing():
+    t = clock()
+    value = BASE + 20_000 * t
+    wild = np.where(t < 119, 500 * MIB * np.sin(t), value)
+    verdict = judge([series(t, wild)])
+    assert verdict == judge([series(t, value)])
+    assert "8.0 minutes" in verdict.reason
 
 
 def test_too_little_to_tell_says_how_long():

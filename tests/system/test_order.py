@@ -18,25 +18,36 @@ def gate(service, tmp_path):
     service.control("resume", group="single")
 
 
+WHEEL = declared.note.options(group="wheel")
+
+
+@pytest.fixture
+def wheel(service):
+    """A paused group whose worker claims one job at a time: jobs start in the order of their claims."""
+    service.control("pause", group="wheel")
+    yield lambda: service.control("resume", group="wheel")
+    service.control("resume", group="wheel")
+
+
 def lines(path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def test_jobs_of_one_producer_and_priority_start_in_order(client, gate, tmp_path):
+def test_jobs_of_one_producer_and_priority_start_in_order(client, wheel, tmp_path):
     log = tmp_path / "log"
-    jobs = [declared.note.submit(str(log), str(i)) for i in range(200)]
-    gate()
+    jobs = [WHEEL.submit(str(log), str(i)) for i in range(200)]
+    wheel()
     for job in jobs:
         job.result(30)
     assert lines(log) == [str(i) for i in range(200)]
 
 
-def test_each_producers_jobs_start_in_its_order_and_producers_take_turns(service, gate, tmp_path):
+def test_each_producers_jobs_start_in_its_order_and_producers_take_turns(service, wheel, tmp_path):
     log = tmp_path / "log"
     clients = [shmq.connect(service.namespace) for _ in range(3)]
     try:
-        jobs = [client.submit(declared.note, str(log), f"{n} {i}") for n, client in enumerate(clients) for i in range(100)]
-        gate()
+        jobs = [client.submit(WHEEL, str(log), f"{n} {i}") for n, client in enumerate(clients) for i in range(100)]
+        wheel()
         for job in jobs:
             job.result(30)
     finally:
@@ -49,27 +60,16 @@ def test_each_producers_jobs_start_in_its_order_and_producers_take_turns(service
     assert {who for who, _ in last_third} == {0, 1, 2}  # nobody was served to the end before the others
 
 
-def test_a_higher_priority_overtakes_what_waits(client, gate, tmp_path):
+def test_a_higher_priority_overtakes_what_waits(client, wheel, tmp_path):
     log = tmp_path / "log"
-    jobs = [declared.note.options(priority=5).submit(str(log), "low") for _ in range(100)]
-    jobs += [declared.note.options(priority=1).submit(str(log), "high") for _ in range(50)]
-    gate()
+    jobs = [WHEEL.options(priority=5).submit(str(log), "low") for _ in range(100)]
+    jobs += [WHEEL.options(priority=1).submit(str(log), "high") for _ in range(50)]
+    wheel()
     for job in jobs:
         job.result(30)
     seen = lines(log)
     # the wheel gives 5 one turn of 31, all others to 1 while it waits
     assert seen[:50].count("high") >= 48
-
-
-WHEEL = declared.note.options(group="wheel")
-
-
-@pytest.fixture
-def wheel(service):
-    """A paused group whose worker claims one job at a time: jobs start in the order of their claims."""
-    service.control("pause", group="wheel")
-    yield lambda: service.control("resume", group="wheel")
-    service.control("resume", group="wheel")
 
 
 def test_among_31_jobs_claimed_one_is_of_priority_5_while_one_waits(client, wheel, tmp_path):

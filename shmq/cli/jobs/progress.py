@@ -45,7 +45,7 @@ class _Bar(AbstractContextManager["_Bar"]):
 
         self._bar = Rich(
             BarColumn(),
-            TextColumn("{task.completed:,} lines, {task.fields[rate]}{task.fields[failures]}"),
+            TextColumn("{task.completed:,} lines{task.fields[rate]}{task.fields[failures]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -73,7 +73,7 @@ class _Bar(AbstractContextManager["_Bar"]):
             return
         self._next = now + _EVERY_S
         fields: dict[str, Any] = {
-            "rate": f"{ended / max(now - self._began, 1e-9):,.0f}/s",
+            "rate": f", {ended / max(now - self._began, 1e-9):,.0f}/s",
             "failures": f", {failed:,} failed" if failed else "",
         }
         self._bar.update(self._task, completed=ended, total=expected(), **fields)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shmq.cli.text import NOTHING, number, seconds, size, table
+from shmq.cli.text import NOTHING, number, printable, seconds, size, table
 
 if TYPE_CHECKING:
     from shmq.observe.model import Distribution, GroupState, ProducerState, Snapshot, WorkerState
@@ -14,7 +14,7 @@ def render(snapshot: Snapshot, namespace: str, *, verbose: bool) -> str:
     """Header, groups, sums of workers and producers; each worker and producer when verbose."""
     parts = [_header(snapshot, namespace), _groups(snapshot.groups)]
     if verbose:
-        parts += [_workers(snapshot.workers), _producers(snapshot.producers)]
+        parts += [_reasons(snapshot.groups), _workers(snapshot.workers), _producers(snapshot.producers)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -62,7 +62,6 @@ def _group(group: GroupState) -> list[str]:
             (workers.starting > 0, f"{workers.starting} starting"),
             (workers.blocked > 0, f"{workers.blocked} blocked"),
             (group.workers_crashed > 0, f"{group.workers_crashed} crashed"),
-            (bool(group.reason), group.reason),
         )
         if is_so
     ]
@@ -80,6 +79,11 @@ def _group(group: GroupState) -> list[str]:
         _times(group.service),
         "; ".join(notes),
     ]
+
+
+def _reasons(groups: tuple[GroupState, ...]) -> str:
+    """Why the planner wants so many workers of each group."""
+    return "\n".join(f"{group.name} wants {printable(group.reason)}" for group in groups if group.reason)
 
 
 def _times(times: Distribution) -> str:

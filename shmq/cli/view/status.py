@@ -49,7 +49,7 @@ def status(
 
     with attached(namespace) as segment:
         if watch:
-            _watch(segment, max(every, 0.05), as_json=as_json, verbose=verbose)
+            _watch(segment, namespace, max(every, 0.05), as_json=as_json, verbose=verbose)
             return
         before = take(segment)
         time.sleep(_BETWEEN_S)
@@ -75,24 +75,25 @@ def _tell_health(problems: list[Problem], *, as_json: bool) -> None:
         sys.exit(exits.FAILED)
 
 
-def _watch(segment: Segment, every_s: float, *, as_json: bool, verbose: bool) -> None:
+def _watch(segment: Segment, namespace: str, every_s: float, *, as_json: bool, verbose: bool) -> None:
     """Snapshots until Ctrl-C: on a terminal in place, else (and as JSON) one after the other."""
     if as_json or not sys.stdout.isatty():
-        _each(segment, every_s, lambda snapshot: _print(snapshot, as_json=as_json, verbose=verbose))
+        _each(segment, every_s, lambda snapshot: _print(snapshot, namespace, as_json=as_json, verbose=verbose))
         return
     from rich.live import Live
     from rich.text import Text
 
     with Live(screen=True, auto_refresh=False) as live:
-        _each(
-            segment,
-            every_s,
-            lambda snapshot: live.update(Text(render(snapshot, segment.path.name, verbose=verbose)), refresh=True),
-        )
+
+        def show(snapshot: Snapshot) -> None:
+            text = render(snapshot, namespace, verbose=verbose)
+            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+        _each(segment, every_s, show)
 
 
-def _print(snapshot: Snapshot, *, as_json: bool, verbose: bool) -> None:
-    click.echo(msgspec.json.encode(snapshot) if as_json else render(snapshot, "", verbose=verbose) + "\n")
+def _print(snapshot: Snapshot, namespace: str, *, as_json: bool, verbose: bool) -> None:
+    click.echo(msgspec.json.encode(snapshot) if as_json else render(snapshot, namespace, verbose=verbose) + "\n")
     sys.stdout.flush()
 
 

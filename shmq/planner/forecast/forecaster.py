@@ -79,13 +79,13 @@ class Forecaster:
     def _learn(self, z: float, t: int) -> None:
         due = self.pending.due(t)
         error = z - due.mixture
-        # The two dearest updates take turns: half the samples teach covariance and weights as well.
-        # Golden-ratio turns, because even and odd steps would each see the same hours of every day.
-        turn = t * GOLDEN % 1.0 < 0.5
+        # The two dearest updates take turns: a third of the steps teaches the covariances, another the weights.
+        # Golden-ratio turns, because every third step would see the same hours of every day.
+        turn = int(t * GOLDEN % 1.0 * 3)
         self.regression.learn(
-            due.features, z, due.mixture, self.bands.error, self.features.scale, covariance=turn
+            due.features, z, due.mixture, self.bands.error, self.features.scale, covariance=turn == 0
         )
-        if not turn:
+        if turn == 1:
             self.mixture.learn(z, due.experts, due.mixture, error)
         self.bands.learn(z, np.abs(error, out=error), due.bounds)
 

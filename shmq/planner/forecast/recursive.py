@@ -39,6 +39,8 @@ class RecursiveMedian:
         self._gain_flat = self._gain[:, :, 0]
         self._spread = np.zeros((HORIZON, 1, 1))
         self._since = 0
+        self._product = np.zeros((HORIZON, d))
+        self._ones = np.ones(d)
 
     def learn(
         self, x: Floats, z: float, said: Floats, error: Floats, scale: float, *, covariance: bool
@@ -48,7 +50,7 @@ class RecursiveMedian:
         `error`: mean absolute error per horizon; `scale`: of the counts; `covariance`: learn that too (the
         dear part).
         """
-        e = z - np.einsum("hd,hd->h", x, self.coefficients)
+        e = z - np.multiply(x, self.coefficients, out=self._product).dot(self._ones)
         gain = np.matmul(self.covariance, x[:, :, None], out=self._gain)
         noise = np.maximum(np.abs(e), SOFTNESS * error)
         noise /= error * np.maximum(said, LEAST_LEVEL * scale)
@@ -79,6 +81,6 @@ class RecursiveMedian:
 
     def predict(self, x: Floats, most: float, out: Floats) -> None:
         """Forecast the lines x (H, d) into `out` (H,), within 0 and `most`."""
-        np.einsum("hd,hd->h", x, self.coefficients, out=out)
-        np.maximum(out, 0, out=out)
+        said = np.multiply(x, self.coefficients, out=self._product).dot(self._ones)
+        np.maximum(said, 0, out=out)
         np.minimum(out, most, out=out)

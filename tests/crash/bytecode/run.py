@@ -38,7 +38,7 @@ def visit(stage: Stage, step: Step, *, every: int = 1) -> Count:
     """Kill at each opcode (`every` 1), or at those that follow a change of shared memory and each `every`-th."""
     started = time.monotonic()
     arrange(stage, step)
-    points, changed = find_points(lambda: step.prepare(stage), stage.segment.map)
+    points, changed = find_points(lambda: step.prepare(stage), stage.segment.map, stage.bells_left)
     wanted = range(1, MOST) if every == 1 else sorted({*changed, *range(1, points + 1, every), points})
     visited, broken = 0, []
     for point in wanted:

@@ -28,7 +28,9 @@ class Step:
 def producer_steps() -> list[Step]:
     """Register, submit, collect, cancel, close."""
 
-    def step(name: str, prepare: Callable[[Stage], Callable[[], Any]], arrange: Callable[[Stage], Any] = _nothing) -> Step:
+    def step(
+        name: str, prepare: Callable[[Stage], Callable[[], Any]], arrange: Callable[[Stage], Any] = _nothing
+    ) -> Step:
         return Step(f"producer {name}", arrange, prepare, _nothing)
 
     return [

@@ -65,19 +65,21 @@ def kill_at(point: int, prepare: Callable[[], Step]) -> tuple[int, bool]:
     raise AssertionError(f"the child ended with status {status:#x} after {board.point[0]} of {point} opcodes")
 
 
-def find_points(prepare: Callable[[], Step], memory: Any) -> tuple[int, list[int]]:
-    """(how many opcodes the step has, those before which shared memory has just changed)."""
+def find_points(prepare: Callable[[], Step], memory: Any, names: Callable[[], list[str]]) -> tuple[int, list[int]]:
+    """(how many opcodes the step has, those before which shared memory or the names in /dev/shm have just changed)."""
 
     def child() -> None:
         step, count, changes = prepare(), 0, 0
-        last = memory[:]
+        last, last_names, at = memory[:], names(), 0
 
         def each() -> None:
-            nonlocal count, changes, last
+            nonlocal count, changes, last, last_names, at
             count += 1
-            now = memory[:]
-            if now != last:
-                last = now
+            now, now_names = memory[:], last_names
+            if (at_now := os.stat("/dev/shm").st_mtime_ns) != at:  # somebody made or removed a name: was it us?
+                at, now_names = at_now, names()
+            if now != last or now_names != last_names:
+                last, last_names = now, now_names
                 changes += 1
                 board.points[changes + 1] = count
 

@@ -40,25 +40,23 @@ def worker_steps() -> list[Step]:
 def recovery_steps() -> list[Step]:
     """Each part of recovery after another's death, all of it at once, and a supervisor that starts again."""
 
-    def step(
-        name: str, arrange: Callable[[Stage], Any], part: Callable[[Recovery], Any], after: Callable[[Stage], None] = _nothing
-    ) -> Step:
+    def step(name: str, arrange: Callable[[Stage], Any], part: Callable[[Recovery], Any]) -> Step:
         def prepare(stage: Stage) -> Callable[[], Any]:
             stage.lock_file.acquire(locks.RECOVERY)  # the one recovery: while it lives there is no other
             recovery = stage.fresh_recovery()
             return lambda: part(recovery)
 
-        return Step(f"recovery {name}", arrange, prepare, after, is_inside_recovery=True)
+        return Step(f"recovery {name}", arrange, prepare, _nothing, is_inside_recovery=True)
 
     return [
-        Step("recovery starts", dead_worker, lambda stage: lambda: Recovery(stage.name, stage.config), _nothing, is_inside_recovery=True),
+        Step("recovery starts", dead_worker, _starts, _nothing, is_inside_recovery=True),
         step("buries a worker", dead_worker, lambda recovery: recovery.bury(VICTIM)),
         step("delivers what is due", _due, lambda recovery: recovery._redeliverer.deliver_due(1 << 62)),
         step("takes over a producer's row", dead_producer, lambda recovery: recovery.tidy()),
         step("ends what was cancelled", _cancelled, lambda recovery: recovery.tidy()),
         step("does all after a worker's death", dead_worker, lambda recovery: recovery.step()),
         step("does all after a producer's death", dead_producer, lambda recovery: recovery.step()),
-        Step("supervisor takes the segment back", _all_dead, lambda stage: lambda: take_back(stage), take_back, is_inside_recovery=True),
+        Step("supervisor takes the segment back", _all_dead, _takes_back, take_back, is_inside_recovery=True),
     ]
 
 
@@ -82,7 +80,7 @@ def _starting_row(stage: Stage) -> None:
 
 
 def _joins(stage: Stage) -> Callable[[], Any]:
-    seat = Seat(stage.segment, VICTIM, 0, *list(GROUPS.items())[0])
+    seat = Seat(stage.segment, VICTIM, 0, *next(iter(GROUPS.items())))
     return lambda: _join(seat, stage.lock_file, 7)
 
 
@@ -171,6 +169,14 @@ def _killed_in_a_batch(stage: Stage) -> None:
     assert status == 9, status
 
 
+def _starts(stage: Stage) -> Callable[[], Any]:
+    return lambda: Recovery(stage.name, stage.config)
+
+
+def _takes_back(stage: Stage) -> Callable[[], Any]:
+    return lambda: take_back(stage)
+
+
 def _due(stage: Stage) -> None:
     client = stage.client()
     for number in range(4):
@@ -194,6 +200,7 @@ def _all_dead(stage: Stage) -> None:
         stage.send(client, number)
     board.fatal[1] = 1
     _killed_in_a_batch(stage)
+    stage.segment.view("sleeping")[1 + VICTIM] = 1  # nobody reaped it: the byte stays as it was
     assert stage.segment.rows("worker_rows")[VICTIM][WORKER["state"]] != WORKER_FREE
 
 

@@ -75,7 +75,7 @@ class Crew:
             ours.close()
             import numpy as np  # noqa: F401 - whatever producers need, imported once
 
-            import shmq.client.client
+            import shmq.client.client  # noqa: F401
             import tests.crash.chaos.tasks  # noqa: F401
 
             nursery(theirs, ledger, self.namespace, self._producers, self.seed)
@@ -178,7 +178,7 @@ class Crew:
         return self._kill_helper(kind)
 
     def _kill_worker(self, segment: Segment) -> bool:
-        rows = [row for row in segment.rows("worker_rows") if row[WORKER["state"]] == WORKER_LIVE and row[WORKER["pid"]]]
+        rows = [r for r in segment.rows("worker_rows") if r[WORKER["state"]] == WORKER_LIVE and r[WORKER["pid"]]]
         if not rows:
             return False
         row = self._chance.choice(rows)
@@ -189,7 +189,7 @@ class Crew:
         return True
 
     def _kill_supervisor(self, segment: Segment) -> bool:
-        if not segment.header("supervisor_pid") == self._supervisor or not any(
+        if segment.header("supervisor_pid") != self._supervisor or not any(
             row[WORKER["state"]] == WORKER_LIVE for row in segment.rows("worker_rows")
         ):
             return False  # it is still starting: killing it over and over shows nothing new

@@ -10,7 +10,7 @@ from pathlib import Path
 
 RECORD = struct.Struct("<BBHIIIQ")  # kind, attempt, -, producer, sequence, checksum, monotonic ns
 ACCEPTED, ASKED, CANCELLED, LOST, STARTED, DONE = range(6)
-"""Producer: accepted, about to cancel, cancel said "will not run", read WorkerLost. Worker: task begun, task's end reached."""
+"""Producer: accepted, about to cancel, cancel promised, read WorkerLost. Worker: task begun, its end reached."""
 FOLDER = "SHMQ_CHAOS_LEDGER"
 
 

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,9 @@ from tests.crash.chaos.crew import Crew
 from tests.crash.chaos.records import FOLDER
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from tests.crash.chaos.verdict import Verdict
 
 
@@ -38,8 +41,8 @@ class Plan:
         """The kills in random order; fork server and recovery get a tenth of the workers' share."""
         tenth = max(self.workers // 10, 1)
         counts = {
-            kinds.WORKER_KILL: self.workers, kinds.PRODUCER_KILL: self.producers, kinds.SUPERVISOR_KILL: self.supervisors,
-            kinds.SERVER_KILL: max(tenth // 5, 1), kinds.RECOVERY_KILL: tenth,
+            kinds.WORKER_KILL: self.workers, kinds.PRODUCER_KILL: self.producers,
+            kinds.SUPERVISOR_KILL: self.supervisors, kinds.SERVER_KILL: max(tenth // 5, 1), kinds.RECOVERY_KILL: tenth,
         }  # fmt: skip
         order = [kind for kind, count in counts.items() for _ in range(count)]
         random.Random(self.seed).shuffle(order)
@@ -109,7 +112,8 @@ def _attack(crew: Crew, plan: Plan, report: Callable[[str], None], started: floa
         del waiting[done]
         next_at = max(next_at + pause_s * crew._chance.uniform(0.2, 1.8), time.monotonic() - 1.0)
         if len(crew.kills) % 500 == 0:
-            report(f"{len(crew.kills)} of {len(crew.kills) + len(waiting)} kills after {time.monotonic() - started:.0f} s")
+            all_kills, elapsed_s = len(crew.kills) + len(waiting), time.monotonic() - started
+            report(f"{len(crew.kills)} of {all_kills} kills after {elapsed_s:.0f} s")
     born, _ = crew.finish_producers()
     give_up = time.monotonic() + 60.0
     while _open_jobs(segment) and time.monotonic() < give_up:
@@ -146,7 +150,7 @@ class _Marked:
 
 
 @contextlib.contextmanager
-def _marked_bells(namespace: str):  # noqa: ANN202
+def _marked_bells(namespace: str) -> Iterator[None]:
     secrets, doorbell.secrets = doorbell.secrets, _Marked(namespace)  # type: ignore[assignment]
     try:
         yield
@@ -166,29 +170,31 @@ def _clean_up(namespace: str) -> None:
 def describe(plan: Plan, outcome: Outcome) -> str:
     """The figures, as they go into the README."""
     verdict = outcome.verdict
+    kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
+    lines = [
+        f"seed {plan.seed}: {sum(outcome.kills.values())} kills in {outcome.elapsed_s:.0f} s: {kills}",
+        f"producers {outcome.producers}, accepted {verdict.accepted}, executed {verdict.executed}, "  # noqa: ISC004
+        f"dead letters {verdict.dead_letters}",
+        f"lost {len(verdict.lost)}, phantom {len(verdict.phantom)}, altered {len(verdict.altered)}, "  # noqa: ISC004
+        f"run although cancelled {len(verdict.cancelled_but_ran)}",
+        f"duplicates {verdict.duplicates}: {verdict.explained} were the last act of a killed worker, "  # noqa: ISC004
+        f"{len(verdict.unexplained)} unexplained",
+        f"worker's death to its job's next start: {_spread(verdict.redelivery_s)}",
+        f"supervisor's death to its workers' jobs' next start: {_spread(verdict.restart_s)}",
+    ]
+    wrong = {
+        "LOST": verdict.lost, "PHANTOM": verdict.phantom, "ALTERED": verdict.altered[:8],
+        "UNEXPLAINED": verdict.unexplained[:8], "RAN ALTHOUGH CANCELLED": verdict.cancelled_but_ran,
+        "LEFT BEHIND": outcome.left, "PRODUCERS": [outcome.producer_errors] if outcome.producer_errors else [],
+        "EXIT STATUS": [f"{outcome.exit_status:#x}"] if outcome.exit_status else [],
+    }  # fmt: skip
+    return "\n".join(lines + [f"{what}: {', '.join(which)}" for what, which in wrong.items() if which])
+
+
+def _spread(values: NDArray[np.float64]) -> str:
     import numpy as np
 
-    def spread(values: np.ndarray) -> str:
-        if not len(values):
-            return "none seen"
-        p50, p99 = (float(np.quantile(values, q)) for q in (0.5, 0.99))
-        return f"p50 {1000 * p50:.1f} ms, p99 {1000 * p99:.1f} ms, most {1000 * float(values.max()):.1f} ms ({len(values)} jobs)"
-
-    return "\n".join([
-        f"seed {plan.seed}: {sum(outcome.kills.values())} kills in {outcome.elapsed_s:.0f} s: "
-        + ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items())),
-        f"producers {outcome.producers}, accepted {verdict.accepted}, executed {verdict.executed}, "
-        f"dead letters {verdict.dead_letters}",
-        f"lost {len(verdict.lost)}, phantom {len(verdict.phantom)}, altered {len(verdict.altered)}, "
-        f"run although cancelled {len(verdict.cancelled_but_ran)}",
-        f"duplicates {verdict.duplicates}: {verdict.explained} were the last act of a killed worker, "
-        f"{len(verdict.unexplained)} unexplained",
-        f"worker's death to its job's next start: {spread(verdict.redelivery_s)}",
-        f"supervisor's death to its workers' jobs' next start: {spread(verdict.restart_s)}",
-        *(f"{what}: {', '.join(which)}" for what, which in (
-            ("LOST", verdict.lost), ("PHANTOM", verdict.phantom), ("ALTERED", verdict.altered[:8]),
-            ("UNEXPLAINED", verdict.unexplained[:8]), ("RAN ALTHOUGH CANCELLED", verdict.cancelled_but_ran),
-            ("LEFT BEHIND", outcome.left), ("PRODUCERS", [outcome.producer_errors] if outcome.producer_errors else []),
-            ("EXIT STATUS", [f"{outcome.exit_status:#x}"] if outcome.exit_status else []),
-        ) if which),
-    ])  # fmt: skip
+    if not len(values):
+        return "none seen"
+    p50, p99 = (1000 * float(np.quantile(values, q)) for q in (0.5, 0.99))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {1000 * float(values.max()):.1f} ms ({len(values)} jobs)"

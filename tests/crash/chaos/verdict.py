@@ -1,4 +1,4 @@
-"""Reads all ledgers and says what became of each job: nothing lost, nothing made up, nothing altered, each repeat explained."""
+"""Reads all ledgers and says what became of each job: none lost, made up or altered, each repeat explained."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from tests.crash.chaos import records
 from tests.crash.chaos.crew import SUPERVISOR_KILL, WORKER_KILL, Kill
 
-_DTYPE = np.dtype(
-    [("kind", "u1"), ("attempt", "u1"), ("-", "<u2"), ("producer", "<u4"), ("sequence", "<u4"), ("sum", "<u4"), ("at", "<u8")]
-)
+_DTYPE = np.dtype([
+    ("kind", "u1"), ("attempt", "u1"), ("-", "<u2"), ("producer", "<u4"), ("sequence", "<u4"), ("sum", "<u4"),
+    ("at", "<u8"),
+])  # fmt: skip
 assert _DTYPE.itemsize == records.RECORD.size
 _EXAMPLES = 8
 
@@ -125,7 +126,7 @@ def _phantom(wrote: NDArray[np.void], ran: NDArray[np.void]) -> list[str]:
 
 def _altered(done: NDArray[np.void]) -> list[str]:
     wrong: list[str] = []
-    for producer, sequence, total in zip(done["producer"].tolist(), done["sequence"].tolist(), done["sum"].tolist(), strict=True):
+    for producer, sequence, total in done[["producer", "sequence", "sum"]].tolist():
         if total != records.checksum(records.payload(producer, sequence)) and total != records.checksum(
             np.full(1000, sequence, np.int64).tobytes()
         ):
@@ -155,7 +156,8 @@ def _explain_repeats(verdict: Verdict, ran: NDArray[np.void], kills: list[Kill])
         if bool(done["is_last"][i]) and int(done["pid"][i]) in killed:
             verdict.explained += 1
         else:
-            verdict.unexplained.append(f"{int(ids[i]) >> 32}:{int(ids[i]) & 0xFFFFFFFF} of worker {int(done['pid'][i])}")
+            job = f"{int(ids[i]) >> 32}:{int(ids[i]) & 0xFFFFFFFF}"
+            verdict.unexplained.append(f"{job} of worker {int(done['pid'][i])}")
 
 
 def _latencies(ran: NDArray[np.void], kills: list[Kill]) -> NDArray[np.float64]:

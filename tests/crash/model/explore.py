@@ -25,6 +25,7 @@ from tests.crash.model.world import (
     state_of,
 )
 
+NO_BOUND = 99  # on preemptions
 _TICKS = 2  # bounded sleeps in a row that may bring nothing
 
 Start = dict[str, int]
@@ -37,13 +38,14 @@ class Outcome:
     states: int = 0
     moves: int = 0
     ends: int = 0
+    end_memories: set[int] = field(default_factory=set)  # hashes
     rescues: int = 0
     is_complete: bool = True
     violation: str = ""
     trace: list[str] = field(default_factory=list)
 
 
-def exhaust(machine: Machine, budgets: Start, *, most_states: int = 10**9, preemptions: int = 99) -> Outcome:
+def exhaust(machine: Machine, budgets: Start, *, most_states: int = 10**9, preemptions: int = NO_BOUND) -> Outcome:
     """Visit every reachable state, up to `most_states`; stop at the first violation.
 
     `preemptions` bounds how often a schedule leaves an actor that could go on, or whose stores have
@@ -84,7 +86,7 @@ class _Search:
         self.path: list[tuple[State, Choice | None]] = []
 
     def is_new(self, state: State, last: int, used: int) -> bool:
-        key = hash(state if self.most == 99 else (state, last))
+        key = hash(state if self.most == NO_BOUND else (state, last))
         if self.seen.get(key, 100) <= used:
             return False
         self.seen[key] = used
@@ -94,7 +96,7 @@ class _Search:
         machine, path, depth = self.machine, self.path, len(self.path)
         path.append((state, None))
         choices = machine.choices(state)
-        bounded = self.most < 99
+        bounded = self.most < NO_BOUND
         leaves = bounded and any(a == last for a, _ in choices)
         for choice in choices:
             cost = used + (leaves and choice[0] != last)
@@ -119,6 +121,7 @@ def judge(machine: Machine, state: State, outcome: Outcome) -> State | None:
     left = machine.monitor.unfinished(memory) or _stuck_producer(machine, state)
     if not left:
         outcome.ends += 1
+        outcome.end_memories.add(hash(memory))
         return None
     if memory[world.disturbed] <= 0:
         raise Violation(f"all sleep and nobody died: {left}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.crash.model.explore import Outcome, exhaust
+from tests.crash.model.explore import NO_BOUND, Outcome, exhaust
 from tests.crash.model.machine import ARM, PSO, X86
 from tests.crash.model.scenes import SCENES
 
@@ -103,7 +103,7 @@ MUTANTS = (
 def hunt(mutant: Mutant, *, most_states: int = 200_000) -> tuple[str, Outcome]:
     """The first scene that notices, and what it saw; or the last that did not."""
     scene, outcome = "", Outcome()
-    for bound in (1, 2, 99):
+    for bound in (1, 2, NO_BOUND):
         for scene in mutant.scenes:
             story = SCENES[scene]
             machine = story.machine(mutant.name, kind=mutant.kind)

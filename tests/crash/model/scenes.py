@@ -11,7 +11,7 @@ from tests.crash.model.actors import recovery as keepers
 from tests.crash.model.actors import worker as workers
 from tests.crash.model.actors.producer import CANCEL, COLLECT, DELAY, SUBMIT, Plan
 from tests.crash.model.automaton import Automaton, Steps
-from tests.crash.model.explore import Start
+from tests.crash.model.explore import NO_BOUND, Start
 from tests.crash.model.machine import X86, Machine
 from tests.crash.model.world import DONE, Shape, World, word
 
@@ -29,6 +29,7 @@ class Scene:
     deaths: Start
     unborn: tuple[str, ...] = ()
     start: dict[str, int] = field(default_factory=dict)  # cells that do not begin as usual
+    preemptions: int = NO_BOUND  # how far the suite searches it; the command line always searches to the end
     mortals: tuple[str, ...] = ()  # who may die; () = everybody for whom `deaths` has a budget
 
     def machine(self, *mutants: str, exact: bool = False, reduce: bool = True, kind: str = X86) -> Machine:
@@ -92,7 +93,7 @@ def _lock_of_row(w: World, a: int) -> Steps[None]:
 
 SCENES = {scene.name: scene for scene in (
     Scene("basic", "1 producer, 2 workers, 2 jobs; a worker and recovery die",
-          Shape(), _crew(*submits(1, 2)) | _keepers(), {"worker": 1, "recovery": 1}),
+          Shape(), _crew(*submits(1, 2)) | _keepers(), {"worker": 1, "recovery": 1}, preemptions=0),
     Scene("death", "the same with 1 job; only worker 0 may die",
           Shape(jobs=1), _crew(*submits(1)) | _keepers(), {"worker": 1}, mortals=("worker0",)),
     Scene("abandoned", "the producer dies, nobody takes its row",
@@ -103,7 +104,7 @@ SCENES = {scene.name: scene for scene in (
     Scene("ring on", "2 workers, 2 jobs, the first of which ends after the second",
           Shape(slow=True, clears=True), _crew(*submits(1, 2)), {}),
     Scene("tight", "1 slot, 3 jobs, lanes of capacity 1; a worker dies",
-          Shape(slots=1, jobs=3, waits=True), _crew(*submits(1, 2, 3)) | _keepers(), {"worker": 1}),
+          Shape(slots=1, jobs=3, waits=True), _crew(*submits(1, 2, 3)) | _keepers(), {"worker": 1}, preemptions=0),
     Scene("stale entry", "1 slot, a lane that is full of a stale entry",
           Shape(workers=(0,), slots=1, jobs=1, waits=True), _crew(*submits(1), workers=1), {},
           start={"tail[0,0]": 1, "ring[0,0,0]": 1}),
@@ -114,7 +115,7 @@ SCENES = {scene.name: scene for scene in (
           _crew(*submits(1), workers=1) | _keepers(), {}, start={"tail[0,1]": 1, "ring[0,1,0]": 1}),
     Scene("dead letter", "a job that costs a worker becomes a dead letter; its producer waits",
           Shape(jobs=1, collect=True, waits=True, max_crashes=1),
-          _crew((SUBMIT, 1, 0), (COLLECT, 1, 0)) | _keepers(), {"worker": 1}, mortals=("worker0",)),
+          _crew((SUBMIT, 1, 0), (COLLECT, 1, 0)) | _keepers(), {"worker": 1}, mortals=("worker0",), preemptions=1),
     Scene("due", "a delayed job, nobody dies", Shape(workers=(0,), slots=1, jobs=1, delays=True),
           _crew((DELAY, 1, 0), workers=1) | {"recovery": keepers.recovery}, {}),
     Scene("delayed", "a delayed job; its producer is killed, the row taken over",
@@ -132,7 +133,7 @@ SCENES = {scene.name: scene for scene in (
     Scene("groups", "2 groups share a slot; a worker dies and is replaced",
           Shape(workers=(0, 1), groups=2, slots=1, waits=True, fresh_bells=True),
           _crew((SUBMIT, 1, 0), (SUBMIT, 2, 1)) | _keepers()
-          | _replacements(0, 1), {"worker": 1}, unborn=("worker0b", "worker1b")),
+          | _replacements(0, 1), {"worker": 1}, unborn=("worker0b", "worker1b"), preemptions=1),
     Scene("takeover", "a producer is killed, its row is taken over",
           Shape(workers=(0,), jobs=3, waits=True),
           _crew(*submits(1, 2), workers=1) | {"successor": _successor(0, "producer0", *submits(3))},
@@ -145,9 +146,9 @@ SCENES = {scene.name: scene for scene in (
           Shape(workers=(0,), slots=1, waits=True, cancels=True),
           _crew((SUBMIT, 1, 0), (CANCEL, 1, 0), (SUBMIT, 2, 0), workers=1), {}),
     Scene("retry", "a job fails once; recovery dies",
-          Shape(workers=(0,), retries=True), _crew(*submits(1, 2), workers=1) | _keepers(), {"recovery": 1}),
+          Shape(workers=(0,), retries=True), _crew(*submits(1, 2), workers=1) | _keepers(), {"recovery": 1}, preemptions=1),
     Scene("give back", "one of two leased jobs is slow, the other goes back",
-          Shape(slow=True, batch=2), _crew(*submits(1, 2)) | _keepers(), {}),
+          Shape(slow=True, batch=2), _crew(*submits(1, 2)) | _keepers(), {}, preemptions=1),
     Scene("replaced", "a worker dies and is replaced in its row, with a doorbell of its own",
           Shape(workers=(0,), fresh_bells=True, clears=True),
           _crew(*submits(1, 2), workers=1) | _keepers()
@@ -155,19 +156,19 @@ SCENES = {scene.name: scene for scene in (
     Scene("replaced naps", "the same, and each sleeper is rung once per nap",
           Shape(workers=(0,), fresh_bells=True, naps=True, clears=True),
           _crew(*submits(1, 2), workers=1) | _keepers()
-          | _replacements(0), {"worker": 1}, unborn=("worker0b",)),
+          | _replacements(0), {"worker": 1}, unborn=("worker0b",), preemptions=1),
     Scene("silent", "a live worker makes no sign for long", Shape(jobs=1),
           _crew(*submits(1)) | _keepers() | {"hasty": lambda w, a: keepers.hasty_supervisor(w, a, 0)}, {}),
     Scene("two recoveries", "recovery is started twice", Shape(workers=(0,), jobs=1, retries=True),
           _crew(*submits(1), workers=1) | _keepers() | {"recovery2": keepers.recovery}, {}),
     Scene("naps", "a sleeper is rung once per nap",
-          Shape(slow=True, naps=True, clears=True), _crew(*submits(1, 2)), {}),
+          Shape(slow=True, naps=True, clears=True), _crew(*submits(1, 2)), {}, preemptions=2),
     Scene("leave", "an idle worker is told to leave",
           Shape(leaves=True, jobs=1), _crew(*submits(1)) | {"dismisser": lambda w, a: keepers.dismisser(w, a, 0)}, {}),
     Scene("kill", "a job past its limit: stop, look again, kill",
           Shape(workers=(0, 0)),
           _crew(*submits(1, 2)) | _keepers() | {"killer": lambda w, a: keepers.killer(w, a, 0, w.actor("worker0"))},
-          {}),
+          {}, preemptions=1),
     Scene("blocks", "a view outlives its job", Shape(workers=()),
           {"reader": blocks.reader, "allocator": blocks.allocator}, {},
           start={"word[0]": word(DONE, generation=1), "tag": 1, "block": blocks.BYTES}),

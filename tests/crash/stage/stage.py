@@ -117,12 +117,12 @@ class Stage:
 
     def bells_left(self) -> list[str]:
         """Semaphores of this stage that still have a name."""
-        return [name for name in os.listdir("/dev/shm") if self.mark in name and name.startswith("sem.")]
+        return sorted(name for name in os.listdir("/dev/shm") if self.mark in name and name.startswith("sem."))
 
     # -- producers -------------------------------------------------------------------------
 
     def client(self, *, attached: bool = False) -> Client:
-        """A producer in this process; it attaches the segment itself, or uses the stage's (thousands need no more)."""
+        """A producer in this process; it attaches the segment itself, or uses the stage's mapping."""
         attach = client_module.attach
         if not attached:
             client_module.attach = lambda _name: self.segment
@@ -134,8 +134,8 @@ class Stage:
         return client
 
     def send(
-        self, client: Client, number: int, task: Task[..., Any] = tasks.note, size: int = 24, block: float | None = None,
-        **options: Any,
+        self, client: Client, number: int, task: Task[..., Any] = tasks.note, size: int = 24,
+        block: float | None = None, **options: Any,
     ) -> Job[Any]:  # fmt: skip
         """Submit job `number`; it counts as accepted from the return of `submit` on. With `block` the slow way."""
         argument: Any = np.full(1500, float(number)) if task is tasks.doubled else tasks.text_of(number, size)
