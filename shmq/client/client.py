@@ -117,8 +117,10 @@ class Client:
                 return
             self._is_closed = True
             self._free.clear()
-            if self._poller is not None:
-                self._poller.stop()
+            poller, self._poller = self._poller, None
+        if poller is not None:
+            poller.stop()  # never under the lock: its thread may be waiting for it
+        with self._lock:
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
             self._forget_row()
@@ -504,6 +506,7 @@ class Client:
 
     def _ensure_poller(self) -> None:
         if self._poller is None:
+            self._check_usable()
             from shmq.client.poller import Poller
 
             self._poller = Poller(self._row, self._run_callbacks)

@@ -26,6 +26,7 @@ from tests.crash.model.world import (
 )
 
 NO_BOUND = 99  # on preemptions
+_LOWER_SHARE = 0.02  # of the steps of a walk by priority
 _TICKS = 2  # bounded sleeps in a row that may bring nothing
 
 Start = dict[str, int]
@@ -141,9 +142,15 @@ def _stuck_producer(machine: Machine, state: State) -> str:
 
 
 def walk(machine: Machine, budgets: Start, seed: int, *, death_share: float = 0.02) -> Outcome:
-    """One random schedule from start to end."""
+    """One random schedule from start to end.
+
+    Half of them are fair; in the other half an actor (or the arrival of its stores) runs until it is
+    blocked or its priority is lowered, which finds what needs one of them to be very slow
+    (probabilistic concurrency testing: Burckhardt et al., ASPLOS 2010).
+    """
     dice, outcome = random.Random(seed), Outcome()
     path: list[tuple[State, Choice | None]] = []
+    priorities: dict[tuple[int, bool], float] = {}
     try:
         state: State | None = dice.choice(machine.initial(budgets))
         while state is not None:
@@ -153,7 +160,7 @@ def walk(machine: Machine, budgets: Start, seed: int, *, death_share: float = 0.
             if not any(what != TIMEOUT for _, what in choices):
                 state = judge(machine, state, outcome)
                 continue
-            choice = _pick(dice, choices)
+            choice = _pick(dice, choices) if seed % 4 < 2 else _pick_by_priority(dice, choices, priorities)
             path[-1] = (state, choice)
             after = machine.take(state, choice)
             state = after[0]
@@ -170,6 +177,18 @@ def _pick(dice: random.Random, choices: list[Choice]) -> Choice:
     actors = list({a for a, what in choices})
     a = dice.choice(actors)
     return dice.choice([c for c in choices if c[0] == a])
+
+
+def _pick_by_priority(
+    dice: random.Random, choices: list[Choice], priorities: dict[tuple[int, bool], float]
+) -> Choice:
+    def key(choice: Choice) -> tuple[int, bool]:
+        return choice[0], choice[1] >= 0  # an actor, or its stores under way
+
+    best = max(choices, key=lambda choice: priorities.setdefault(key(choice), dice.random()))
+    if dice.random() < _LOWER_SHARE:
+        priorities[key(best)] = min(priorities.values()) - dice.random()
+    return best
 
 
 def describe(machine: Machine, path: list[tuple[State, Choice | None]]) -> list[str]:

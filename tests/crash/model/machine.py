@@ -143,6 +143,7 @@ class Machine:
         self._ops = [a.ops for a in automata]
         self._status = world.status
         self._locks = frozenset(world.locks)
+        self._timeouts = world.budget["timeout"]
 
     def initial(self, budgets: dict[str, int]) -> list[State]:
         """Everybody at the first step that somebody can notice; behind it those where one died before."""
@@ -171,9 +172,9 @@ class Machine:
             status = memory[cell]
             if status == ALIVE:
                 op = self._ops[a][positions[a]]
-                if self._is_enabled(op, a, state):
+                if op[0] in _ALWAYS or self._is_enabled(op, a, state):
                     found.append((a, STEP))
-                if op[0] == WAIT and memory[self.world.budget["timeout"]]:
+                if op[0] == WAIT and memory[self._timeouts]:
                     found.append((a, TIMEOUT))
             if buffers[a] and ALIVE <= status <= STOPPED:
                 found.extend((a, i) for i in self._arrivable(buffers[a]))
@@ -197,7 +198,7 @@ class Machine:
             return ends + died
         draft = _Draft(state)
         if what == TIMEOUT:
-            draft.memory[self.world.budget["timeout"]] -= 1
+            draft.memory[self._timeouts] -= 1
             draft.positions[a] = self.automata[a].after(draft.positions[a], 0)
         elif what == DIE:
             self._die(draft, a)
@@ -224,8 +225,6 @@ class Machine:
 
     def _is_enabled(self, op: Op, a: int, state: State) -> bool:
         kind, memory, buffer = op[0], state[1], state[2][a]
-        if kind in _ALWAYS:
-            return True
         if kind == LOCK:
             # on x86 taking a lock is an atomic instruction, which drains the buffer
             return not memory[op[1]] and (all(cell != op[1] for cell, _ in buffer) if self.is_weak else not buffer)
