@@ -37,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 START_S, GUARD_S = 60.0, 1800.0
 PRIORITIES = (1, 2, 3, 4, 5)
-TASKS = '''
+TASKS = """
 import itertools, os, time, zlib
 import shmq
 
@@ -51,7 +51,7 @@ def work(producer: int, number: int) -> tuple[int, int, int]:
 def hold(path: str) -> None:
     while not os.path.exists(path):
         time.sleep(0.005)
-'''
+"""
 
 
 @dataclass
@@ -172,7 +172,7 @@ def produce(end: Connection, other_end: Connection, number: int, folder: Path, o
         with shmq.connect() as client:
             while (hold := end.recv()) is not None:
                 one_round(client, end, number, hold, options)
-    except Exception as error:  # noqa: BLE001 - told to the main process, which ends the run
+    except Exception as error:
         end.send(("error", f"{type(error).__name__}: {error}"))
         raise
 
@@ -272,7 +272,8 @@ def supervisor(folder: Path, options: argparse.Namespace) -> Iterator[Control]:
     (folder / "stress_tasks.py").write_text(TASKS)
     config = folder / "config.toml"
     config.write_text(
-        f'namespace = "{namespace}"\ntasks = ["stress_tasks"]\n{groups}[groups.computation]\nmin_workers = 1\nmax_workers = 1\n'
+        f'namespace = "{namespace}"\ntasks = ["stress_tasks"]\n{groups}'
+        "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n"
         f"[memory]\nmax_producers = {options.producers + 2}\nslots_per_producer = {slots}\nslot_bytes = 256\n"
         f"block_budget_bytes = 1048576\narenas = 1\nmax_workers = {2 * options.groups + 4}\n"
     )

@@ -30,7 +30,7 @@ from shmq.tasks.task import Task
 from shmq.transport.membership import ProducerRow, register
 from shmq.transport.publish import Publisher
 from shmq.transport.table import CANCELLED, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
-from shmq.wire.codec import Decoder, Encoder, PoolFull, explain
+from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, PoolFull, explain, needs_blocks
 from shmq.wire.failure import Failure, rebuild
 from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
 
@@ -68,7 +68,7 @@ class Client:
         self._publisher = Publisher(segment, self._row.index)
         self._blocks = BlockPool(segment, self._lock_file, PRODUCER_PIN, self._row.index)
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
-        self._encode = msgspec.msgpack.Encoder(enc_hook=_needs_blocks).encode
+        self._encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self._waiter = Waiter(self._row)
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._first = self._publisher.first
@@ -221,7 +221,7 @@ class Client:
                 word = publisher.schedule(slot, target.route, len(data), unit, nargs, kind, expires_ns, data, due)
             else:
                 word = self._publish(slot, target.route, len(data), unit, nargs, kind, expires_ns, data)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except ENCODING_ERRORS as error:
             raise explain(error, task.name) from error
         finally:
             publisher.reserved.discard(slot)
@@ -459,7 +459,7 @@ class Client:
         if self._is_busy():
             raise _reentrant()
         self._check_own(job)
-        with resolve.blocked_worker(job):
+        with resolve.waiting_for(job):
             if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
                 raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
 
@@ -546,14 +546,6 @@ class Client:
     def state_dir(self) -> Path:
         """The namespace's state directory."""
         return self._segment.state_dir
-
-
-class _NeedsBlocks(Exception):
-    pass
-
-
-def _needs_blocks(_value: Any) -> Any:
-    raise _NeedsBlocks
 
 
 def _foreign(job: Job[Any]) -> ShmqError:

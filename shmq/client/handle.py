@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from shmq.errors import JobCancelled, ShmqError
+from shmq.wire.codec import DECODING_ERRORS
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
@@ -81,7 +82,7 @@ class Job(Generic[R]):
             if raw is not None:  # else another thread has just decoded it
                 try:
                     value = self._decode(raw)
-                except Exception:
+                except DECODING_ERRORS:  # explained there, and kept as the job's outcome
                     self._client.decode(self)
                 else:
                     self._outcome = value

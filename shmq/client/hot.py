@@ -15,6 +15,7 @@ from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job
 from shmq.clock import now_ns
 from shmq.memory.fence import new_fence
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, QUEUED, STATE
+from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import CALL, FORGET, HEADER, HEADER_BYTES, INLINE
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[An
             return client.submit_any(target, task, args, {})
         try:
             data = encode(args)
-        except Exception:
+        except (NeedsBlocks, *ENCODING_ERRORS):  # blocks, or an explanation: both elsewhere
             return client.submit_any(target, task, args, {})
         length = len(data)
         if length > inline or not free:

@@ -189,17 +189,20 @@ def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[A
     return args, kwargs
 
 
+def waiting_for(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
+    """Around a wait for `job`: inside a task the pool must know of it."""
+    return contextlib.nullcontext() if current.worker() is None else _blocked_worker(job)
+
+
 @contextlib.contextmanager
-def blocked_worker(job: Job[Any]) -> Iterator[None]:
+def _blocked_worker(job: Job[Any]) -> Iterator[None]:
     """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
 
     Raises:
         WouldDeadlock: the job waits in this worker's own group and no further worker can be forked.
     """
     worker = current.worker()
-    if worker is None:
-        yield
-        return
+    assert worker is not None
     worker.enter_wait()
     try:
         chain = worker.deadlock(job._slot)

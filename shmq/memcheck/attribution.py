@@ -1,8 +1,8 @@
-"""Which task, and which of its lines, leaves memory or descriptors behind? Measured in the worker, on a few
-of its jobs.
+"""Which task, and which of its lines, leaves memory or descriptors behind? Measured in the worker, on a few jobs.
 
     begin(task) ── the job runs ── end(failed)    one job in about N is measured; N grows with what that costs
-      around it young garbage is collected, then what the job left: Python blocks, malloc bytes, descriptors
+        before both, young garbage is collected; the difference is what the job left: Python blocks, malloc bytes,
+        descriptors, and whatever else the worker can count
     a task that leaves something behind has some of its next jobs watched line by line (line_watch.py)
 
 Jobs that overlap (event loop) are not measured: what each of them left cannot be told apart.
@@ -17,19 +17,19 @@ import random
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shmq.memcheck.line_watch import BLOCK_BYTES, LineWatch, Place, malloc_use
+from shmq.memcheck.line_watch import BLOCK_BYTES, Counter, LineWatch, Place, malloc_use
 from shmq.memcheck.sampling import open_descriptors
 
 COST_SHARE = 0.003  # of the worker's time, for all measuring together
 LEAST_STRIDE, MOST_STRIDE = 4.0, 100_000.0
 WARM_UP_JOBS = 3  # measured jobs of each task that do not count: they fill caches and import modules
 SUSPECT_AFTER_JOBS, FAILED_JOBS = 20, 5  # measured ones
-SUSPECT_BYTES, SUSPECT_DESCRIPTORS = 16.0, 0.01  # left behind per job
+SUSPECT_BYTES, SUSPECT_COUNT = 16.0, 0.01  # left behind per job
 WATCHED_JOBS = 60  # per task: a watched job runs some ten times slower
 
 
@@ -60,10 +60,10 @@ class Source:
 
 @dataclass
 class Growth:
-    """What the measured jobs of one task left behind, summed; failed jobs also apart, since some leak only
-    there.
+    """What the measured jobs of one task left behind, summed; failed jobs also apart, since some leak only there.
 
-    `left_bytes` and `opened` by line, of the watched jobs, which are counted apart.
+    `counts`: by unit, of "descriptors" and whatever else the worker counts. `left`: by unit ("bytes" as well) and
+    line, of the watched jobs, which are not among `jobs`.
     """
 
     task: str
@@ -71,10 +71,9 @@ class Growth:
     bytes: int = 0
     failed_jobs: int = 0
     failed_bytes: int = 0
-    descriptors: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
     watched_jobs: int = 0
-    left_bytes: dict[Place, int] = field(default_factory=dict)
-    opened: dict[Place, int] = field(default_factory=dict)
+    left: dict[str, dict[Place, int]] = field(default_factory=dict)
 
     @property
     def bytes_per_1000_jobs(self) -> float:
@@ -86,51 +85,46 @@ class Growth:
         """What 1,000 failed jobs leave behind; 0 if none failed."""
         return 1000 * self.failed_bytes / max(self.failed_jobs, 1)
 
-    @property
-    def descriptors_per_1000_jobs(self) -> float:
-        """Descriptors that 1,000 jobs leave open."""
-        return 1000 * self.descriptors / max(self.jobs, 1)
+    def count_per_1000_jobs(self, unit: str) -> float:
+        """What 1,000 jobs leave behind of a counted unit, e.g. "descriptors"."""
+        return 1000 * self.counts.get(unit, 0) / max(self.jobs, 1)
 
     @property
-    def leaves_bytes(self) -> bool:
-        """Enough jobs measured, and more left behind than measuring errs by."""
+    def suspect_units(self) -> list[str]:
+        """Of what the task leaves more behind than measuring errs by; empty before enough jobs were measured."""
         if self.jobs < SUSPECT_AFTER_JOBS:
-            return False
-        if self.failed_jobs >= FAILED_JOBS and self.bytes_per_1000_failed_jobs / 1000 > SUSPECT_BYTES:
-            return True
-        return self.bytes_per_1000_jobs / 1000 > SUSPECT_BYTES
-
-    @property
-    def leaves_descriptors(self) -> bool:
-        """Likewise for descriptors."""
-        return self.jobs >= SUSPECT_AFTER_JOBS and self.descriptors_per_1000_jobs / 1000 > SUSPECT_DESCRIPTORS
-
-    @property
-    def is_suspect(self) -> bool:
-        """The task leaves something behind."""
-        return self.leaves_bytes or self.leaves_descriptors
+            return []
+        fails = self.failed_jobs >= FAILED_JOBS and self.bytes_per_1000_failed_jobs > 1000 * SUSPECT_BYTES
+        leaves = self.bytes_per_1000_jobs > 1000 * SUSPECT_BYTES
+        counted = [unit for unit in self.counts if self.count_per_1000_jobs(unit) > 1000 * SUSPECT_COUNT]
+        return [*counted, *(["bytes"] if leaves or fails else [])]
 
     def lines(self, least_share: float = 0.2) -> list[tuple[Place, str, float]]:
-        """(place, "bytes" or "descriptors", left per watched job) of what is suspected, greatest first.
+        """(place, unit, left per watched job) of what is suspected, by unit, greatest first.
 
         Lines with less than `least_share` of the greatest are left out.
         """
         found: list[tuple[Place, str, float]] = []
-        for is_left, left, unit in (
-            (self.leaves_descriptors, self.opened, "descriptors"),
-            (self.leaves_bytes, self.left_bytes, "bytes"),
-        ):
-            least = least_share * max(left.values(), default=0) if is_left else float("inf")
+        for unit in self.suspect_units:
+            left = self.left.get(unit, {})
+            least = least_share * max(left.values(), default=0)
             heavy = [(place, unit, n / self.watched_jobs) for place, n in left.items() if n >= least and n > 0]
             found += sorted(heavy, key=lambda row: -row[2])
         return found
 
     def add(self, other: Growth) -> None:
         """Take in what another worker measured of the same task."""
-        for name in ("jobs", "bytes", "failed_jobs", "failed_bytes", "descriptors", "watched_jobs"):
+        for name in ("jobs", "bytes", "failed_jobs", "failed_bytes", "watched_jobs"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        for mine, others in ((self.left_bytes, other.left_bytes), (self.opened, other.opened)):
-            for place, n in others.items():
+        for unit, n in other.counts.items():
+            self.counts[unit] = self.counts.get(unit, 0) + n
+        self.add_left(other.left)
+
+    def add_left(self, left: Mapping[str, Mapping[Place, int]]) -> None:
+        """Take in what watched jobs left behind."""
+        for unit, by_place in left.items():
+            mine = self.left.setdefault(unit, {})
+            for place, n in by_place.items():
                 mine[place] = mine.get(place, 0) + n
 
 
@@ -141,9 +135,23 @@ class TaskDeltas:
     Caller must: call both from the thread that runs the task; let go of arguments and result before `end`.
     """
 
-    def __init__(self, *, cost_share: float = COST_SHARE, watch_lines: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        cost_share: float = COST_SHARE,
+        watch_lines: bool = True,
+        counters: Mapping[str, Counter] | None = None,
+    ) -> None:
+        """Nothing is measured before the first `begin`.
+
+        Args:
+            cost_share: bound on the share of the worker's time that measuring takes.
+            watch_lines: whether jobs of suspected tasks may be run under `sys.settrace`.
+            counters: what else a job could leave behind, by unit, e.g. {"blocks": blocks_held}.
+        """
         self._cost_share = cost_share
         self._watch_lines = watch_lines
+        self._counters = dict(counters or {})
         self._growth: dict[str, Growth] = {}
         self._seen: dict[str, int] = {}
         self._open = 0  # jobs begun and not ended
@@ -154,7 +162,8 @@ class TaskDeltas:
         self._watch: LineWatch | None = None
         self._random = random.Random(os.getpid())
         # Written in place: a new tuple of numbers would itself be what the job seems to leave behind.
-        self._before, self._after = array("q", (0, 0, 0)), array("q", (0, 0, 0))
+        self._measures = (sys.getallocatedblocks, malloc_use, open_descriptors, *self._counters.values())
+        self._before, self._after = (array("q", [0] * len(self._measures)) for _ in range(2))
         self._cost_s = array("d", (0.0,))  # CPU time: a measurement that had to wait for a core was not dear
         self._planned_s = time.perf_counter()
 
@@ -169,9 +178,9 @@ class TaskDeltas:
             return
         self._task = task
         if self._watch_lines and self._is_to_be_watched(task):
-            self._watch = LineWatch()
+            self._watch = LineWatch(self._counters)
         begun_s = time.thread_time()
-        _measure(self._before)
+        self._measure(self._before)
         self._cost_s[0] = time.thread_time() - begun_s
         if self._watch is not None:
             self._watch.start()
@@ -190,7 +199,7 @@ class TaskDeltas:
                 self._task, self._is_spoiled, self._skip = None, False, 1
             return
         begun_s = time.thread_time()
-        _measure(self._after)
+        self._measure(self._after)
         if watch is None:
             self._count(self._task, failed=failed)
         else:
@@ -207,7 +216,8 @@ class TaskDeltas:
         disk costs this table, not the worker.
         """
         rows = [
-            {**asdict(g), "left_bytes": [*g.left_bytes.items()], "opened": [*g.opened.items()]} for g in self.snapshot()
+            {**asdict(g), "left": {unit: [*by_place.items()] for unit, by_place in g.left.items()}}
+            for g in self.snapshot()
         ]
         path = folder / f"growth-{os.getpid()}.json"
         try:
@@ -221,11 +231,12 @@ class TaskDeltas:
         growth = self._growth.setdefault(task, Growth(task))
         if seen <= WARM_UP_JOBS:
             return
-        blocks, malloced, descriptors = (b - a for a, b in zip(self._before, self._after, strict=True))
+        blocks, malloced, *counts = (after - before for before, after in zip(self._before, self._after, strict=True))
         left = malloced + BLOCK_BYTES * blocks
         growth.jobs += 1
         growth.bytes += left
-        growth.descriptors += descriptors
+        for unit, count in zip(("descriptors", *self._counters), counts, strict=True):
+            growth.counts[unit] = growth.counts.get(unit, 0) + count
         if failed:
             growth.failed_jobs += 1
             growth.failed_bytes += left
@@ -233,17 +244,19 @@ class TaskDeltas:
     def _count_watched(self, task: str, watch: LineWatch) -> None:
         growth = self._growth[task]
         growth.watched_jobs += 1
-        for place, size in watch.left.items():
-            growth.left_bytes[place] = growth.left_bytes.get(place, 0) + size
-        for place in watch.opened.values():
-            growth.opened[place] = growth.opened.get(place, 0) + 1
+        growth.add_left(watch.left)
 
     def _is_to_be_watched(self, task: str) -> bool:
         growth = self._growth.get(task)
-        if growth is None or not growth.is_suspect or sys.gettrace() is not None:
+        if growth is None or not growth.suspect_units or sys.gettrace() is not None:
             return False
         # Every other one, so that the numbers of the task go on.
         return growth.watched_jobs < WATCHED_JOBS and self._random.random() < 0.5
+
+    def _measure(self, into: array[int]) -> None:
+        gc.collect(0)  # the garbage of young cycles is not left behind
+        for index, measure in enumerate(self._measures):
+            into[index] = measure()
 
     def _plan_next(self, begun_s: float) -> None:
         """Choose the stride from what measuring cost and how long jobs take; a random step, so that no rhythm
@@ -283,13 +296,8 @@ def task_of(sources: Iterable[Source], frames: Iterable[tuple[str, int]]) -> str
 
 
 def _row(row: dict[str, Any]) -> Growth:
-    for name in ("left_bytes", "opened"):
-        row[name] = {(str(file), int(line), str(function)): int(n) for (file, line, function), n in row[name]}
+    row["left"] = {
+        str(unit): {(str(file), int(line), str(function)): int(n) for (file, line, function), n in places}
+        for unit, places in row["left"].items()
+    }
     return Growth(**row)
-
-
-def _measure(into: array[int]) -> None:
-    gc.collect(0)  # the garbage of young cycles is not left behind
-    into[0] = sys.getallocatedblocks()
-    into[1] = malloc_use()
-    into[2] = open_descriptors()

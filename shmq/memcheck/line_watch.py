@@ -1,12 +1,10 @@
-"""Which line of a job leaves something behind? Looks at a count after every line of the user's code, for one
-job at a time.
+"""Which line of a job leaves something behind? Looks at a few counts after every line of one job of the user's.
 
     line event ──▶ what changed since the last event is the work of the line that was run in between
-    bytes: freed ones are taken off lines that got as many; descriptors: each remembers the line that opened
-    it
+        bytes and other counts: what goes is taken off lines that got as many
+        descriptors: each remembers the line that opened it
 
-memray knows more and costs more; it does not see what ctypes allocates, nor descriptors. This sees both, and
-needs nothing.
+memray knows more and costs more; it sees neither what ctypes allocates nor descriptors. This sees both, and needs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import site
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import FrameType
 from typing import Any, TypeAlias
@@ -30,24 +28,25 @@ _SMALL_BYTES = 512  # above it the Python allocator asks malloc
 _GC_HEAD_BYTES = 16
 _OWN_FOLDER = os.path.dirname(__file__) + os.sep
 Place: TypeAlias = tuple[str, int, str]  # file, line, function
+Counter: TypeAlias = Callable[[], int]
+
+
+_MALLINFO_FIELDS = (
+    "arena",
+    "ordblks",
+    "smblks",
+    "hblks",
+    "hblkhd",
+    "usmblks",
+    "fsmblks",
+    "uordblks",
+    "fordblks",
+    "top",
+)
 
 
 class _MallInfo2(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_size_t)
-        for name in [
-            "arena",
-            "ordblks",
-            "smblks",
-            "hblks",
-            "hblkhd",
-            "usmblks",
-            "fsmblks",
-            "uordblks",
-            "fordblks",
-            "keepcost",
-        ]
-    )
+    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO_FIELDS)
 
 
 def _find_malloc_use() -> Callable[[], int]:
@@ -91,23 +90,61 @@ def _frame_bytes(frame: FrameType) -> int:
     return BLOCK_BYTES if size <= _SMALL_BYTES else (size + 8 + 15) // 16 * 16
 
 
+class _Held:
+    """How much of one unit each line holds, the latest to get some last."""
+
+    def __init__(self) -> None:
+        self._by_line: dict[tuple[str, int], int] = {}
+        self._functions: dict[tuple[str, int], str] = {}
+
+    def change(self, place: Place, by: int) -> None:
+        if by > 0:
+            line = place[:2]
+            self._by_line[line] = self._by_line.pop(line, 0) + by
+            self._functions.setdefault(line, place[2])
+        elif by < 0:
+            self._give_back(-by)
+
+    def by_place(self) -> dict[Place, int]:
+        return {(*line, self._functions[line]): size for line, size in self._by_line.items()}
+
+    def _give_back(self, size: int) -> None:
+        """Take it off the line that holds as much, else off that with the least more, else off the latest."""
+        while size > 0 and self._by_line:
+            fits = {line: held for line, held in self._by_line.items() if held >= size}
+            line = min(fits, key=fits.__getitem__) if fits else next(reversed(self._by_line))
+            left = self._by_line[line] - size
+            if left > 0:
+                self._by_line[line] = left
+            else:
+                del self._by_line[line]
+            size = max(-left, 0)
+
+
 class LineWatch:
-    """Watch the frames of this thread that begin between `start` and `stop`; then `left` and `opened` say
-    what remained.
+    """Watch the frames of this thread that begin between `start` and `stop`; then `left` says what remained, by unit
+    ("bytes", "descriptors", those of the counters) and line.
 
     Uses `sys.settrace`, so it must not start where a debugger or coverage tool does.
     """
 
-    def __init__(self, *, longest_s: float = LONGEST_S, libraries: tuple[str, ...] | None = None) -> None:
-        self.left: dict[Place, int] = {}  # bytes
-        self.opened: dict[int, Place] = {}  # descriptors still open
+    def __init__(self, counters: Mapping[str, Counter] | None = None, *, longest_s: float = LONGEST_S) -> None:
+        """Nothing is watched before `start`.
+
+        Args:
+            counters: more to look at, by unit, e.g. {"blocks": blocks_held}; each is called after every line.
+            longest_s: after so long, the job goes on unwatched.
+        """
+        self.left: dict[str, dict[Place, int]] = {}  # by unit
         self.gave_up = False
-        self._libraries = library_folders() if libraries is None else libraries
+        self._counters = dict(counters or {})
+        self._libraries = library_folders()
         self._longest_s = longest_s
-        self._got: dict[tuple[str, int], int] = {}  # bytes held by line, the latest to get some last
-        self._functions: dict[tuple[str, int], str] = {}
+        self._held = {unit: _Held() for unit in ("bytes", *self._counters)}
+        self._opened: dict[int, Place] = {}
         self._place: Place | None = None
         self._bytes = 0
+        self._counts: dict[str, int] = {}
         self._descriptors: set[int] = set()
         self._count = 0
         self._until_s = 0.0
@@ -119,6 +156,7 @@ class LineWatch:
         self._until_s = time.monotonic() + self._longest_s
         self._descriptors = _descriptors()
         self._count = len(self._descriptors)
+        self._counts = {unit: count() for unit, count in self._counters.items()}
         self._bytes = heap_use()
         sys.settrace(self._enter)
 
@@ -126,8 +164,10 @@ class LineWatch:
         """Ends the watch; what was open or held at the end is left behind."""
         sys.settrace(None)
         self._account()
-        for (file, line), size in self._got.items():
-            self.left[file, line, self._functions[file, line]] = size
+        self.left = {unit: held.by_place() for unit, held in self._held.items()}
+        for place in self._opened.values():
+            opened = self.left.setdefault("descriptors", {})
+            opened[place] = opened.get(place, 0) + 1
 
     def _enter(self, frame: FrameType, _event: str, _arg: Any) -> Callable[..., Any] | None:
         """A new frame: follow it if it is not a library's. Its caller's line stays responsible until its own
@@ -165,37 +205,22 @@ class LineWatch:
         self._frame_bytes = 0
         place = self._place
         if place is not None:
-            if grown > 0:
-                key = place[:2]
-                self._got[key] = self._got.pop(key, 0) + grown
-                self._functions.setdefault(key, place[2])
-            elif grown < 0:
-                self._free(-grown)
+            self._held["bytes"].change(place, grown)
+            for unit, count in self._counters.items():
+                now = count()
+                self._held[unit].change(place, now - self._counts[unit])
+                self._counts[unit] = now
             if open_descriptors() != self._count:
                 self._compare_descriptors(place)
         self._bytes = heap_use()
-
-    def _free(self, size: int) -> None:
-        """Take freed bytes off the line that holds as many, else off that with the least more, else off the
-        latest.
-        """
-        while size > 0 and self._got:
-            fits = {key: held for key, held in self._got.items() if held >= size}
-            key = min(fits, key=fits.__getitem__) if fits else next(reversed(self._got))
-            left = self._got[key] - size
-            if left > 0:
-                self._got[key] = left
-            else:
-                del self._got[key]
-            size = max(-left, 0)
 
     def _compare_descriptors(self, place: Place) -> None:
         now = _descriptors()
         self._count = len(now)
         for descriptor in self._descriptors - now:
-            self.opened.pop(descriptor, None)
+            self._opened.pop(descriptor, None)
         for descriptor in now - self._descriptors:
-            self.opened[descriptor] = place
+            self._opened[descriptor] = place
         self._descriptors = now
 
 

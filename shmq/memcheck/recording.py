@@ -17,10 +17,12 @@ import os
 import platform
 import sys
 import time
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -153,17 +155,18 @@ def load_run(folder: Path) -> Run:
         message = f"{folder} holds no run ({error}). Give the folder that `shmq soak` printed; it contains {RUN}."
         raise TracingError(message) from error
     run = Run(folder, about)
-    columns: dict[tuple[str, str, int, int, str], list[tuple[float, float, float]]] = {}
-    for key, values in (*_samples(run), *_facts(run)):
-        columns.setdefault(key, []).append(values)
-    for (kind, name, _, _, quantity), rows in columns.items():
-        t_s, value, jobs = np.array(sorted(rows)).T
-        counted = None if np.isnan(jobs).any() else jobs
-        run.series.append(Series(kind, name, quantity, t_s, value, counted))
+    columns: dict[_Key, array[float]] = {}
+    for key, values in chain(_samples(run), _facts(run)):
+        columns.setdefault(key, array("d")).extend(values)
+    for (kind, name, _, _, quantity), flat in columns.items():
+        rows = np.frombuffer(flat).reshape(-1, 3)
+        t_s, value, jobs = rows[np.argsort(rows[:, 0], kind="stable")].T
+        run.series.append(Series(kind, name, quantity, t_s, value, None if np.isnan(jobs).any() else jobs))
     return run
 
 
-_Keyed = tuple[tuple[str, str, int, int, str], tuple[float, float, float]]
+_Key: TypeAlias = tuple[str, str, int, int, str]  # kind, name, pid, start ticks, quantity
+_Keyed: TypeAlias = tuple[_Key, tuple[float, float, float]]  # seconds, value, jobs (NaN: not counted)
 
 
 def _samples(run: Run) -> Iterator[_Keyed]:

@@ -1,11 +1,9 @@
-"""Does it leak? Readings of a run in, one of three answers out: "leak", "no leak", "too short to tell: run N
-more minutes".
+"""Does it leak? Readings in, one of three answers out: "leak", "no leak", "too short to tell: run N more minutes".
 
     Series of one process (or of all short-lived ones of a kind)
       → warm-up removed → block floors → Theil-Sen slope per second and per job (slope.py)
-      → the whole stretch, its last half, its last quarter: has growth slowed down? Then only what is left of
-      it counts → did it grow all along, not in a step or two? → projected over 24 h → held against the limit
-      of the quantity
+      → the whole stretch, its last half, its last quarter (windows.py): of what has slowed down, the end counts
+      → did it grow all along, not in a step or two? → projected over 24 h → held against the limit
 
 **leak**: the 99 % interval of the slope lies above zero, the growth is steady, and 24 h of it pass the limit.
 **no leak**: even the upper end of the interval stays under the limit over 24 h.
@@ -28,7 +26,7 @@ from shmq.memcheck.windows import LEAST_BLOCKS, STEADY, WARM_UP, Lives, Series, 
 
 DAY_S = 86_400.0
 LEAST_SPAN_S = 2.0  # of the readings that count, whatever their number
-STILL_STEADY = 0.85  # the same for the last half of what has slowed down before: more is asked of it
+STILL_STEADY = 0.85  # STEADY for the last half of what has slowed down before: more is asked of it
 LONGEST_MORE_MINUTES = 7 * 24 * 60
 
 
@@ -38,9 +36,8 @@ class Limit:
 
     per_day: more than this over 24 h is one.
     grain: the smallest change that a reading can show.
-    per_1000_jobs: more than this is one as well, once `EVIDENCE_GRAINS` of growth were seen: a daemon with
-    few jobs a day
-        would pass the first limit with any leak.
+    per_1000_jobs: more than this is one as well, once `EVIDENCE_GRAINS` of growth were seen: where a day brings
+        few jobs, any leak would stay below the first limit.
     """
 
     per_day: float
@@ -120,11 +117,20 @@ def judge(
     lives = lives_of(series)
     span_s = max((float(x[-1] - x[0]) for x, _ in lives.by_time), default=0.0)
     windows = windows_of(lives)
+    longest_s = max(s.span_s for s in series)
     blank = Verdict(
-        first.kind, first.name if name is None else name, first.quantity, "", "", len(series),
-        sum(len(s.t_s) for s in series), max(s.span_s for s in series), WARM_UP * max(s.span_s for s in
-        series), _last_level(series), limit.per_day,
-    )  # fmt: skip
+        kind=first.kind,
+        name=first.name if name is None else name,
+        quantity=first.quantity,
+        answer="",
+        reason="",
+        processes=len(series),
+        readings=sum(len(s.t_s) for s in series),
+        span_s=longest_s,
+        warm_up_s=WARM_UP * longest_s,
+        level=_last_level(series),
+        limit_per_day=limit.per_day,
+    )
     if not windows or span_s < LEAST_SPAN_S:
         return _too_few(blank, series)
     return _decide(blank, windows, limit, acceleration, lives)
@@ -302,8 +308,8 @@ def _off_the_line(groups: Sequence[Group]) -> float:
 def _more_minutes(window: Window, per_day: Slope, limit: Limit, horizon_s: float) -> int:
     """How much longer to run, if things go on as they do.
 
-    Slowing growth loses its pace again and again, so so many halves of the window are needed until it is
-    under the limit. Else the interval narrows at least as fast as the run grows, and no slower than one more
+    Slowing growth loses its pace again and again: so many halves of the window are needed until it is under the
+    limit. Else the interval narrows at least as fast as the run grows, and no slower than one more
     step of the size of the whole range would allow.
     """
     room = max(limit.per_day - max(per_day.mid, 0.0), limit.per_day / 4)

@@ -1,5 +1,4 @@
-"""From raw readings to stretches that can be judged: the whole of what counts, its last half, its last
-quarter.
+"""From readings to stretches that can be judged: the whole of what counts, its last half, its last quarter.
 
 Series ──lives_of()──▶ warm-up off, block floors, over seconds and over jobs ──windows_of()──▶ Window x 3
 """

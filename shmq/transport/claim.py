@@ -74,6 +74,7 @@ class Claimer:
     def __init__(self, segment: Segment, lock_file: locks.LockFile, group: int, row: int) -> None:
         shape = segment.shape
         self.group = group
+        self.backlog = 0
         self.held_until_ns, self.is_circuit_open = 0, False
         self._segment = segment
         self._fd = lock_file.fileno()
@@ -102,15 +103,15 @@ class Claimer:
         self._next_lane = 0
 
     def lanes_with_work(self) -> list[int]:
-        """Lanes of the group whose tail differs from its head: row * PRIORITIES + priority."""
-        heads = self._np_heads.copy()
-        lanes: list[int] = (self._np_tails != heads).ravel().nonzero()[0].tolist()
-        return lanes
+        """Lanes of the group whose tail differs from its head: row * PRIORITIES + priority.
 
-    def backlog(self) -> int:
-        """Entries in the group's lanes, stale ones included."""
-        heads = self._np_heads.copy()
-        return int((self._np_tails - heads).sum())
+        `backlog` is then how many entries wait in them, stale ones included.
+        """
+        heads = self._np_heads.copy()  # heads before tails
+        waiting = (self._np_tails - heads).ravel()
+        lanes: list[int] = waiting.nonzero()[0].tolist()
+        self.backlog = int(waiting.sum()) if len(lanes) > 1 else int(waiting[lanes[0]]) if lanes else 0
+        return lanes
 
     def is_paused(self) -> bool:
         """Paused groups are not claimed from."""

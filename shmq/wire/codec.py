@@ -27,6 +27,22 @@ _REFERENCE, _INLINE = 1, 2
 _REF = struct.Struct("<IQB")
 
 
+ENCODING_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
+"""What encoding a user's value may raise. Never `Exception`: a signal handler may raise anything there."""
+
+DECODING_ERRORS = (msgspec.MsgspecError, TypeError, ValueError, RecursionError, struct.error)
+"""What damaged or unexpected bytes may raise."""
+
+
+class NeedsBlocks(Exception):
+    """The value holds arrays."""
+
+
+def needs_blocks(_value: Any) -> Any:
+    """Encoder hook of the hot paths: whatever is not plain is left to `Encoder`."""
+    raise NeedsBlocks
+
+
 class PoolFull(Exception):
     """No block is free at present; the caller frees its slot, waits and tries again."""
 

@@ -28,8 +28,9 @@ from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.tasks import current
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
+from shmq.wire.codec import NeedsBlocks
 from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
-from shmq.worker.execution import END, START, Executor, NeedsBlocks, Runnable
+from shmq.worker.execution import END, START, Executor, Runnable
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.seat import Seat
 
@@ -158,7 +159,7 @@ class ConcurrentLoop:
 
     def _start_some(self, lanes: list[int], free: int) -> int:
         workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
-        fair = max(-(-self._claimer.backlog() // workers), 1)
+        fair = max(-(-self._claimer.backlog // workers), 1)
         slots, words = self._claimer.claim(lanes, min(free, fair))
         refused = list(zip(slots, words, strict=True)) if self._claimer.is_circuit_open else []
         if not refused and self._limits:
@@ -173,7 +174,7 @@ class ConcurrentLoop:
         row[WORKER["claimed"]] += len(slots)
         for slot, word in zip(slots, words, strict=True):
             self._start(slot, word)
-        if slots and self._claimer.lanes_with_work():
+        if self._claimer.backlog > len(slots):
             self._seat.bells.wake_one(self._seat.group)
         return len(slots)
 

@@ -31,7 +31,7 @@ from shmq.transport.table import (
     next_free,
     with_state,
 )
-from shmq.wire.codec import Decoder, Encoder, PoolFull, accept, explain
+from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, NeedsBlocks, PoolFull, accept, explain, needs_blocks
 from shmq.wire.failure import Failure, describe
 from shmq.wire.header import (
     BLOCK,
@@ -56,14 +56,6 @@ SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
 _BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
-
-
-class NeedsBlocks(Exception):
-    """A value needs the pool."""
-
-
-def _needs_blocks(_value: Any) -> Any:
-    raise NeedsBlocks
 
 
 class Runnable:
@@ -145,7 +137,7 @@ class Executor:
         self.blocks = blocks
         self.encoder = Encoder(blocks)
         self.decoder = Decoder(blocks)
-        self.encode = msgspec.msgpack.Encoder(enc_hook=_needs_blocks).encode
+        self.encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self.runnables = {key: Runnable(task, self.decoder, seat) for key, task in tasks.items()}
         for runnable in self.runnables.values():
             if runnable.is_async:
@@ -404,11 +396,11 @@ class Executor:
         try:
             try:
                 self._place_large(slot, running, value)
-            except (TypeError, ValueError, OverflowError, RecursionError):
+            except ENCODING_ERRORS:
                 if head[4] != MANY:
                     raise
                 self._place_large(slot, running, self._what_can_travel(value))
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except ENCODING_ERRORS as error:
             return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
         except Exception as error:
             return self.fail(slot, running, error, head)
@@ -424,7 +416,7 @@ class Executor:
                 self.encoder.encode(value)
             except PoolFull:
                 kept.append(value)
-            except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            except ENCODING_ERRORS as error:
                 failures[i] = describe(explain(error, f"the result of {self.seat.task_name()}"))
             else:
                 kept.append(value)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from shmq.clock import NS, now_ns
 from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
-from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, WORKER
+from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
@@ -19,7 +19,8 @@ from shmq.worker.limits import LONG_S, Timer
 from shmq.worker.seat import Seat
 
 _NOTIFY_NS = 200_000
-_FAILED = WORKER["failed"]
+_FAILED, _HEARTBEAT = WORKER["failed"], WORKER["heartbeat_ns"]
+_EPOCH = HEADER["epoch"]
 
 
 class Loop:
@@ -57,8 +58,9 @@ class Loop:
     def run(self) -> None:
         """Serve until told to drain, or until another supervisor's epoch begins."""
         seat, claimer = self._seat, self._claimer
-        while not seat.is_draining and seat.segment.header("epoch") == self._epoch:
-            seat.row[WORKER["heartbeat_ns"]] = now_ns()
+        header, row = seat.segment.view("header"), seat.row
+        while not seat.is_draining and header[_EPOCH] == self._epoch:
+            row[_HEARTBEAT] = now_ns()
             lanes = claimer.lanes_with_work()
             if lanes and not claimer.is_paused() and self._run_batch(lanes):
                 continue
@@ -73,7 +75,7 @@ class Loop:
         if claimer.is_circuit_open or self._limits:
             self._obey_limits(slots, words)
         seat.batch_slots, seat.batch_words, seat.position, seat.rung = slots, words, 0, 0
-        if claimer.lanes_with_work():
+        if claimer.backlog > len(slots):  # what came after our look rings for itself
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
@@ -131,7 +133,7 @@ class Loop:
         """Jobs to claim: a fair part of the backlog that should run for about target_batch_s."""
         settings = self._seat.settings
         workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
-        fair = -(-self._claimer.backlog() // workers)
+        fair = -(-self._claimer.backlog // workers)
         fitting = int(settings.target_batch_s * NS / self._service_ns) if self._service_ns else 1
         return max(1, min(fair, fitting, settings.max_batch))
 

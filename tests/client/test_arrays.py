@@ -12,7 +12,24 @@ from shmq.errors import QueueFull, TooLarge, Unencodable
 from tests.client import declared
 from tests.live import until
 
-DTYPES = ["?", "b", "B", "<i2", ">i4", "<u8", "<f2", "<f4", "<f8", ">f8", "<c8", "<c16", "S5", "<U3", "<M8[ns]", "<m8[s]"]
+DTYPES = [
+    "?",
+    "b",
+    "B",
+    "<i2",
+    ">i4",
+    "<u8",
+    "<f2",
+    "<f4",
+    "<f8",
+    ">f8",
+    "<c8",
+    "<c16",
+    "S5",
+    "<U3",
+    "<M8[ns]",
+    "<m8[s]",
+]
 
 
 @pytest.mark.usefixtures("client")
@@ -20,7 +37,11 @@ class TestValues:
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("count", [3, 40_000], ids=["inline", "block"])
     def test_every_dtype_comes_back_equal(self, dtype, count):
-        array = (np.arange(count) % 100).astype("u1").astype(dtype) if dtype != "<M8[ns]" else np.arange(count).astype(dtype)
+        array = (
+            (np.arange(count) % 100).astype("u1").astype(dtype)
+            if dtype != "<M8[ns]"
+            else np.arange(count).astype(dtype)
+        )
         result = declared.same_array.submit(array).result(10)
         assert result.dtype == array.dtype
         assert np.array_equal(result, array)
@@ -28,12 +49,32 @@ class TestValues:
     @pytest.mark.parametrize(
         "array",
         [
-            np.empty(0), np.empty((0, 5), "i4"), np.array(7.5), np.arange(6).reshape(2, 3), np.asfortranarray(np.arange(60_000.0).reshape(200, 300)),
-            np.arange(100_000.0)[::2], np.arange(100_000.0)[::-1], np.arange(20.0)[::3], np.zeros((2, 3, 4, 5, 6)),
-            np.broadcast_to(np.float64(3), (100, 100)), np.arange(30_000.0).reshape(100, 300).T,
+            np.empty(0),
+            np.empty((0, 5), "i4"),
+            np.array(7.5),
+            np.arange(6).reshape(2, 3),
+            np.asfortranarray(np.arange(60_000.0).reshape(200, 300)),
+            np.arange(100_000.0)[::2],
+            np.arange(100_000.0)[::-1],
+            np.arange(20.0)[::3],
+            np.zeros((2, 3, 4, 5, 6)),
+            np.broadcast_to(np.float64(3), (100, 100)),
+            np.arange(30_000.0).reshape(100, 300).T,
         ],
-        ids=["empty", "empty2d", "0d", "2d", "fortran", "strided", "reversed", "small strided", "5d", "broadcast", "transposed"],
-    )  # fmt: skip
+        ids=[
+            "empty",
+            "empty2d",
+            "0d",
+            "2d",
+            "fortran",
+            "strided",
+            "reversed",
+            "small strided",
+            "5d",
+            "broadcast",
+            "transposed",
+        ],
+    )
     def test_every_shape_and_layout_comes_back_equal(self, array):
         result = declared.same_array.submit(array).result(10)
         assert result.shape == array.shape
@@ -105,7 +146,7 @@ class TestBlocks:
     def test_an_unread_result_frees_its_block_with_its_handle(self, client):
         jobs = [declared.ones.submit(100_000) for _ in range(4)]
         until(lambda: all(job.done() for job in jobs))
-        del jobs
+        jobs.clear()
         gc.collect()
         until(lambda: client._blocks.used_bytes() == 0)
 

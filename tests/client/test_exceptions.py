@@ -17,11 +17,19 @@ pytestmark = pytest.mark.usefixtures("client")
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("ValueError", ["bad", 3]), ("KeyError", ["k"]), ("ZeroDivisionError", []), ("OSError", [2, "No such file", "/x"]),
-        ("StopIteration", [7]), ("MemoryError", ["much"]), ("NotImplementedError", []), ("UnicodeError", ["u"]),
-        ("AssertionError", ["no"]), ("TimeoutError", ["late"]), ("RecursionError", ["deep"]),
+        ("ValueError", ["bad", 3]),
+        ("KeyError", ["k"]),
+        ("ZeroDivisionError", []),
+        ("OSError", [2, "No such file", "/x"]),
+        ("StopIteration", [7]),
+        ("MemoryError", ["much"]),
+        ("NotImplementedError", []),
+        ("UnicodeError", ["u"]),
+        ("AssertionError", ["no"]),
+        ("TimeoutError", ["late"]),
+        ("RecursionError", ["deep"]),
     ],
-)  # fmt: skip
+)
 def test_built_in_exceptions_come_back_as_themselves(name, args):
     kind = getattr(builtins, name)
     with pytest.raises(kind) as caught:
@@ -81,7 +89,15 @@ def test_texts_of_any_length_come_back(size):
     assert len(str(caught.value)) >= min(size, 60_000)
 
 
-@pytest.mark.parametrize(("name", "text"), [("SystemExit", "sys.exit"), ("KeyboardInterrupt", "KeyboardInterrupt"), ("AbortAll", "AbortAll"), ("GeneratorExit", "GeneratorExit")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SystemExit", "sys.exit"),
+        ("KeyboardInterrupt", "KeyboardInterrupt"),
+        ("AbortAll", "AbortAll"),
+        ("GeneratorExit", "GeneratorExit"),
+    ],
+)
 def test_exceptions_that_would_end_a_process_end_the_job_only(name, text):
     with pytest.raises(TaskFailed, match=text) as caught:
         declared.fail_as.submit(name).result(10)

@@ -116,7 +116,14 @@ class TestFull:
         with pytest.raises(QueueFull) as caught:
             declared.parked.submit_nowait(0)
         text = str(caught.value)
-        for word in ("'parked'", "tests.client.declared.parked", f"{SLOTS} of {SLOTS} slots", "shmq status", "slots_per_producer", "block="):
+        for word in (
+            "'parked'",
+            "tests.client.declared.parked",
+            f"{SLOTS} of {SLOTS} slots",
+            "shmq status",
+            "slots_per_producer",
+            "block=",
+        ):
             assert word in text
         with pytest.raises(QueueFull):
             declared.parked.options(block=0.05).submit(0)
@@ -241,6 +248,14 @@ class TestCallbacks:
             declared.echo.submit(i).add_done_callback(lambda job: seen.append(job.result(0)))
         until(lambda: len(seen) == 1_000)
         assert sorted(seen) == list(range(1_000))
+
+    def test_a_callback_is_rung_for_after_the_row_had_other_holders(self, monkeypatch):
+        monkeypatch.setattr("shmq.client.poller.RESCUE_S", 300.0)  # no look without a ring
+        for _ in range(3):
+            shmq.close()
+            seen: list[float] = []
+            declared.nap.submit(0.05).add_done_callback(lambda job, seen=seen: seen.append(job.result(0)))
+            until(lambda seen=seen: seen == [0.05])
 
     def test_cancelling_calls_back(self, parked):
         seen: list[str] = []

@@ -64,6 +64,11 @@ def test_results_larger_than_all_blocks_together_are_mapped():
     assert sum(value.sum() for value in shmq.map(declared.ones, itertools.repeat(50_000, 200))) == 200 * 50_000
 
 
+def test_chunks_under_way_never_fill_the_blocks_with_results():
+    # 24 results of 1 MiB, as many as there are chunks of small ones, would not fit 16 MiB
+    assert sum(value.sum() for value in shmq.map(declared.ones, itertools.repeat(131_072, 60))) == 60 * 131_072
+
+
 def test_arguments_larger_than_all_blocks_together_are_mapped():
     assert set(shmq.map(declared.length, itertools.repeat(b"x" * 100_000, 400), chunk_size=200)) == {100_000}
     sizes = [10, 10, 10, 10] * 60 + [3_000_000] * 20
@@ -119,7 +124,12 @@ def test_a_call_that_does_not_fit_the_signature_is_refused_with_it():
 
 def test_calls_of_different_length_are_mapped_right(client):
     calls = [(1,), (2, 7), (3,), (4, 9)]
-    assert [value for _, _, value in client.map_calls(declared.positional, calls, chunk_size=4)] == [[1, 5], [2, 7], [3, 5], [4, 9]]
+    assert [value for _, _, value in client.map_calls(declared.positional, calls, chunk_size=4)] == [
+        [1, 5],
+        [2, 7],
+        [3, 5],
+        [4, 9],
+    ]
 
 
 def test_a_call_of_the_wrong_type_fails_alone(client):

@@ -48,7 +48,13 @@ class TestSignatures:
 
     @pytest.mark.parametrize(
         ("args", "kwargs", "word"),
-        [((), {}, "'a'"), ((1,), {}, "'c'"), ((1, 2, 3), {"c": 1}, "too many"), ((1,), {"c": 1, "z": 2}, "'z'"), ((1,), {"a": 1, "c": 1}, "'a'")],
+        [
+            ((), {}, "'a'"),
+            ((1,), {}, "'c'"),
+            ((1, 2, 3), {"c": 1}, "too many"),
+            ((1,), {"c": 1, "z": 2}, "'z'"),
+            ((1,), {"a": 1, "c": 1}, "'a'"),
+        ],
     )
     def test_wrong_arguments_are_refused_at_submit_with_the_signature(self, args, kwargs, word):
         with pytest.raises(BadArguments, match=r"keywords\(a: 'int'|keywords\(a: int") as caught:
@@ -84,15 +90,22 @@ class TestByName:
 
     @pytest.mark.parametrize(
         ("task", "args", "kwargs", "word"),
-        [("keywords", (), {}, "'a'"), ("keywords", (1, 2, 3, 4, 5), {}, "too many"), ("typed_number", (), {}, "'n'"), ("keywords", (1,), {"c": 1, "z": 1}, "'z'"), ("nothing", (1,), {}, "too many")],
-    )  # fmt: skip
+        [
+            ("keywords", (), {}, "'a'"),
+            ("keywords", (1, 2, 3, 4, 5), {}, "too many"),
+            ("typed_number", (), {}, "'n'"),
+            ("keywords", (1,), {"c": 1, "z": 1}, "'z'"),
+            ("nothing", (1,), {}, "too many"),
+        ],
+    )
     def test_wrong_arguments_by_name_are_refused_by_the_worker(self, task, args, kwargs, word):
         with pytest.raises(BadArguments, match=task) as caught:
             shmq.submit(f"{NAME}.{task}", *args, **kwargs).result(10)
         assert word in str(caught.value)
 
     @pytest.mark.parametrize(
-        ("name", "near"), [(f"{NAME}.ecko", f"{NAME}.echo"), ("echo", f"{NAME}.echo"), (f"{NAME}.doubles", f"{NAME}.doubled")]
+        ("name", "near"),
+        [(f"{NAME}.ecko", f"{NAME}.echo"), ("echo", f"{NAME}.echo"), (f"{NAME}.doubles", f"{NAME}.doubled")],
     )
     def test_an_unknown_name_is_refused_with_the_nearest(self, name, near):
         with pytest.raises(UnknownTask, match="Did you mean") as caught:
@@ -139,17 +152,35 @@ class TestOptions:
     @pytest.mark.parametrize(
         "options",
         [
-            {"priority": 0}, {"priority": 6}, {"retries": -1}, {"retries": 255}, {"timeout": 0}, {"timeout": -1.0}, {"timeout": float("inf")},
-            {"timeout": float("nan")}, {"delay": -1.0}, {"delay": float("inf")}, {"delay": float("nan")}, {"expires": 0}, {"block": -1},
-            {"eta": float("nan")}, {"eta": float("inf")}, {"timeout": 1e300}, {"delay": 1e300}, {"eta": 1e300}, {"expires": 1e300},
+            {"priority": 0},
+            {"priority": 6},
+            {"retries": -1},
+            {"retries": 255},
+            {"timeout": 0},
+            {"timeout": -1.0},
+            {"timeout": float("inf")},
+            {"timeout": float("nan")},
+            {"delay": -1.0},
+            {"delay": float("inf")},
+            {"delay": float("nan")},
+            {"expires": 0},
+            {"block": -1},
+            {"eta": float("nan")},
+            {"eta": float("inf")},
+            {"timeout": 1e300},
+            {"delay": 1e300},
+            {"eta": 1e300},
+            {"expires": 1e300},
         ],
         ids=str,
-    )  # fmt: skip
+    )
     def test_values_that_mean_nothing_are_refused_by_name(self, options):
         with pytest.raises(BadArguments, match=next(iter(options))):
             declared.echo.options(**options)
 
-    @pytest.mark.parametrize("options", [{"priority": "high"}, {"timeout": "1"}, {"retries": 1.5}, {"group": 3}, {"delay": None}], ids=str)
+    @pytest.mark.parametrize(
+        "options", [{"priority": "high"}, {"timeout": "1"}, {"retries": 1.5}, {"group": 3}, {"delay": None}], ids=str
+    )
     def test_values_of_another_type_are_refused_by_name(self, options):
         with pytest.raises(BadArguments, match=next(iter(options))):
             declared.echo.options(**options)

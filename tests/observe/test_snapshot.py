@@ -72,6 +72,16 @@ def test_a_job_that_has_ended_no_longer_counts_as_running(fake):
     assert (worker.state, worker.task, worker.job) == ("idle", "", "")
 
 
+def test_the_slots_next_job_is_not_taken_for_the_workers_own(fake):
+    former = job_id(fake.word(3, RUNNING, generation=7), 3)
+    fake.worker(0, group=0, job=former)
+    fake.word(3, RUNNING, generation=8)
+
+    (worker,) = take(fake.segment).workers
+
+    assert (worker.running, worker.job) == (1, "")
+
+
 def test_totals_include_workers_that_are_gone(fake):
     fake.control(0, past_done=10, past_failed=4, past_retried=1, spawned=5, past_crashed=2)
     fake.worker(0, group=0, done=5, failed=1, retried=1)
@@ -204,6 +214,12 @@ def test_words_that_shmq_never_writes_are_counted_as_damage(fake):
     fake.word(0, 12)
     fake.word(1, QUEUED, group=9)
     assert take(fake.segment).memory.damaged_words == 2
+
+
+def test_counters_that_no_work_reaches_count_as_nothing(fake):
+    fake.worker(0, group=0, done=2**64 - 1, busy_ns=2**63)
+    (worker,) = take(fake.segment).workers
+    assert (worker.ended, worker.busy_s) == (0, 0.0)
 
 
 def test_a_worker_row_that_names_no_group_is_left_out(fake):

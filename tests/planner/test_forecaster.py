@@ -142,15 +142,22 @@ def test_the_history_wraps_without_a_trace():
     assert np.allclose(rows[end - week : end, 1] ** 2, counts[-week:])
 
 
-@pytest.mark.parametrize("step_s", [1.0, 7.0, 20.0])
-def test_short_steps_see_the_same_time_a_day_ago(step_s):
+@pytest.mark.parametrize("step_s", [1.0, 7.0, 20.0, 60.0, 1800.0])
+def test_each_step_ahead_sees_the_same_time_a_day_ago(step_s):
     history = Forecaster(step_s).features.history
-    day = history.day * history.steps_per_bin
-    for t in range(int(1.3 * day)):
+    day, last = history.day * history.steps_per_bin, int(1.3 * history.day * history.steps_per_bin)
+    for t in range(last + 1):
         history.append(float(t))
-    last = int(1.3 * day) - 1
     back = history.ahead(history.day, 0, 3)[:, 1]
-    assert np.all(np.abs(back - (last + np.arange(1, HORIZON + 1) - day)) <= history.steps_per_bin)
+    off = np.abs(back - (last + np.arange(1, HORIZON + 1) - day))
+    assert off.max() <= (history.steps_per_bin if history.steps_per_bin > 1 else 0)
+
+
+def test_a_period_shorter_than_the_horizon_is_seen_too():
+    history = Forecaster(7200.0).features.history  # a day of twelve steps, fifteen ahead
+    for t in range(60):
+        history.append(float(t % 12))
+    assert history.ahead(history.day, 1, 2)[:, 0].tolist() == [float((60 + h) % 12) for h in range(HORIZON)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -200,3 +207,12 @@ def test_steps_unseen_before_the_first_day_is_full_do_no_harm():
     for count in flat(40, 30):
         forecaster.update(count)
     assert 20 < forecaster.forecast(1)[0][0] < 40
+
+
+def test_steps_unseen_keep_the_minute_of_the_hour():
+    counts = [400.0 if t % 60 == 7 else 50.0 for t in range(60 * 19 + 20)]
+    stopped = fed(counts, step_s=60.0)
+    stopped.skip(40)  # to minute 0 of the next hour
+    for _ in range(4):
+        stopped.update(50.0)
+    assert int(stopped.forecast(5)[0].argmax()) == 3

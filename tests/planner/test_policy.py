@@ -39,9 +39,7 @@ def test_fixed_mode_keeps_the_maximum():
     assert Policy(Rules(1, 10, 30.0, "fixed")).decide(0.0, Needs(0, 0)).target == 10
 
 
-@pytest.mark.parametrize(
-    ("need", "target", "name"), [(99, 10, "max_workers = 10"), (0, 2, "min_workers = 2")]
-)
+@pytest.mark.parametrize(("need", "target", "name"), [(99, 10, "max_workers = 10"), (0, 2, "min_workers = 2")])
 def test_the_bounds_are_kept_and_named(need, target, name):
     decision = Policy(Rules(2, 10, 30.0)).decide(0.0, Needs(need, need))
     assert decision.target == target
@@ -116,9 +114,7 @@ def test_memory_of_needs_is_bounded():
     assert len(policy._needs) <= RULES.max_workers + 1
 
 
-@pytest.mark.parametrize(
-    ("ready_s", "margin_s", "steps"), [(0.2, 0.0, 1), (0.5, 1.0, 2), (3.0, 1.0, 4), (0.0, 0.0, 1)]
-)
+@pytest.mark.parametrize(("ready_s", "margin_s", "steps"), [(0.2, 0.0, 1), (0.5, 1.0, 2), (3.0, 1.0, 4), (0.0, 0.0, 1)])
 def test_the_horizon_covers_getting_ready(ready_s, margin_s, steps):
     assert horizon_steps(ready_s, margin_s, 1.0) == steps
 

@@ -57,7 +57,7 @@ def test_too_few_jobs_prove_nothing():
 def test_jobs_near_a_threshold_do_not_wander():
     traits = measured(cpu_s=0.052)
     groups = set()
-    for cpu_s in [0.048, 0.053] * 200:
+    for cpu_s in ([0.045] * 300 + [0.053] * 300) * 2:  # the mean crosses one half each time
         traits.observe(wall_s=0.1, cpu_s=cpu_s)
         groups.add(classify(traits).group)
     assert groups == {"computation"}

@@ -42,7 +42,9 @@ async def echo(value):
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSupervisor]:
-    with LiveSupervisor(tmp_path_factory.mktemp("smoke"), TASKS, "[groups.computation]\nmin_workers = 2\nmax_workers = 2\n") as live:
+    with LiveSupervisor(
+        tmp_path_factory.mktemp("smoke"), TASKS, "[groups.computation]\nmin_workers = 2\nmax_workers = 2\n"
+    ) as live:
         yield live
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 import shmq
@@ -83,7 +85,7 @@ def test_among_31_jobs_claimed_one_is_of_priority_5_while_one_waits(client, whee
     assert len(seen) == 246
     at = [i for i, p in enumerate(seen) if p == "5"]
     assert at[0] < 31
-    assert all(b - a <= 31 for a, b in zip(at, at[1:], strict=False))
+    assert all(b - a <= 31 for a, b in itertools.pairwise(at))
 
 
 def test_weights_are_served_as_stated(client, wheel, tmp_path):
@@ -115,7 +117,11 @@ def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_idles(client, t
 
 
 def test_a_batch_claimed_behind_a_long_job_is_given_back(tmp_path):
-    with LiveSupervisor(tmp_path, "from tests.client.declared import *", "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[groups.single]\n") as live:
+    with LiveSupervisor(
+        tmp_path,
+        "from tests.client.declared import *",
+        "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[groups.single]\n",
+    ) as live:
         client = live.client()
         for i in range(100):
             client.submit(declared.echo, i).result(30)

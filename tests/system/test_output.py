@@ -18,7 +18,8 @@ def test_a_printed_line_names_worker_task_and_job(client, service):
     job = declared.speak.submit("one line of mine")
     job.result(30)
     assert re.match(
-        rf"computation/\d+ tests\.client\.declared\.speak {job.id} \| one line of mine$", line_of(service, "one line of mine")
+        rf"computation/\d+ tests\.client\.declared\.speak {job.id} \| one line of mine$",
+        line_of(service, "one line of mine"),
     )
 
 
@@ -51,7 +52,12 @@ def test_a_very_long_line_is_cut_or_split_but_not_torn(client, service):
 def test_output_goes_where_the_configuration_says(tmp_path, target):
     file = tmp_path / "output"
     where = "inherit" if target == "inherit" else str(file)
-    with LiveSupervisor(tmp_path, "from tests.client.declared import *", "[groups.computation]\nmax_workers = 1\n[groups.single]\n", task_output=where) as live:
+    with LiveSupervisor(
+        tmp_path,
+        "from tests.client.declared import *",
+        "[groups.computation]\nmax_workers = 1\n[groups.single]\n",
+        task_output=where,
+    ) as live:
         job = live.client().submit(declared.speak, "plain words")
         job.result(30)
         live.stop()

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,8 @@ import shmq
 from shmq.errors import ReentrantSubmit, ShmqError, TooManyProducers
 from tests.client import declared
 from tests.live import until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def in_child(work: Callable[[], object]) -> None:
@@ -259,8 +262,7 @@ class TestRows:
         clients: list[shmq.Client] = []
         try:
             with pytest.raises(TooManyProducers, match="all 6 producer rows") as caught:
-                for _ in range(7):
-                    clients.append(shmq.connect(service.namespace))
+                clients.extend(shmq.connect(service.namespace) for _ in range(7))
             assert "max_producers" in str(caught.value)
         finally:
             for client in clients:
@@ -296,9 +298,11 @@ class TestRows:
         )
         for _ in range(3):
             run = subprocess.run(
-                [sys.executable, "-W", "error", "-c", script], env={**os.environ, "SHMQ_NAMESPACE": service.namespace, "PYTHONPATH": "."},
-                capture_output=True, text=True,
-            )  # fmt: skip
-            assert run.stdout.splitlines()[-1] == "4950", run.stderr
+                [sys.executable, "-W", "error", "-c", script],
+                env={**os.environ, "SHMQ_NAMESPACE": service.namespace, "PYTHONPATH": str(ROOT)},
+                capture_output=True,
+                text=True,
+            )
+            assert "4950" in run.stdout.splitlines(), run.stderr
             assert run.stderr == ""
             assert run.returncode == 0

@@ -54,7 +54,7 @@ class Findings:
             for site in found[:1]
         ]
         for growth in self.growth:
-            if growth.is_suspect:
+            if growth.suspect_units:
                 named += [
                     f"{file}:{line} in {function}, task {growth.task}: about {left:,.1f} {unit} left by each job"
                     for (file, line, function), unit, left in growth.lines()[:2]

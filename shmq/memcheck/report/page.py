@@ -160,30 +160,27 @@ def _site(site: Site) -> str:
 def _growth(growth: Sequence[Growth]) -> str:
     if not growth:
         return ""
-    columns = [
-        "task",
-        "jobs measured",
-        "bytes per 1,000 jobs",
-        "per 1,000 failed jobs",
-        "descriptors per 1,000 jobs",
-        "lines",
-    ]
-    rows = "".join(
-        f"<tr><td>{escape(g.task)}</td>"
-        f'<td class="number">{g.jobs:,}</td><td class="number">{g.bytes_per_1000_jobs:,.0f}</td>'
-        f'<td class="number">{f"{g.bytes_per_1000_failed_jobs:,.0f}" if g.failed_jobs else "–"}</td>'
-        f'<td class="number">{g.descriptors_per_1000_jobs:,.1f}</td><td>{_lines(g)}</td></tr>'
-        for g in growth
-    )
+    units = sorted({unit for g in growth for unit in g.counts})
+    columns = ["task", "jobs measured", "bytes per 1,000 jobs", "per 1,000 failed jobs"]
+    columns += [f"{unit} per 1,000 jobs" for unit in units]
+    rows = "".join(_task(g, units) for g in growth)
     return (
         "<h2>What the jobs of each task left behind</h2>"
-        f'<div class="wide"><table>{_row("th", columns)}{rows}</table></div>'
+        f'<div class="wide"><table>{_row("th", [*columns, "lines"])}{rows}</table></div>'
     )
+
+
+def _task(growth: Growth, units: Sequence[str]) -> str:
+    failed = f"{growth.bytes_per_1000_failed_jobs:,.0f}" if growth.failed_jobs else "–"
+    numbers = [f"{growth.jobs:,}", f"{growth.bytes_per_1000_jobs:,.0f}", failed]
+    numbers += [f"{growth.count_per_1000_jobs(unit):,.1f}" for unit in units]
+    cells = "".join(f'<td class="number">{text}</td>' for text in numbers)
+    return f"<tr><td>{escape(growth.task)}</td>{cells}<td>{_lines(growth)}</td></tr>"
 
 
 def _lines(growth: Growth) -> str:
     return "<br>".join(
-        f"<code>{escape(f'{file}:{line}')}</code> {escape(function)}: {left:,.1f} {unit} per job"
+        f"<code>{escape(f'{file}:{line}')}</code> {escape(function)}: {left:,.1f} {escape(unit)} per job"
         for (file, line, function), unit, left in growth.lines()
     )
 
@@ -226,7 +223,7 @@ def _result(found: Findings) -> dict[str, object]:
                 "jobs_measured": g.jobs,
                 "bytes_per_1000_jobs": g.bytes_per_1000_jobs,
                 "bytes_per_1000_failed_jobs": g.bytes_per_1000_failed_jobs,
-                "descriptors_per_1000_jobs": g.descriptors_per_1000_jobs,
+                "counts_per_1000_jobs": {unit: g.count_per_1000_jobs(unit) for unit in g.counts},
                 "lines": [
                     {"file": f, "line": n, "function": fn, "unit": u, "per_job": x} for (f, n, fn), u, x in g.lines()
                 ],

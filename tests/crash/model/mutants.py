@@ -17,6 +17,7 @@ class Mutant:
     what: str
     scenes: tuple[str, ...]
     kind: str = X86
+    bounds: tuple[int, ...] = (1, 2, NO_BOUND)  # on preemptions, tried in this order
 
 
 MUTANTS = (
@@ -27,7 +28,7 @@ MUTANTS = (
     Mutant("no_fence_cancel", "no fence between `cancel` and the read of the word", ("cancel",)),
     Mutant("no_fence_wait", "no fence between `waiting` and the look at the word", ("handshake",)),
     Mutant("no_fence_notify", "no fence between DONE and the look at `waiting`", ("handshake",)),
-    Mutant("no_fence_push", "recovery pushes without a fence", ("retry",)),
+    Mutant("no_fence_push", "recovery pushes without a fence", ("due",)),
     Mutant("no_fence_bury", "recovery rings without a fence after it cleared the dead one's byte", ("death",)),
     Mutant("no_sync_slot", "word may be seen before payload and cell", ("handshake", "takeover"), kind=PSO),
     Mutant("no_sync_lane", "tail may be seen before the word", ("handshake",), kind=PSO),
@@ -45,7 +46,7 @@ MUTANTS = (
     Mutant("no_ring_on", "a claimer leaves work and wakes nobody", ("ring on",)),
     Mutant("no_rescan", "sleeps on after a time-out without a look", ("abandoned",)),
     Mutant("clear_after_look", "clears surplus tokens after the look that should have seen their cause", ("ring on",)),
-    Mutant("clear_inside_nap", "clears tokens after the nap's number is out", ("naps",)),
+    Mutant("clear_inside_nap", "clears tokens after the nap's number is out", ("naps",), bounds=(NO_BOUND,)),
     Mutant("naps_start_anew", "a replaced worker counts naps from 0", ("replaced naps",)),
     Mutant("nap_not_renewed", "sleeps again in the same nap", ("naps",)),
     Mutant("look_before_entry_0", "the supervisor looks, then says that it stands in for the group", ("scale to zero",)),
@@ -69,7 +70,7 @@ MUTANTS = (
     # the word
     Mutant("split_word", "state and generation in two words", ("handshake", "cancel")),
     Mutant("same_generation", "a freed slot keeps its generation", ("cancel",)),
-    Mutant("any_group", "claims a word of another group", ("groups",)),
+    Mutant("any_group", "claims a word of another group", ("foreign entry",)),
     Mutant("claims_leased", "claims what another has leased", ("doubled entry",)),
     Mutant("claims_running", "claims what another runs", ("doubled entry",)),
     Mutant("done_before_result", "word, then result", ("handshake",)),
@@ -103,7 +104,7 @@ MUTANTS = (
 def hunt(mutant: Mutant, *, most_states: int = 200_000) -> tuple[str, Outcome]:
     """The first scene that notices, and what it saw; or the last that did not."""
     scene, outcome = "", Outcome()
-    for bound in (1, 2, NO_BOUND):
+    for bound in mutant.bounds:
         for scene in mutant.scenes:
             story = SCENES[scene]
             machine = story.machine(mutant.name, kind=mutant.kind)

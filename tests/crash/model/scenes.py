@@ -110,6 +110,9 @@ SCENES = {scene.name: scene for scene in (
           start={"tail[0,0]": 1, "ring[0,0,0]": 1}),
     Scene("doubled entry", "recovery's lane names a slot that is published again",
           Shape(slots=1, jobs=1), _crew(*submits(1)), {}, start={"tail[0,1]": 1, "ring[0,1,0]": 1}),
+    Scene("foreign entry", "a lane of another group names a slot that is published again",
+          Shape(workers=(0, 1), groups=2, slots=1, jobs=1), _crew(*submits(1)), {},
+          start={"tail[1,0]": 1, "ring[1,0,0]": 1}),
     Scene("full recovery lane", "a job fails while recovery's lane is full of a stale entry",
           Shape(workers=(0,), slots=1, jobs=1, recovery_capacity=1, retries=True),
           _crew(*submits(1), workers=1) | _keepers(), {}, start={"tail[0,1]": 1, "ring[0,1,0]": 1}),
@@ -121,7 +124,7 @@ SCENES = {scene.name: scene for scene in (
     Scene("delayed", "a delayed job; its producer is killed, the row taken over",
           Shape(workers=(0,), slots=1, delays=True, waits=True),
           _crew((DELAY, 1, 0), workers=1) | _keepers() | {"successor": _successor(0, "producer0", *submits(2))},
-          {"producer": 1}),
+          {"producer": 1}, preemptions=1),
     Scene("scale to zero", "the only worker leaves, the supervisor's entry takes its place",
           Shape(workers=(0, 0), jobs=1, leaves=True),
           {"producer0": _producer(0, *submits(1)), "scaler": keepers.scaler, "worker1": _worker(1),
@@ -129,11 +132,11 @@ SCENES = {scene.name: scene for scene in (
     Scene("restart", "a new supervisor, while a worker of the old one is just starting",
           Shape(workers=(0,), jobs=1, epochs=True, fresh_bells=True),
           _crew(*submits(1), workers=1) | {"recovery": keepers.recovery, "new supervisor": keepers.new_supervisor}
-          | _replacements(0), {}, unborn=("worker0b",)),
+          | _replacements(0), {}, unborn=("worker0b",), preemptions=2),
     Scene("groups", "2 groups share a slot; a worker dies and is replaced",
           Shape(workers=(0, 1), groups=2, slots=1, waits=True, fresh_bells=True),
           _crew((SUBMIT, 1, 0), (SUBMIT, 2, 1)) | _keepers()
-          | _replacements(0, 1), {"worker": 1}, unborn=("worker0b", "worker1b"), preemptions=1),
+          | _replacements(0, 1), {"worker": 1}, unborn=("worker0b", "worker1b"), preemptions=0),
     Scene("takeover", "a producer is killed, its row is taken over",
           Shape(workers=(0,), jobs=3, waits=True),
           _crew(*submits(1, 2), workers=1) | {"successor": _successor(0, "producer0", *submits(3))},
@@ -152,7 +155,7 @@ SCENES = {scene.name: scene for scene in (
     Scene("replaced", "a worker dies and is replaced in its row, with a doorbell of its own",
           Shape(workers=(0,), fresh_bells=True, clears=True),
           _crew(*submits(1, 2), workers=1) | _keepers()
-          | _replacements(0), {"worker": 1}, unborn=("worker0b",)),
+          | _replacements(0), {"worker": 1}, unborn=("worker0b",), preemptions=1),
     Scene("replaced naps", "the same, and each sleeper is rung once per nap",
           Shape(workers=(0,), fresh_bells=True, naps=True, clears=True),
           _crew(*submits(1, 2), workers=1) | _keepers()
