@@ -4,7 +4,7 @@
         bytes and other counts: what goes is taken off lines that got as many
         descriptors: each remembers the line that opened it
 
-memray knows more and costs more; it sees neither what ctypes allocates nor descriptors. This sees both, and needs nothing.
+memray knows more and costs more; it sees neither what ctypes allocates nor descriptors. This sees both.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from shmq.tasks.task import PRODUCER_OPTIONS, Options
 from tests.docs.fences import ROOT, Block, between, blocks, links, section, table
 from tests.live import LiveSupervisor, until
 
-README = Path("/tmp/docs-helper/broken.md").read_text()
+README = (ROOT / "README.md").read_text()
 TOUR = blocks(between(README, "<!-- tour: begin", "<!-- tour: end -->"))
 _FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 _RUN = """

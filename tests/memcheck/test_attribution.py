@@ -26,7 +26,7 @@ def measured(tmp_path, task: str, jobs: int = 2500) -> Growth:
 @pytest.mark.parametrize("task", LEAKING)
 def test_leaking_task_is_suspected_and_its_line_named(tmp_path, task):
     growth = measured(tmp_path, task, jobs=800 if task == "descriptors" else 2500)
-    assert growth.is_suspect
+    assert growth.suspect_units
     (file, line, function), unit, left = growth.lines()[0]
     assert os.path.samefile(file, leaky.__file__)
     assert (line, function) == (leaky.line_of(task), task)
@@ -39,8 +39,8 @@ def test_clean_task_is_not_suspected(tmp_path, task):
     growth = measured(tmp_path, task)
     assert growth.jobs > 50
     assert abs(growth.bytes_per_1000_jobs) < 5_000
-    assert growth.descriptors == 0
-    assert not growth.is_suspect
+    assert growth.counts == {"descriptors": 0}
+    assert not growth.suspect_units
 
 
 def test_bytes_per_job_are_about_right(tmp_path):
@@ -75,6 +75,24 @@ def test_measuring_takes_only_its_share():
     drive(deltas, lambda: None, 20_000)
     (growth,) = deltas.snapshot()
     assert growth.jobs < 2_000
+
+
+def test_whatever_the_worker_counts_is_watched_too():
+    """Blocks that a task never gives back, as the worker counts them."""
+    blocks = []
+
+    def keep_block() -> None:
+        blocks.extend([None, None])
+        blocks.pop()
+
+    deltas = TaskDeltas(cost_share=100, counters={"blocks": lambda: len(blocks)})
+    drive(deltas, keep_block, 1000)
+    (growth,) = deltas.snapshot()
+    assert growth.suspect_units[0] == "blocks"
+    assert growth.count_per_1000_jobs("blocks") == 1000
+    (file, line, function), unit, left = growth.lines()[0]
+    assert (line, function) == (keep_block.__code__.co_firstlineno + 1, "keep_block")
+    assert (unit, left) == ("blocks", 1.0)
 
 
 def test_overlapping_jobs_are_not_measured():
@@ -144,16 +162,12 @@ def test_heap_use_follows_what_is_held():
 def test_growth_of_several_workers_is_added(tmp_path):
     place = ("f.py", 3, "leak")
     for pid in (1, 2):
-        row = {
-            **vars(Growth("m.t", jobs=10, bytes=1000, watched_jobs=2)),
-            "left_bytes": [[place, 80]],
-            "opened": [],
-        }
+        row = {**vars(Growth("m.t", jobs=20, bytes=1000, watched_jobs=2)), "left": {"bytes": [[place, 80]]}}
         (tmp_path / f"growth-{pid}.json").write_text(json.dumps([row]))
     (tmp_path / "growth-3.json").write_text('[{"task": "m.t"')
     (tmp_path / "growth-4.json").write_text('[{"nonsense": 1}]')
     (growth,) = load_growth(tmp_path)
-    assert (growth.jobs, growth.bytes, growth.bytes_per_1000_jobs) == (20, 2000, 100_000)
+    assert (growth.jobs, growth.bytes, growth.bytes_per_1000_jobs) == (40, 2000, 50_000)
     assert growth.lines() == [(place, "bytes", 40.0)]
 
 

@@ -82,9 +82,9 @@ def test_page_is_one_file_without_scripts_or_network(tmp_path):
 
 def test_names_from_outside_are_escaped(tmp_path):
     record_run(tmp_path / "run", title=EVIL, kind=EVIL, name=EVIL, leak_per_s=100_000)
-    growth = [{"task": EVIL, "jobs": 50, "bytes": 50_000, "failed_jobs": 0, "failed_bytes": 0, "descriptors": 0}]
-    growth[0] |= {"watched_jobs": 1, "left_bytes": [[[EVIL, 1, EVIL], 100]], "opened": []}
-    (tmp_path / "run" / TRACES / "growth-1.json").write_text(json.dumps(growth))
+    growth = {"task": EVIL, "jobs": 50, "bytes": 50_000, "failed_jobs": 0, "failed_bytes": 0, "counts": {EVIL: 50}}
+    growth |= {"watched_jobs": 1, "left": {EVIL: [[[EVIL, 1, EVIL], 100]]}}
+    (tmp_path / "run" / TRACES / "growth-1.json").write_text(json.dumps([growth]))
     path, found = write_report(tmp_path / "run")
     page = path.read_text(encoding="utf-8")
     assert "<script" not in page
