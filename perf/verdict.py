@@ -80,7 +80,7 @@ def mark(check: Check) -> Mark:
     return "pass" if _reaches(check, check.ratio.median, check.at_least) else "fail"
 
 
-def below_margin(run: Run, margin: float = 2.0) -> Iterator[tuple[Outcome, Check]]:
+def below_margin(run: Run, margin: float = 4.0) -> Iterator[tuple[Outcome, Check]]:
     """Checks that miss `at_least` by more than `margin`: what stops a merge, however noisy its machine."""
     for outcome in run.outcomes:
         for check in outcome.checks:

@@ -30,7 +30,7 @@ LEAST_STRIDE, MOST_STRIDE = 4.0, 100_000.0
 WARM_UP_JOBS = 3  # measured jobs of each task that do not count: they fill caches and import modules
 SUSPECT_AFTER_JOBS, FAILED_JOBS = 20, 5  # measured ones
 SUSPECT_BYTES, SUSPECT_COUNT = 16.0, 0.01  # left behind per job
-WATCHED_JOBS = 60  # per task: a watched job runs some ten times slower
+WATCHED_JOBS = 60  # per task: watching takes 17 µs per line
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -305,20 +306,12 @@ def flame_graph(path: Path, out: Path, *, longest_s: float = 300.0) -> Path:
         TracingError: memray is not installed, fails, or takes too long.
     """
     require_memray()
-    command = [
-        sys.executable,
-        "-m",
-        "memray",
-        "flamegraph",
-        "--leaks",
-        "--no-web",
-        "--force",
-        "-o",
-        str(out),
-        str(path),
-    ]
+    command = [sys.executable, "-m", "memray", "flamegraph", "--leaks", "--force", "-o", str(out), str(path)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=longest_s, check=False)
+        run = partial(subprocess.run, capture_output=True, text=True, timeout=longest_s, check=False)
+        done = run([*command, "--no-web"])
+        if "unrecognized arguments" in done.stderr:  # an older memray: its page loads parts from the network
+            done = run(command)
     except subprocess.TimeoutExpired as error:
         raise TracingError(
             f"memray took longer than {longest_s:.0f} s over {path}. Trace for a shorter time, or in smaller files."

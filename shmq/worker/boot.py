@@ -29,10 +29,10 @@ from shmq.tasks.registry import load
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
-from shmq.worker.limits import Timer
 from shmq.worker.loop import Loop
 from shmq.worker.output import redirect
 from shmq.worker.seat import Seat
+from shmq.worker.timer import Timer
 
 if TYPE_CHECKING:
     from pathlib import Path

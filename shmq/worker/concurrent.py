@@ -30,8 +30,9 @@ from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
 from shmq.wire.codec import NeedsBlocks
 from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
-from shmq.worker.execution import END, START, Executor, Runnable
+from shmq.worker.execution import END, START, Executor
 from shmq.worker.limiting import TaskLimits
+from shmq.worker.runnable import Runnable
 from shmq.worker.seat import Seat
 
 _AUTO_START = 8

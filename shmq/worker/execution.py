@@ -9,14 +9,13 @@ Built as one closure so that nothing is looked up on an object per job. The slow
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from shmq.clock import now_ns, to_ns
+from shmq.clock import now_ns
 from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, UnknownTask
 from shmq.memory.blocks import BlockPool
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
@@ -31,7 +30,7 @@ from shmq.transport.table import (
     next_free,
     with_state,
 )
-from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, NeedsBlocks, PoolFull, accept, explain, needs_blocks
+from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, NeedsBlocks, PoolFull, explain, needs_blocks
 from shmq.wire.failure import Failure, describe
 from shmq.wire.header import (
     BLOCK,
@@ -47,6 +46,7 @@ from shmq.wire.header import (
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
 
 START = RUNNING - LEASED + CRASH
@@ -56,67 +56,6 @@ SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
 _BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
-
-
-class Runnable:
-    """A task as this worker runs it: function, decoders by argument count, limits."""
-
-    def __init__(self, task: Task[..., Any], decoder: Decoder, seat: Seat) -> None:
-        self.task = task
-        self.name = task.name
-        self._decoder = decoder
-        self.is_async = inspect.iscoroutinefunction(task.function)
-        self.is_generator = inspect.isgeneratorfunction(task.function)
-        self.call: Callable[..., Any] = task.function
-        self.decoders: dict[int, Callable[[bytes], Any]] = {}
-        limit = task.settings.timeout if task.settings.timeout is not None else seat.settings.timeout_s
-        self.timeout_ns = to_ns(limit) if limit else 0
-        retries = task.settings.retries
-        self.retries = retries if retries is not None else (seat.settings.retries or 0)
-
-    def decoder(self, count: int) -> Callable[[bytes], Any]:
-        """Decodes a message of `count` arguments. Raises BadArguments when the task takes others."""
-        signature = self.task.signature
-        if not signature.quick_least <= count <= signature.most:
-            signature.bind((None,) * count, {})
-        self.decoders[count] = self._decoder.typed(signature.argument_types(count)).decode
-        return self.decoders[count]
-
-    def chunk_decoder(self, count: int) -> Callable[[bytes], Any]:
-        """Decodes a chunk whose calls have `count` arguments each."""
-        found = self.decoders.get(~count)
-        if found is None:
-            signature = self.task.signature
-            if not signature.quick_least <= count <= signature.most:
-                signature.bind((None,) * count, {})
-            kind = signature.argument_types(count)
-            found = self.decoders[~count] = self._decoder.typed(list[kind]).decode  # type: ignore[valid-type]
-        return found
-
-    def decode_keywords(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
-        """Decode [args, kwargs], each converted to its annotation."""
-        args, kwargs = self._decoder.decode(data)
-        signature = self.task.signature
-        signature.bind(tuple(args), kwargs)
-        kinds = signature.keyword_types()
-        return self._positional(args), {name: self._convert(value, kinds, name) for name, value in kwargs.items()}
-
-    def convert(self, args: list[Any]) -> list[Any]:
-        """Plain positional arguments converted to their annotations."""
-        self.task.signature.bind(tuple(args), {})
-        return self._positional(args)
-
-    def _positional(self, args: list[Any]) -> list[Any]:
-        signature = self.task.signature
-        kinds, names = signature.keyword_types(), [p.name for p in signature.positional]
-        return [self._convert(value, kinds, names[i] if i < len(names) else "") for i, value in enumerate(args)]
-
-    @staticmethod
-    def _convert(value: Any, kinds: dict[str, Any], name: str) -> Any:
-        kind = kinds.get(name, Any)
-        if kind is Any or (isinstance(kind, type) and isinstance(value, kind)):
-            return value
-        return msgspec.convert(value, kind, str_keys=False, dec_hook=accept)
 
 
 def bucket_of(ns: int) -> int:
@@ -143,7 +82,7 @@ class Executor:
             if runnable.is_async:
                 runnable.call = self._on_own_loop(runnable.task.function)
             elif runnable.is_generator:
-                runnable.call = _collecting(runnable.task.function)
+                runnable.call = collecting(runnable.task.function)
         self._arm_timer = arm_timer
         self._loop: asyncio.AbstractEventLoop | None = None
         self.segment = seat.segment
@@ -479,11 +418,3 @@ def _named(error: BaseException, name: str) -> BaseException:
         return BadArguments(f"{name}: {error}.\nCompare the arguments with the task's annotations.")
     return error
 
-
-def _collecting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A generator task read with `result()` gives the list of its parts."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return list(function(*args, **kwargs))
-
-    return call

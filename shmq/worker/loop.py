@@ -15,8 +15,8 @@ from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKE
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
-from shmq.worker.limits import LONG_S, Timer
 from shmq.worker.seat import Seat
+from shmq.worker.timer import LONG_S, Timer
 
 _NOTIFY_NS = 200_000
 _FAILED, _HEARTBEAT = WORKER["failed"], WORKER["heartbeat_ns"]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+
 import msgspec
 import pytest
 
@@ -115,6 +118,14 @@ def test_watching_into_a_file_goes_on_until_interrupted(shmq):
     process.terminate()
     process.communicate()
     assert all(msgspec.json.decode(line)["groups"] for line in lines)
+
+
+def test_output_that_nobody_reads_ends_a_command_quietly(shmq):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(shmq.command("tasks"), env=shmq.env, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (exits.CLOSED_PIPE, b"")
 
 
 # -- steering ----------------------------------------------------------------------------

@@ -49,11 +49,12 @@ def test_json_lines_hold_positional_named_or_single_arguments(shmq):
     assert results(done) == [[1, 2], [3, 4], [5, 6], [7, 2], [8, 2]]
 
 
-def test_lines_that_fail_are_told_by_number_and_hold_up_no_others(shmq):
+@pytest.mark.parametrize("chunk_size", ["auto", "9"])
+def test_lines_that_fail_are_told_by_number_and_hold_up_no_others(shmq, chunk_size):
     lines = [
         "1", "oops", "[1, 2, 3]", '["x"]', "18446744073709551616", '{"c": 1}', "4", "[]", '{"a": 9}'
     ]  # fmt: skip
-    done = shmq.run("map", "--json", "jobs.pair", given="\n".join(lines))
+    done = shmq.run("map", "--json", "--chunk-size", chunk_size, "jobs.pair", given="\n".join(lines))
     assert done.returncode == exits.FAILED
     assert results(done) == [[1, 2], [4, 2], [9, 2]]
     told = failures(done)
@@ -107,17 +108,27 @@ def test_a_result_comes_although_the_input_pauses(shmq):
     assert process.returncode == exits.OK
 
 
+def test_new_lines_are_taken_while_an_earlier_one_runs(shmq, tmp_path):
+    process = shmq.start("map", "--json", "--unordered", "jobs.note")
+    process.stdin.write(b'["%s", 2.0]\n' % bytes(tmp_path / "slow"))
+    process.stdin.flush()
+    until(lambda: take(shmq.live.segment).group("computation").running, "the slow one runs")
+    process.stdin.write(b'["%s", 0.0]\n' % bytes(tmp_path / "quick"))
+    out, _ = process.communicate()
+    assert [json.loads(line) for line in out.splitlines()] == ["quick", "slow"]
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, exits.INTERRUPTED), (signal.SIGTERM, exits.TERMINATED)])
 def test_an_interrupt_cancels_what_has_not_started(shmq, tmp_path, number, code):
-    process = shmq.start("map", "--json", "jobs.note")
-    process.stdin.write(b"".join(b'["%s", 0.2]\n' % bytes(tmp_path / str(i)) for i in range(40)))
+    process = shmq.start("map", "--json", "--chunk-size", "10", "jobs.note")
+    process.stdin.write(b"".join(b'["%s", 0.1]\n' % bytes(tmp_path / str(i)) for i in range(40)))
     process.stdin.flush()
     until(lambda: list(tmp_path.iterdir()), "the first line has run")
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, b"")
     until(lambda: not unfinished(shmq), "nothing is under way")
-    assert len(list(tmp_path.iterdir())) < 20
+    assert len(list(tmp_path.iterdir())) <= 20  # two workers had begun a chunk each
 
 
 def test_a_closed_pipe_ends_it_quietly(shmq):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# (\S+\.(?:py|toml))$")
 _LINK = re.compile(r"\]\(([^)#:\s]+)\)")
-_FUNCTION = re.compile(r"`([\w/]+\.py):(\w+)`")
+_FUNCTION = re.compile(r"([\w/]+\.py):(\w+)")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def section(text: str, title: str) -> str:
 
 def table(text: str) -> list[list[str]]:
     """Cells of the first table in the text, its head left out; `code` marks of whole cells are dropped."""
-    rows = [line for line in text.splitlines() if line.startswith("|")]
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), text.splitlines())
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
     return [[_bare(cell.strip()) for cell in row.strip("|").split("|")] for row in rows[2:]]
 
 

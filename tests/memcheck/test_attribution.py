@@ -90,7 +90,7 @@ def test_whatever_the_worker_counts_is_watched_too():
     (growth,) = deltas.snapshot()
     assert growth.suspect_units[0] == "blocks"
     assert growth.count_per_1000_jobs("blocks") == 1000
-    (file, line, function), unit, left = growth.lines()[0]
+    (_, line, function), unit, left = growth.lines()[0]
     assert (line, function) == (keep_block.__code__.co_firstlineno + 1, "keep_block")
     assert (unit, left) == ("blocks", 1.0)
 

@@ -181,8 +181,7 @@ class Window:
                     return True
                 chunk.failure = error
             except (PoolFull, QueueFull):
-                is_alone = not self._chunks and len(chunk.lines) > 1
-                self._unsent.extendleft(reversed(chunk.halves()) if is_alone else [chunk])
+                self._unsent.appendleft(chunk)
                 return False
             chunk.placed_bytes = self._client.placed_bytes - before
         self._bytes += chunk.text_bytes

@@ -1,6 +1,7 @@
 """A model of the protocol, small enough to try every schedule of it.
 
     automaton   actors are generators, run as automata so that a search can go back
+    ops         what an actor can want: one step of memory or kernel
     machine     simulated memory: store buffers, record locks, doorbells, death
     world       the cells of the segment for one small shape
     actors/     producer, worker, recovery, supervisor, blocks: the protocol, step by step

@@ -59,7 +59,8 @@ def _mutants() -> int:
     for mutant in MUTANTS:
         scene, outcome = hunt(mutant)
         caught += bool(outcome.violation)
-        print(f"{mutant.name:26} {scene:20} {outcome.states:>7} states  {outcome.violation or 'NOT CAUGHT'}", flush=True)
+        verdict = outcome.violation or "NOT CAUGHT"
+        print(f"{mutant.name:26} {scene:20} {outcome.states:>7} states  {verdict}", flush=True)
     print(f"{caught} of {len(MUTANTS)} mutants caught")
     return len(MUTANTS) - caught
 

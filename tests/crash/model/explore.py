@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.crash.model.automaton import END
-from tests.crash.model.machine import DIE, FIND, LOCK, OP_NAMES, STEP, TIMEOUT, Choice, Machine, State
+from tests.crash.model.machine import DIE, STEP, TIMEOUT, Choice, Machine, State
 from tests.crash.model.monitor import NOTES, Violation
+from tests.crash.model.ops import FIND, LOCK, OP_NAMES
 from tests.crash.model.world import (
     ALIVE,
     LEASED,

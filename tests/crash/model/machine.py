@@ -22,15 +22,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tests.crash.model.automaton import END, Automaton, Op
+from tests.crash.model.automaton import Automaton, Op
 from tests.crash.model.monitor import Monitor
+from tests.crash.model.ops import (
+    CLEAR,
+    EXIT,
+    FENCE,
+    FIND,
+    FREEZE,
+    KILL,
+    LOAD,
+    LOCK,
+    LOOK,
+    NOTE,
+    POST,
+    PROOF,
+    REAP,
+    SPAWN,
+    STORE,
+    SYNC,
+    THAW,
+    UNLOCK,
+    UNTIL,
+    WAIT,
+)
 from tests.crash.model.world import ALIVE, DEAD, FROZEN, REAPED, ROW_DEAD, STOPPED, World
-
-(_END, LOAD, STORE, FENCE, SYNC, LOCK, UNLOCK, POST, WAIT, CLEAR, NOTE, UNTIL, SPAWN, REAP, PROOF, FREEZE, THAW,
- KILL, LOOK, FIND, EXIT) = range(21)  # fmt: skip
-assert END == (_END,)
-OP_NAMES = ("end load store fence sync lock unlock post wait clear note until spawn reap proof freeze thaw "
-            "kill look find exit").split()  # fmt: skip
 
 X86, PSO, ARM = "x86", "pso", "arm"
 STEP, DIE, TIMEOUT = -1, -2, -3  # choices of an actor; 0, 1, ... : that buffered store arrives
@@ -47,71 +63,16 @@ State = tuple[tuple[int, ...], tuple[int, ...], tuple[Cells, ...], tuple[Cells, 
 Choice = tuple[int, int]  # actor, what
 
 
-def load(cell: int) -> Op:
-    return (LOAD, cell)
-
-
-def store(cell: int, value: int) -> Op:
-    return (STORE, cell, value)
-
-
-def fence() -> Op:
-    return (FENCE,)
-
-
-def sync() -> Op:
-    """A sync point where x86 needs nothing: a fence on weak machines."""
-    return (SYNC,)
-
-
-def lock(cell: int) -> Op:
-    return (LOCK, cell)
-
-
-def unlock(cell: int) -> Op:
-    return (UNLOCK, cell)
-
-
-def post(bell: int) -> Op:
-    return (POST, bell)
-
-
-def wait(bell: int) -> Op:
-    """Bounded sleep: answers 1 when rung, 0 when time is up."""
-    return (WAIT, bell)
-
-
-def clear(bell: int) -> Op:
-    return (CLEAR, bell)
-
-
-def note(kind: int, *args: int) -> Op:
-    """Tell the monitor. Takes no time: part of the step before it."""
-    return (NOTE, kind, *args)
-
-
-def look_at(*pairs: int) -> Op:
-    """Do the cells of any pair differ? One numpy comparison, taken as one step."""
-    return (LOOK, *pairs)
-
-
-def find(value: int, *cells: int) -> Op:
-    """Index, from 1, of the first cell that holds the value; else 0. One `find`, taken as one step."""
-    return (FIND, value, *cells)
-
-
-def until(cell: int, least: int) -> Op:
-    """Go on once the cell holds at least that: polling, in one step."""
-    return (UNTIL, cell, least)
-
-
 class _Draft:
     """A state being changed."""
 
     __slots__ = ("buffers", "memory", "old", "positions")
 
     def __init__(self, state: State) -> None:
-        self.positions, self.memory, self.buffers, self.old = map(list, state)
+        self.positions = list(state[0])
+        self.memory = list(state[1])
+        self.buffers = list(state[2])
+        self.old = list(state[3])
 
     def state(self) -> State:
         return (tuple(self.positions), tuple(self.memory), tuple(self.buffers), tuple(self.old))

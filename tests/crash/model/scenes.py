@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from tests.crash.model.actors import blocks
 from tests.crash.model.actors import producer as producers
-from tests.crash.model.actors import recovery as keepers
+from tests.crash.model.actors import supervisor as keepers
 from tests.crash.model.actors import worker as workers
 from tests.crash.model.actors.producer import CANCEL, COLLECT, DELAY, SUBMIT, Plan
+from tests.crash.model.actors.recovery import recovery
 from tests.crash.model.automaton import Automaton, Steps
 from tests.crash.model.explore import NO_BOUND, Start
 from tests.crash.model.machine import X86, Machine
@@ -80,7 +81,7 @@ def submits(*jobs: int, group: int = 0) -> Plan:
 
 
 def _keepers() -> dict[str, Actor]:
-    return {"supervisor": keepers.supervisor, "recovery": keepers.recovery}
+    return {"supervisor": keepers.supervisor, "recovery": recovery}
 
 
 def _crew(*plan: tuple[int, int, int], workers: int = 2) -> dict[str, Actor]:
@@ -120,7 +121,7 @@ SCENES = {scene.name: scene for scene in (
           Shape(jobs=1, collect=True, waits=True, max_crashes=1),
           _crew((SUBMIT, 1, 0), (COLLECT, 1, 0)) | _keepers(), {"worker": 1}, mortals=("worker0",), preemptions=1),
     Scene("due", "a delayed job, nobody dies", Shape(workers=(0,), slots=1, jobs=1, delays=True),
-          _crew((DELAY, 1, 0), workers=1) | {"recovery": keepers.recovery}, {}),
+          _crew((DELAY, 1, 0), workers=1) | {"recovery": recovery}, {}),
     Scene("delayed", "a delayed job; its producer is killed, the row taken over",
           Shape(workers=(0,), slots=1, delays=True, waits=True),
           _crew((DELAY, 1, 0), workers=1) | _keepers() | {"successor": _successor(0, "producer0", *submits(2))},
@@ -128,10 +129,11 @@ SCENES = {scene.name: scene for scene in (
     Scene("scale to zero", "the only worker leaves, the supervisor's entry takes its place",
           Shape(workers=(0, 0), jobs=1, leaves=True),
           {"producer0": _producer(0, *submits(1)), "scaler": keepers.scaler, "worker1": _worker(1),
-           "worker1b": _replacement(1), "dismisser": lambda w, a: keepers.dismisser(w, a, 1)}, {}, unborn=("worker1b",)),
+           "worker1b": _replacement(1), "dismisser": lambda w, a: keepers.dismisser(w, a, 1)},
+          {}, unborn=("worker1b",)),
     Scene("restart", "a new supervisor, while a worker of the old one is just starting",
           Shape(workers=(0,), jobs=1, epochs=True, fresh_bells=True),
-          _crew(*submits(1), workers=1) | {"recovery": keepers.recovery, "new supervisor": keepers.new_supervisor}
+          _crew(*submits(1), workers=1) | {"recovery": recovery, "new supervisor": keepers.new_supervisor}
           | _replacements(0), {}, unborn=("worker0b",), preemptions=2),
     Scene("groups", "2 groups share a slot; a worker dies and is replaced",
           Shape(workers=(0, 1), groups=2, slots=1, waits=True, fresh_bells=True),
@@ -149,7 +151,8 @@ SCENES = {scene.name: scene for scene in (
           Shape(workers=(0,), slots=1, waits=True, cancels=True),
           _crew((SUBMIT, 1, 0), (CANCEL, 1, 0), (SUBMIT, 2, 0), workers=1), {}),
     Scene("retry", "a job fails once; recovery dies",
-          Shape(workers=(0,), retries=True), _crew(*submits(1, 2), workers=1) | _keepers(), {"recovery": 1}, preemptions=1),
+          Shape(workers=(0,), retries=True), _crew(*submits(1, 2), workers=1) | _keepers(),
+          {"recovery": 1}, preemptions=1),
     Scene("give back", "one of two leased jobs is slow, the other goes back",
           Shape(slow=True, batch=2), _crew(*submits(1, 2)) | _keepers(), {}, preemptions=1),
     Scene("replaced", "a worker dies and is replaced in its row, with a doorbell of its own",
@@ -163,7 +166,7 @@ SCENES = {scene.name: scene for scene in (
     Scene("silent", "a live worker makes no sign for long", Shape(jobs=1),
           _crew(*submits(1)) | _keepers() | {"hasty": lambda w, a: keepers.hasty_supervisor(w, a, 0)}, {}),
     Scene("two recoveries", "recovery is started twice", Shape(workers=(0,), jobs=1, retries=True),
-          _crew(*submits(1), workers=1) | _keepers() | {"recovery2": keepers.recovery}, {}),
+          _crew(*submits(1), workers=1) | _keepers() | {"recovery2": recovery}, {}),
     Scene("naps", "a sleeper is rung once per nap",
           Shape(slow=True, naps=True, clears=True), _crew(*submits(1, 2)), {}, preemptions=2),
     Scene("leave", "an idle worker is told to leave",
@@ -183,19 +186,17 @@ SCENES = {scene.name: scene for scene in (
 
 def crowd(*, collect: bool) -> Scene:
     """For random walks: everything at once, too large to be searched."""
-    plans = (
-        ((SUBMIT, 1, 0), (SUBMIT, 2, 1), (CANCEL, 2, 1), (SUBMIT, 3, 0), (DELAY, 4, 1)),
-        ((SUBMIT, 5, 1), (SUBMIT, 6, 0), (CANCEL, 6, 0), (DELAY, 7, 0), (SUBMIT, 8, 0)),
-    )
-    if collect:
-        plans = tuple((*plan, *((COLLECT, job, 0) for verb, job, _ in plan if verb != CANCEL)) for plan in plans)
-        plans = tuple(plan[:3] + plan[5:6] + plan[3:5] + plan[6:] for plan in plans)  # 2 slots: the first is read early
+    first: Plan = ((SUBMIT, 1, 0), (SUBMIT, 2, 1), (CANCEL, 2, 1), (SUBMIT, 3, 0), (DELAY, 4, 1))
+    second: Plan = ((SUBMIT, 5, 1), (SUBMIT, 6, 0), (CANCEL, 6, 0), (DELAY, 7, 0), (SUBMIT, 8, 0))
+    if collect:  # 3 slots for 4 jobs: one result is read early
+        first = (*first[:3], (COLLECT, 1, 0), *first[3:], (COLLECT, 2, 0), (COLLECT, 3, 0), (COLLECT, 4, 0))
+        second = (*second[:3], (COLLECT, 5, 0), *second[3:], (COLLECT, 6, 0), (COLLECT, 7, 0), (COLLECT, 8, 0))
     return Scene(
         "crowd", "2 producers and their successors, 3 workers and their replacements, 2 groups, all may die",
         Shape(producers=2, workers=(0, 0, 1), groups=2, slots=3, jobs=10, batch=2, recovery_capacity=4, collect=collect,
               cancels=True, retries=True, delays=True, waits=True, clears=True, fine=True, checked=True, naps=True,
               fresh_bells=True),
-        {"producer0": _producer(0, *plans[0]), "producer1": _producer(1, *plans[1]),
+        {"producer0": _producer(0, *first), "producer1": _producer(1, *second),
          "successor0": _successor(0, "producer0", *submits(9)), "successor1": _successor(1, "producer1", *submits(10)),
          **{f"worker{row}": _worker(row) for row in range(3)}, **_keepers(), **_replacements(0, 1, 2)},
         {"worker": 2, "recovery": 2, "producer": 1, "timeout": 2}, unborn=("worker0b", "worker1b", "worker2b"),

@@ -103,7 +103,7 @@ class World:
         self.actors = actors
         # row of each actor: "worker1" and its replacement "worker1b" live in row 1
         self.home = [
-            int(n.strip("workerb")) if n.startswith("worker") else 0 if n == "scaler" else -1 for n in actors
+            int(n[6]) if n.startswith("worker") else 0 if n == "scaler" else -1 for n in actors
         ]
         self.names: list[str] = []
         self.initial: list[int] = []

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from tests.crash.model.actors.shared import in_order
 from tests.crash.model.automaton import Steps
-from tests.crash.model.machine import load, lock, note, store, sync
 from tests.crash.model.monitor import TENANT, VIEW
+from tests.crash.model.ops import load, lock, note, store, sync
 from tests.crash.model.world import World, freed, generation_of
 
 BYTES, OTHER_BYTES = 11, 22

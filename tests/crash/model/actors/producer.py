@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from tests.crash.model.actors.shared import in_order, read_word, wake_one, write_word
 from tests.crash.model.automaton import Op, Steps
-from tests.crash.model.machine import PROOF, clear, fence, load, lock, note, post, store, sync, unlock, wait
 from tests.crash.model.monitor import ACCEPT, ASK, CERTAIN, GOT, ISSUE, SETTLED, TENANT
+from tests.crash.model.ops import clear, fence, load, lock, note, post, proof, store, sync, unlock, wait
 from tests.crash.model.world import (
     CANCELLED,
     DONE,
@@ -203,7 +203,7 @@ def successor(w: World, a: int, row: int, former: int, plan: Plan) -> Steps[None
     """Take the row once its byte is free and its former holder proven dead; then submit."""
     yield lock(w.row_lock[row])
     if not w.is_mutant("takeover_without_proof"):
-        is_dead = yield (PROOF, former)
+        is_dead = yield proof(former)
         if not is_dead:
             yield unlock(w.row_lock[row])
             return

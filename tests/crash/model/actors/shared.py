@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.crash.model.automaton import Op, Steps
-from tests.crash.model.machine import find, load, look_at, post, store
+from tests.crash.model.ops import find, load, look_at, post, store
 from tests.crash.model.world import World, generation_of, word
 
 

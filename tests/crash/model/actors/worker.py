@@ -16,8 +16,8 @@ from tests.crash.model.actors.shared import (
     write_word,
 )
 from tests.crash.model.automaton import Op, Steps
-from tests.crash.model.machine import EXIT, clear, fence, load, lock, note, post, store, sync, unlock, until, wait
 from tests.crash.model.monitor import AT_HOME, RESULT_OF, START
+from tests.crash.model.ops import clear, fence, leave, load, lock, note, post, store, sync, unlock, until, wait
 from tests.crash.model.world import (
     CANCELLED,
     DONE,
@@ -49,7 +49,7 @@ def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps
     if w.shape.epochs and not is_replacement:
         is_old = yield from _epoch_moved(w, row)
         if is_old:
-            yield (EXIT,)
+            yield leave()
     yield note(AT_HOME, row)
     if is_replacement:
         yield from _move_in(w, a, row)
@@ -60,7 +60,7 @@ def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps
             leaves = yield load(w.leave[row])
         if leaves:
             yield from _leave(w, a, group)
-            yield (EXIT,)
+            yield leave()
         lease, passed = yield from claim(w, row, group)
         if passed and w.shape.waits and not w.is_mutant("no_notify_of_room"):
             yield from _notify_of_room(w, passed)
@@ -141,7 +141,7 @@ def _claim_lane(w: World, row: int, group: int, lane: int, lease: Lease) -> Step
     while head < tail and len(lease) < w.shape.batch:
         taken = yield from _claim_entry(w, row, group, w.ring[group, lane][head % w.room(lane)])
         lease += taken
-        stale |= not taken
+        stale = stale or not taken
         head += 1
         taken = ()
     if head > first and not (w.is_mutant("head_before_leased") or w.is_mutant("head_after_unlock")):
