@@ -42,3 +42,9 @@ def tally(_value: int) -> None:
 @shmq.task
 def tallied() -> tuple[int, int]:
     return os.getpid(), _tallied
+
+
+@shmq.task
+def begin_twice(note: str) -> tuple[int, float]:
+    """The first run writes its pid and waits to be killed; the next returns its pid and when it began."""
+    return functions.begin_twice(note)

@@ -27,6 +27,7 @@ MODULES = (
     "footprint.start",
     "footprint.idle",
     "latency.head_of_line",
+    "latency.redelivery",
 )
 
 

@@ -6,10 +6,8 @@ without numpy and rich. Nowhere else do errors become exit codes.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
-import os
 import sys
 import traceback
 from typing import Any
@@ -98,17 +96,10 @@ class Commands(click.Group):
         except KeyboardInterrupt as error:
             ctx.exit(exits.code_of(error))
         except BrokenPipeError:
-            _forget_stdout()
             ctx.exit(exits.CLOSED_PIPE)
         except Exception:
             click.echo(f"{traceback.format_exc()}shmq: this is a bug; please report the lines above", err=True)
             ctx.exit(exits.BUG)
-
-
-def _forget_stdout() -> None:
-    """Nobody reads it any more: what is still buffered must not raise at interpreter exit."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
