@@ -19,7 +19,7 @@ TERMINATED = 143  # 128 + SIGTERM, likewise
 class Terminated(KeyboardInterrupt):
     """SIGTERM, for commands that tidy up as they do at Ctrl-C.
 
-    A KeyboardInterrupt, because posix_ipc loses every other exception that a signal handler raises in a wait.
+    A KeyboardInterrupt, because posix_ipc, where doorbells need it, loses other exceptions of signal handlers.
     """
 
 

@@ -312,6 +312,10 @@ class Planner(Table, frozen=True, kw_only=True):
         Seconds,
         Meta(description="how often the learned patterns are saved to the state directory"),
     ] = 60.0
+    day_s: Annotated[
+        Seconds,
+        Meta(description="length of the day that the load repeats by; shorter where time is compressed: replays, soak runs"),
+    ] = 86400.0
 
 
 class DeadLetters(Table, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ GROUP_CLAIM = {name: i for i, name in enumerate((
 ))}  # fmt: skip
 GROUP_PLAN = {name: i for i, name in enumerate((
     "target", "step", "arrivals_milli", "mean_milli", "lo_milli", "hi_milli", "service_ns", "need",
-    "updated_ns", "reactive_need", "accuracy_milli", "batch", "concurrency",
+    "updated_ns", "reactive_need", "accuracy_milli", "batch", "concurrency", "came_milli", "expected_milli",
 ))}  # fmt: skip
 
 # Words of one `[limits."pattern"]`: configuration and state, the latter under the limit's lock byte.

@@ -15,6 +15,7 @@ from shmq.memory.segment import Segment
 from shmq.observe import histogram
 from shmq.observe.model import Distribution, GroupState, Limits, Snapshot, Workers, WorkerState
 from shmq.observe.reading import DAMAGED, checked, left_s
+from shmq.transport.limits import CLOSED, OPEN
 from shmq.transport.table import DONE, LEASED, QUEUED, REQUEUED, RUNNING, SCHEDULED
 
 _SHARES = (0.5, 0.95, 0.99)
@@ -132,13 +133,16 @@ def _distribution(counts: NDArray[Any], sum_ns: int) -> Distribution:
 
 
 def _limits(control: dict[str, int], claim: dict[str, int], now_ns: int) -> Limits:
+    rate_milli, burst = control["rate_per_s_milli"], max(control["burst"], 1)
+    next_ns = claim["rate_ns"] - (burst - 1) * (1000 * NS // rate_milli) if rate_milli else 0
     circuit = "closed"
-    if claim["breaker"]:
-        circuit = "open" if now_ns < claim["breaker_until_ns"] else "probing"
+    if control["breaker_share_milli"] and claim["breaker"] != CLOSED:
+        is_open = claim["breaker"] == OPEN and now_ns < claim["breaker_until_ns"]
+        circuit = "open" if is_open else "probing"  # past its time, the next job is the probe
     return Limits(
-        rate_per_s=control["rate_per_s_milli"] / 1000 or None,
-        burst=(control["burst"] or None) if control["rate_per_s_milli"] else None,
-        held_s=left_s(claim["held_until_ns"], now_ns),
+        rate_per_s=rate_milli / 1000 or None,
+        burst=burst if rate_milli else None,
+        held_s=left_s(next_ns, now_ns),
         breaker_failure_share=control["breaker_share_milli"] / 1000 or None,
         breaker_window=control["breaker_window"],
         breaker_open_s=control["breaker_open_ns"] / NS,

@@ -1,29 +1,31 @@
 """The planner process: every step it reads the counters, plans each group, and writes the plan.
 
 It may crash or hang at any time: the supervisor uses a plan only while it is fresh, and restarts the
-process. What was learned of the load is saved now and then and loaded at the start.
+process. The new one goes on from the workers that are there and from what was learned before.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import time
-from pathlib import Path
+from dataclasses import replace
 
 from shmq.clock import NS, now_ns
 from shmq.config.model import Config, Group
 from shmq.memory import locks
-from shmq.memory.layout import GROUP_PLAN
+from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN
 from shmq.memory.segment import Segment, attach
-from shmq.planner.forecast import Forecaster
 from shmq.planner.group import GroupPlanner, Observed, Plan
 from shmq.planner.observing import Observer
+from shmq.planner.patterns import Patterns, next_boundary
 from shmq.planner.policy import Rules
+from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal, Grant, Host, Need, allocate
 from shmq.planner.tuning import batch_size
 
-_log = logging.getLogger("shmq.planner")
+# a core too few must not starve a group whose jobs in fact wait: cpu groups may share cores twofold
+CORES_SHARED = 2
+MEMORY_SHARE = 0.9  # of the host's, for workers with a limit
 
 
 class Planner:
@@ -36,103 +38,140 @@ class Planner:
         lock_file.forget()  # inherited from the supervisor: the bytes stayed there
         lock_file.acquire(locks.PLANNER)
         self._step_s = config.planner.step_s
+        self._cores = len(os.sched_getaffinity(0))
+        self._memory_bytes = int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         self._observer = Observer(self._segment)
         self._plans = self._segment.rows("group_plan")
-        self._folder = self._segment.state_dir / "patterns"
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._groups = [self._planner_of(name, settings) for name, settings in config.groups.items()]
-        self._errors = [0.0] * len(self._groups)
-        self._loads = [0.0] * len(self._groups)
-        self._expected = [-1.0] * len(self._groups)  # arrivals that the last plan expected for the next step
+        self._control = self._segment.rows("group_control")
+        self._patterns = Patterns(self._segment.state_dir / "patterns", self._step_s, config.planner.day_s)
+        self._names = list(config.groups)
+        self._sizings = [Sizing(g, self._cores, self._segment.shape.workers) for g in config.groups.values()]
+        self._groups: list[GroupPlanner] = []
+        self._errors = [0.0] * len(self._names)
+        self._loads = [0.0] * len(self._names)
+        self._expected = [-1.0] * len(self._names)  # arrivals that the last plan expected for this step
         self._saved_at = time.monotonic()
-
-    def _planner_of(self, name: str, settings: Group) -> GroupPlanner:
-        most = os.cpu_count() or 1 if settings.max_workers == "auto" else int(settings.max_workers)
-        rules = Rules(settings.min_workers, max(most, settings.min_workers), settings.hold_s, settings.mode)
-        concurrency = 1 if settings.concurrency == "auto" else int(settings.concurrency)
-        forecaster = Forecaster.load(self._path(name), self._step_s) if self._path(name).exists() else None
-        goal = Goal(settings.target_wait_s, settings.miss_ratio)
-        return GroupPlanner(self._step_s, goal, rules, concurrency=concurrency, forecaster=forecaster)
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.npz"
 
     def run(self) -> None:
         """Plan until killed."""
+        self._wait_for_boundary()
         next_step = time.monotonic()
+        missed = 0
         while True:
-            self.step(time.monotonic())
             next_step += self._step_s
-            late = time.monotonic() - next_step
-            if late > 0:  # never plan twice at once to catch up: the forecaster is told instead
-                missed = int(late / self._step_s)
-                for planner in self._groups:
-                    planner.forecaster.skip(missed)
-                next_step += missed * self._step_s
             time.sleep(max(next_step - time.monotonic(), 0.0))
+            self.step(time.monotonic(), missed)
+            # never plan twice at once to catch up: the forecaster is told instead
+            missed = max(int((time.monotonic() - next_step) / self._step_s), 0)
+            next_step += missed * self._step_s
 
-    def step(self, now_s: float) -> None:
-        """One step of every group: observe, plan, share the host, write."""
-        seen = [self._observer.observe(g, now_s) for g in range(len(self._groups))]
+    def _wait_for_boundary(self) -> None:
+        """Load the patterns, wait until a step begins, and begin to count."""
+        self._groups = [self._planner_of(g) for g in range(len(self._names))]
+        boundary = next_boundary(time.time(), self._step_s)
+        for planner in self._groups:
+            self._patterns.resume(planner.forecaster, boundary)
+        time.sleep(min(max(boundary - time.time(), 0.0), self._step_s))
+        for g in range(len(self._groups)):
+            self._observer.observe(g, time.monotonic())
+
+    def _planner_of(self, g: int) -> GroupPlanner:
+        settings, sizing = self._settings(g), self._sizings[g]
+        rules = Rules(settings.min_workers, sizing.max_workers, settings.hold_s, settings.mode)
+        goal = Goal(settings.target_wait_s, settings.miss_ratio)
+        forecaster = self._patterns.load(self._names[g])
+        planner = GroupPlanner(
+            self._step_s, goal, rules, concurrency=sizing.concurrency, forecaster=forecaster
+        )
+        # whoever planned before us had reasons: go on from there, down only after a hold time of our own
+        present = self._control[g][GROUP_CONTROL["scaled_to"]]
+        planner.policy.target = min(max(present, rules.min_workers), rules.max_workers)
+        return planner
+
+    def _settings(self, g: int) -> Group:
+        return self._config.groups[self._names[g]]
+
+    def step(self, now_s: float, missed: int = 0) -> None:
+        """One step of every group: observe, plan, share the host, write. `missed`: steps that went by unplanned."""
+        seen = [self._observe(g, now_s, missed) for g in range(len(self._groups))]
         plans = [planner.step(s) for planner, s in zip(self._groups, seen, strict=True)]
         grants = self._share(plans)
         for g, (plan, observed) in enumerate(zip(plans, seen, strict=True)):
-            name = list(self._config.groups)[g]
-            self._score(g, observed)
-            self._write(g, plan, observed, grants[name])
+            expected = self._score(g, observed)
+            grant = grants[self._names[g]]
+            if grant.workers < plan.target:  # the backlog is worked off by those that there are
+                self._groups[g].policy.target = grant.workers
+            self._write(g, plan, observed, grant, expected)
         if time.monotonic() - self._saved_at >= self._config.planner.save_s:
             self.save()
 
     def save(self) -> None:
         """Save the learned patterns of all groups."""
         self._saved_at = time.monotonic()
-        for name, planner in zip(self._config.groups, self._groups, strict=True):
-            planner.forecaster.save(self._path(name))
+        for name, planner in zip(self._names, self._groups, strict=True):
+            self._patterns.save(name, planner.forecaster)
+
+    def _observe(self, g: int, now_s: float, missed: int) -> Observed:
+        """The last step's counts; those of a longer time are shared out among its steps."""
+        planner, sizing = self._groups[g], self._sizings[g]
+        seen = self._observer.observe(g, now_s)
+        if missed:
+            planner.forecaster.skip(missed)
+            steps = missed + 1
+            seen = replace(seen, arrivals=seen.arrivals / steps, departures=seen.departures / steps)
+        sizing.observe(seen, self._step_s, self._control[g][GROUP_CONTROL["workers"]])
+        planner.concurrency = sizing.concurrency
+        if planner.policy.rules.max_workers != sizing.max_workers:
+            planner.policy.rules = replace(planner.policy.rules, max_workers=sizing.max_workers)
+        return seen
 
     def _share(self, plans: list[Plan]) -> dict[str, Grant]:
         """What each group gets of the host; a computation worker needs a core, a network one does not."""
-        needs = [
-            Need(
-                name,
-                plan.target,
-                settings.min_workers,
-                planner.policy.rules.max_workers,
-                settings.kind,
-                settings.importance,
-            )
-            for (name, settings), plan, planner in zip(
-                self._config.groups.items(), plans, self._groups, strict=True
-            )
-        ]
-        # a core too few must not starve a group whose jobs in fact wait: cpu groups may share cores twofold
-        cores = 2 * len(os.sched_getaffinity(0))
-        return allocate(needs, Host(cores=cores, worker_rows=self._segment.shape.workers))
+        needs = [self._need(g, plan) for g, plan in enumerate(plans)]
+        rows = self._segment.shape.workers
+        return allocate(needs, Host(CORES_SHARED * self._cores, self._memory_bytes, rows))
 
-    def _score(self, g: int, observed: Observed) -> None:
-        """Running accuracy of the next step's forecast: 1 - WAPE over about the last hundred steps."""
-        keep = 0.99
-        if self._expected[g] >= 0.0:
-            self._errors[g] = keep * self._errors[g] + abs(observed.arrivals - self._expected[g])
+    def _need(self, g: int, plan: Plan) -> Need:
+        settings = self._settings(g)
+        return Need(
+            self._names[g],
+            plan.target,
+            settings.min_workers,
+            self._groups[g].policy.rules.max_workers,
+            settings.kind,
+            settings.importance,
+            settings.max_worker_memory_bytes or 0,
+        )
+
+    def _score(self, g: int, observed: Observed) -> float:
+        """Running accuracy of the next step's forecast: 1 - WAPE over about the last hundred steps.
+
+        Returns:
+            What was expected of this step; the count itself where nothing was.
+        """
+        keep, expected = 0.99, self._expected[g]
+        if expected >= 0.0:
+            self._errors[g] = keep * self._errors[g] + abs(observed.arrivals - expected)
             self._loads[g] = keep * self._loads[g] + observed.arrivals
         self._expected[g] = float(self._groups[g].forecaster.forecast(1)[0][0])
+        return expected if expected >= 0.0 else observed.arrivals
 
-    def _write(self, g: int, plan: Plan, seen: Observed, grant: Grant) -> None:
+    def _write(self, g: int, plan: Plan, seen: Observed, grant: Grant, expected: float) -> None:
         """The plan row: numbers first, `updated_ns` last (SYNC POINT: plan-visible)."""
-        row = self._plans[g]
+        row, settings, sizing = self._plans[g], self._settings(g), self._sizings[g]
         accuracy = max(1.0 - self._errors[g] / self._loads[g], 0.0) if self._loads[g] > 0 else 0.0
-        settings = list(self._config.groups.values())[g]
-        reason = (
-            plan.reason
-            if not grant.limit or grant.workers == plan.target
-            else f"{grant.workers}: {grant.limit}"
-        )
-        self._segment.set_text("group_reason", reason, g)
+        is_cut = grant.limit and grant.workers < plan.target
+        reason = f"{grant.workers}: {grant.limit}, wanted {plan.target}" if is_cut else plan.reason
+        tuned = f"; {sizing.reason}" if sizing.reason else ""
+        self._segment.set_text("group_reason", reason + tuned, g)
         for word, value in {
             "target": grant.workers, "step": int(self._step_s * NS), "arrivals_milli": int(plan.rate_per_s * 1000),
             "mean_milli": int(max(plan.mean, 0) * 1000), "lo_milli": int(max(plan.low, 0) * 1000),
             "hi_milli": int(max(plan.high, 0) * 1000), "service_ns": int(seen.service_s * NS),
             "need": plan.predicted, "reactive_need": plan.reactive, "accuracy_milli": int(accuracy * 1000),
             "batch": batch_size(seen.service_s, settings.target_batch_s, settings.max_batch) if seen.service_s else 1,
+            "concurrency": sizing.concurrency, "came_milli": int(seen.arrivals * 1000),
+            "expected_milli": int(expected * 1000),
         }.items():  # fmt: skip
             row[GROUP_PLAN[word]] = value
         # SYNC POINT: plan-visible — the numbers are written before the time that makes them fresh

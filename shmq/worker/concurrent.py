@@ -35,7 +35,7 @@ from shmq.worker.limiting import TaskLimits
 from shmq.worker.runnable import Runnable
 from shmq.worker.seat import Seat
 
-_AUTO_START = 8
+_AUTO_START, _AUTO_MOST = 8, 256  # as in shmq.planner.sizing
 
 
 @dataclass(eq=False)
@@ -97,12 +97,17 @@ class ConcurrentLoop:
         self._running: set[Running] = set()
         self._to_notify: set[int] = set()
         self._shift = segment.shape.slots_per_producer.bit_length() - 1
-        self._threads = concurrent.futures.ThreadPoolExecutor(self._most(), thread_name_prefix="shmq-task")
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            _AUTO_MOST if seat.settings.concurrency == "auto" else self._most(),  # started as they are needed
+            thread_name_prefix="shmq-task",
+        )
 
     def _most(self) -> int:
         """Places: as configured, or what the planner found."""
         configured = self._seat.settings.concurrency
-        return int(self._plan[GROUP_PLAN["concurrency"]] or _AUTO_START) if configured == "auto" else int(configured)
+        if configured != "auto":
+            return int(configured)
+        return min(int(self._plan[GROUP_PLAN["concurrency"]]) or _AUTO_START, _AUTO_MOST)
 
     def run(self) -> None:
         """Serve until told to drain."""

@@ -23,7 +23,7 @@ from shmq.cli import exits
 from shmq.cli.main import COMMANDS
 from shmq.tasks.task import PRODUCER_OPTIONS, Options
 from tests.docs.fences import ROOT, Block, between, blocks, links, section, table
-from tests.live import LiveSupervisor, until
+from tests.live import GUARD_S, LiveSupervisor, until
 
 README = (ROOT / "README.md").read_text()
 TOUR = blocks(between(README, "<!-- tour: begin", "<!-- tour: end -->"))
@@ -70,7 +70,7 @@ class Tour:
     def _compare(self, command: str, shown: str, block: Block) -> None:
         done = subprocess.run(
             ["bash", "-c", f"{command} 2>&1"], cwd=self.folder, env=self.env, capture_output=True, text=True,
-            check=False,
+            check=False, timeout=GUARD_S,
         )  # fmt: skip
         assert doctest.OutputChecker().check_output(shown, done.stdout, _FLAGS), (
             f"README.md, block of line {block.line}: `{command}` printed\n{done.stdout}\ninstead of\n{shown}\n"
@@ -107,6 +107,7 @@ class Tour:
         done = subprocess.run(
             [sys.executable, "-c", _RUN, "session.txt", str(parts[0].line - 1), str(_FLAGS)],
             cwd=self.folder, env=self.env, capture_output=True, text=True, check=False,
+            timeout=GUARD_S,
         )  # fmt: skip
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{self.live.log()}"
 

@@ -11,6 +11,7 @@ from shmq import clock
 from shmq.memory.layout import GROUP_CLAIM
 from shmq.observe.health import health
 from shmq.observe.snapshot import take
+from shmq.transport.limits import OPEN
 from shmq.transport.table import QUEUED, RUNNING, job_id
 
 NOBODY = 2**31 - 1
@@ -86,8 +87,9 @@ def test_a_recovery_process_that_is_gone_is_told(healthy):
 
 
 def test_an_open_circuit_is_told_until_it_probes(healthy):
+    healthy.control(0, breaker_share_milli=500)
     claim = healthy.segment.rows("group_claim")[0]
-    claim[GROUP_CLAIM["breaker"]] = 1
+    claim[GROUP_CLAIM["breaker"]] = OPEN
     claim[GROUP_CLAIM["breaker_until_ns"]] = clock.now_ns() + 100 * clock.NS
     assert kinds(healthy) == [("circuit-open", "computation")]
     claim[GROUP_CLAIM["breaker_until_ns"]] = clock.now_ns() - 1
@@ -95,7 +97,8 @@ def test_an_open_circuit_is_told_until_it_probes(healthy):
 
 
 def test_a_rate_limit_that_holds_jobs_for_minutes_is_told(healthy):
-    healthy.segment.rows("group_claim")[0][GROUP_CLAIM["held_until_ns"]] = clock.now_ns() + 600 * clock.NS
+    healthy.control(0, rate_per_s_milli=1000, burst=1)
+    healthy.segment.rows("group_claim")[0][GROUP_CLAIM["rate_ns"]] = clock.now_ns() + 600 * clock.NS
     assert kinds(healthy) == []
     healthy.word(0, QUEUED, group=0)
     assert kinds(healthy) == [("rate", "computation")]

@@ -14,6 +14,7 @@ from shmq.observe.model import Snapshot
 from shmq.observe.snapshot import take
 from shmq.tasks import registry
 from shmq.tasks.task import Options, Task
+from shmq.transport.limits import HALF_OPEN, OPEN
 from shmq.transport.table import CANCELLED, DONE, FAILED, LEASED, QUEUED, REQUEUED, RUNNING, SCHEDULED, job_id
 
 NOBODY = 2**31 - 1  # a pid that no process has
@@ -163,7 +164,7 @@ def test_the_planners_figures_are_dropped_when_old(fake):
 def test_limits_are_told_as_the_configuration_names_them(fake):
     fake.control(0, rate_per_s_milli=2500, burst=3, breaker_share_milli=500, breaker_fail_fast=1)
     claim = fake.segment.rows("group_claim")[0]
-    claim[GROUP_CLAIM["breaker"]] = 1
+    claim[GROUP_CLAIM["breaker"]] = OPEN
     claim[GROUP_CLAIM["breaker_until_ns"]] = clock.now_ns() + 100 * clock.NS
 
     limits = take(fake.segment).group("computation").limits
@@ -171,6 +172,20 @@ def test_limits_are_told_as_the_configuration_names_them(fake):
     assert (limits.rate_per_s, limits.burst, limits.breaker_failure_share) == (2.5, 3, 0.5)
     assert (limits.circuit, limits.breaker_mode) == ("open", "fail")
     assert 90 < limits.circuit_s <= 100
+
+    claim[GROUP_CLAIM["breaker"]] = HALF_OPEN
+    assert take(fake.segment).group("computation").limits.circuit == "probing"
+    fake.control(0, breaker_share_milli=0)
+    assert take(fake.segment).group("computation").limits.circuit == "closed"
+
+
+def test_a_spent_burst_holds_the_next_job_back(fake):
+    fake.control(0, rate_per_s_milli=500, burst=3)  # a job every 2 s, three at once
+    claim = fake.segment.rows("group_claim")[0]
+    claim[GROUP_CLAIM["rate_ns"]] = clock.now_ns() + 4 * clock.NS  # two of three spent
+    assert take(fake.segment).group("computation").limits.held_s == 0
+    claim[GROUP_CLAIM["rate_ns"]] = clock.now_ns() + 60 * clock.NS
+    assert 50 < take(fake.segment).group("computation").limits.held_s <= 56
 
 
 def test_a_removed_name_is_seen_as_detached(fake):

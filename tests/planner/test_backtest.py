@@ -17,7 +17,7 @@ from shmq.planner.backtest import (
     running_accuracy,
     typical_service_s,
 )
-from shmq.planner.plot import plot
+from shmq.planner.backtest.plot import plot
 from shmq.planner.staffing import Goal, Load, miss_probability
 from tests.planner.loads import daily
 

@@ -36,7 +36,7 @@ class Forecaster:
     README), the work per step is constant. Not thread-safe.
     """
 
-    STATE: ClassVar[tuple[str, ...]] = ("t", "since")
+    STATE: ClassVar[tuple[str, ...]] = ("t", "since", "saved_at")
 
     def __init__(self, step_seconds: float = 60.0) -> None:
         if not (math.isfinite(step_seconds) and step_seconds > 0):
@@ -46,6 +46,7 @@ class Forecaster:
         self.step_seconds = float(step_seconds)
         self.t = 0
         self.since = 0  # first step of the present run without gaps
+        self.saved_at = 0.0  # what `save` was told; the forecaster makes nothing of it
         self.features = Features(self.step_seconds)
         self.pending = Pending(N_FEATURES, N_EXPERTS)
         self.regression = RecursiveMedian()
@@ -137,8 +138,13 @@ class Forecaster:
             "bands": self.bands,
         }
 
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write what was learned; the file is replaced whole. Raises OSError."""
+    def save(self, path: str | PathLike[str], saved_at: float = 0.0) -> None:
+        """Write what was learned; the file is replaced whole. Raises OSError.
+
+        Args:
+            saved_at: time of the last step by any clock, found again in `saved_at` after `load`.
+        """
+        self.saved_at = saved_at
         state.save(Path(path), self.step_seconds, self._parts())
 
     @classmethod

@@ -38,6 +38,8 @@ class Staffing:
                 pool.target = high
             else:
                 wanted = self._planned(pool)
+                if wanted is not None and pool.settings.max_workers == "auto":
+                    high = self._rows.count  # the planner finds the bound; without it the cores are one
                 if wanted is None:
                     # the first job of a group at rest does not wait for the next step
                     wanted = self._reactive(pool) if is_step or not pool.target else pool.target

@@ -17,7 +17,7 @@ Rules for actors, because values on the interpreter's own stack cannot be seen:
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from types import CodeType
+from types import CodeType, GeneratorType
 from typing import Any, TypeVar
 
 Op = tuple[int, ...]
@@ -69,9 +69,10 @@ class Automaton:
 
 def _position(actor: Steps[Any]) -> tuple[tuple[CodeType, int, tuple[object, ...]], ...]:
     frames = []
-    inner: Steps[Any] | None = actor
-    while inner is not None:
+    inner: object = actor
+    while isinstance(inner, GeneratorType):
         frame = inner.gi_frame
+        assert frame is not None, "only a generator that waits for an answer has a position"
         held = tuple(v for v in frame.f_locals.values() if isinstance(v, int | tuple) or v is None)
         names = tuple(n for n, v in frame.f_locals.items() if isinstance(v, int | tuple) or v is None)
         frames.append((inner.gi_code, frame.f_lasti, (*names, *held)))

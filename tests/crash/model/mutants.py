@@ -76,6 +76,8 @@ MUTANTS = (
     Mutant("done_before_result", "word, then result", ("handshake",)),
     Mutant("no_cancel_check", "the claimer does not read `cancel`", ("cancel",)),
     Mutant("cancel_read_before_fence", "`cancel` is read before LEASED is visible", ("cancel",)),
+    Mutant("late_cancel", "cancels without a look whether the slot still has that job", ("late cancel",)),
+    Mutant("half_done_forgotten", "goes on after a submit that broke off between word and tail", ("broken off",)),
     Mutant("keeps_its_lease", "a slow job keeps the rest of its lease", ("give back",)),
     # death
     Mutant("leased_forgotten", "recovery redelivers only what was RUNNING", ("death",)),

@@ -9,7 +9,7 @@ from tests.crash.model.actors import blocks
 from tests.crash.model.actors import producer as producers
 from tests.crash.model.actors import supervisor as keepers
 from tests.crash.model.actors import worker as workers
-from tests.crash.model.actors.producer import CANCEL, COLLECT, DELAY, SUBMIT, Plan
+from tests.crash.model.actors.producer import BREAK_OFF, CANCEL, COLLECT, DELAY, SUBMIT, Plan
 from tests.crash.model.actors.recovery import recovery
 from tests.crash.model.automaton import Automaton, Steps
 from tests.crash.model.explore import NO_BOUND, Start
@@ -150,6 +150,11 @@ SCENES = {scene.name: scene for scene in (
     Scene("cancel", "a job is cancelled, the next one takes its slot",
           Shape(workers=(0,), slots=1, waits=True, cancels=True),
           _crew((SUBMIT, 1, 0), (CANCEL, 1, 0), (SUBMIT, 2, 0), workers=1), {}),
+    Scene("late cancel", "a finished job is cancelled after the next one in its slot was",
+          Shape(workers=(0,), slots=1, waits=True, cancels=True),
+          _crew(*submits(1, 2), (CANCEL, 2, 0), (CANCEL, 1, 0), workers=1), {}),
+    Scene("broken off", "an exception ends a submit between word and tail; the producer goes on",
+          Shape(workers=(0,)), _crew((BREAK_OFF, 1, 0), (SUBMIT, 2, 0), workers=1), {}),
     Scene("retry", "a job fails once; recovery dies",
           Shape(workers=(0,), retries=True), _crew(*submits(1, 2), workers=1) | _keepers(),
           {"recovery": 1}, preemptions=1),

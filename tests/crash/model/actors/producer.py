@@ -25,7 +25,7 @@ from tests.crash.model.world import (
     word,
 )
 
-SUBMIT, COLLECT, CANCEL, DELAY = range(4)
+SUBMIT, COLLECT, CANCEL, DELAY, BREAK_OFF = range(5)
 Plan = tuple[tuple[int, int, int], ...]  # verb, job, group
 Handles = tuple[tuple[int, int, int], ...]  # job, slot, generation
 ENDS = (DONE, FAILED, CANCELLED)
@@ -39,6 +39,9 @@ def producer(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
 def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
     handles: Handles = ()
     for verb, job, group in plan:
+        if verb == BREAK_OFF:
+            yield from break_off(w, a, row, job, group)
+            continue
         if verb in (SUBMIT, DELAY):
             slot, generation = yield from (submit if verb == SUBMIT else delay)(w, a, row, job, group, handles)
             handles = (*handles, (job, slot, generation))
@@ -58,6 +61,17 @@ def submit(w: World, a: int, row: int, job: int, group: int, handles: Handles) -
         yield from wake_one(w, a, group)
     yield note(ACCEPT, job)
     return slot, generation_of(free)
+
+
+def break_off(w: World, a: int, row: int, job: int, group: int) -> Steps[None]:
+    """A submit that an exception leaves between word and tail; then what the producer does about it."""
+    slot, free, tail = yield from reserve(w, a, row, group, ())
+    yield note(ISSUE, slot, job)
+    yield store(w.payload[slot], job)
+    yield store(w.ring[group, row][tail % w.capacity], slot + 1)
+    yield from write_word(w, slot, word(QUEUED, group=group, generation=generation_of(free)))
+    if not w.is_mutant("half_done_forgotten"):
+        yield from _finish_half_done(w, a, row, group)
 
 
 def delay(w: World, a: int, row: int, job: int, group: int, handles: Handles) -> Steps[tuple[int, int]]:
@@ -190,6 +204,10 @@ def _read_result(w: World, job: int, slot: int) -> Steps[None]:
 
 def cancel(w: World, a: int, row: int, job: int, slot: int, generation: int) -> Steps[None]:
     """Ask; and say "certain" when the word shows that nobody has it."""
+    value = yield from read_word(w, slot)
+    if generation_of(value) != generation and not w.is_mutant("late_cancel"):
+        return  # the slot has another job, whose own cancellation this must not erase
+    value = 0
     yield note(ASK, job)
     yield store(w.cancel[slot], generation)
     if not w.is_mutant("no_fence_cancel"):

@@ -107,7 +107,7 @@ def claim(w: World, row: int, group: int) -> Steps[tuple[Lease, int]]:
         if len(lease) < w.shape.batch:
             lease, stale = yield from _claim_lane(w, row, group, lane, lease)
             passed |= stale << lane
-            stale = 0
+            stale = False
     if w.is_mutant("head_after_unlock"):
         yield unlock(w.group_lock[group])
         yield from _move_head_late(w, group, lease)

@@ -10,7 +10,7 @@ import numpy as np
 from shmq.errors import ConfigError
 
 if TYPE_CHECKING:
-    from shmq.planner.backtest import Backtest
+    from shmq.planner.backtest.simulation import Backtest
     from shmq.planner.forecast.pending import Floats
 
 MOST_POINTS = 2000  # more than a picture has columns for: neighbours become one
