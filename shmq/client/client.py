@@ -137,8 +137,7 @@ class Client:
 
     def submit(self, task: Task[..., Any] | str, *args: Any, **kwargs: Any) -> Job[Any]:
         """Queue one job of a task object or of a task named as `module.function`."""
-        if isinstance(task, str):
-            task = self._registry.task(task)
+        task = self._registry.resolved(task)
         return self.submit_task(task, args, kwargs)
 
     def submit_task(
@@ -324,8 +323,7 @@ class Client:
         ordered: bool = True, chunk_size: int | str = "auto",
     ) -> Iterator[mapping.Answer]:  # fmt: skip
         """(index, ok, value or exception) for each argument tuple; failures do not end it."""
-        if isinstance(task, str):
-            task = self._registry.task(task)
+        task = self._registry.resolved(task)
         return mapping.run(self, task, calls, chunk_size, ordered=ordered)
 
     def wait_any(self, jobs: list[Job[Any]], timeout: float | None = None) -> bool:
@@ -352,8 +350,7 @@ class Client:
 
     async def asubmit(self, task: Task[..., Any] | str, *args: Any, **kwargs: Any) -> Job[Any]:
         """As `submit`, for event loops."""
-        if isinstance(task, str):
-            task = self._registry.task(task)
+        task = self._registry.resolved(task)
         return await self.asubmit_task(task, args, kwargs)
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any = float) -> NDArray[Any]:

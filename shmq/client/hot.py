@@ -7,13 +7,12 @@ keywords, blocks, delays, no room, another thread inside - goes the slow way thr
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job
 from shmq.clock import now_ns
-from shmq.memory.fence import new_fence
+from shmq.memory.fence import new_order_fence
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, QUEUED, STATE
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import CALL, FORGET, HEADER, HEADER_BYTES, INLINE
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
 _LAST_GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 _NEXT = 1 << GENERATION_SHIFT
 _LOW = _NEXT - 1
-
-
-def _after_release() -> Callable[[], None] | None:
-    """What must follow the lock's release to make it a full fence (SYNC POINT: doorbell).
-
-    Releasing a lock is an atomic read-modify-write, on x86-64 a full barrier already; ARM needs
-    the release-acquire pair of `new_fence`.
-    """
-    return None if platform.machine() == "x86_64" else new_fence()
 
 
 def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[Any, ...]], Job[Any]]:
@@ -50,7 +40,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[An
     message_at = payload_at + HEADER_BYTES
     pack_into, encode, find = HEADER.pack_into, client._encode, segment.map.find
     from_sleeper, to_sleeper = publisher.bells.sleepers(route.group)
-    wake_one, group, fence = publisher.bells.wake_one, route.group, _after_release()
+    wake_one, group, fence = publisher.bells.wake_one, route.group, new_order_fence()
     rung, naps, from_worker = publisher.bells.rung, publisher.bells.naps, from_sleeper + 1
     lock, is_busy, jobs, free = client._lock, client._is_busy, client._jobs, client._free
     take, decode, is_kept = free.pop, target.decode, not flags & FORGET
@@ -85,14 +75,16 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[[tuple[An
                     if is_kept:
                         jobs[slot - first] = job
                     rings[ring + (tail & mask)] = slot
-                    # SYNC POINT: slot-visible
+                    if fence is not None:
+                        fence()  # SYNC POINT: slot-visible
                     words[slot] = word
-                    # SYNC POINT: lane-visible
+                    if fence is not None:
+                        fence()  # SYNC POINT: lane-visible
                     tails[lane] = tail + 1
         except BaseException:  # a signal handler raised between word and tail
             client.repair()
             raise
-        # SYNC POINT: doorbell — releasing the lock was the fence
+        # SYNC POINT: doorbell — releasing the lock is an atomic read-modify-write: on x86-64 a full fence
         if fence is not None:
             fence()
         if job is None:
@@ -113,7 +105,7 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
     words, results, whole = segment.view("words"), segment.view("results"), segment.map
     payload_at, stride, first = segment.layout.offsets["payload"], segment.shape.slot_bytes, publisher.first
     lock, jobs, give_back = client._lock, client._jobs, client._free.append
-    collect_slowly = client._collect_slowly
+    collect_slowly, fence = client._collect_slowly, new_order_fence()
 
     def collect(job: Job[Any]) -> bool:
         with lock:
@@ -124,6 +116,8 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
                 return False
             if state > FAILED or (word ^ job._word) >= _NEXT or word >= _LAST_GENERATION or job._state != PENDING:
                 return collect_slowly(job)
+            if fence is not None:
+                fence()  # SYNC POINT: result-visible — the word before the result
             result = results[slot]
             if result & 0xFF != INLINE:
                 return collect_slowly(job)

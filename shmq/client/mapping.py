@@ -11,10 +11,11 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
-from shmq.errors import BadArguments, TooLarge
+from shmq.errors import BadArguments, TooLarge, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.codec import PoolFull
 from shmq.wire.failure import rebuild
@@ -58,13 +59,19 @@ class Pace:
         self.size = max(1, calls // 2)
 
 
-class _Chunk:
+@dataclass(slots=True, eq=False)
+class Chunk:
     """Calls of the input under way as one job."""
 
-    __slots__ = ("count", "first", "job", "nbytes")
+    first: int
+    calls: list[tuple[Any, ...]]
+    job: Job[Any]
+    nbytes: int
 
-    def __init__(self, first: int, count: int, job: Job[Any], nbytes: int) -> None:
-        self.first, self.count, self.job, self.nbytes = first, count, job, nbytes
+    @property
+    def count(self) -> int:
+        """How many calls."""
+        return len(self.calls)
 
 
 def run(
@@ -74,7 +81,7 @@ def run(
     pace = Pace(chunk_size, client.block_budget_bytes)
     source = iter(calls)
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
-    waiting: deque[_Chunk] = deque()
+    waiting: deque[Chunk] = deque()
     first = 0
     try:
         while True:
@@ -91,18 +98,18 @@ def run(
                         raise
                     pace.shrink(len(calls_now))
                     continue
-                waiting.append(_Chunk(first, len(calls_now), job, client.placed_bytes - before))
+                waiting.append(Chunk(first, calls_now, job, client.placed_bytes - before))
                 first += len(calls_now)
                 del held[: len(calls_now)]
             if not waiting:
                 return
-            yield from _answers(client, _next(client, waiting, ordered=ordered), pace)
+            yield from answers(client, task, _next(client, waiting, ordered=ordered), pace)
     finally:
         for chunk in waiting:
             chunk.job.cancel()
 
 
-def _next(client: Client, waiting: deque[_Chunk], *, ordered: bool) -> _Chunk:
+def _next(client: Client, waiting: deque[Chunk], *, ordered: bool) -> Chunk:
     if ordered or len(waiting) == 1:
         return waiting.popleft()
     client.wait_any([chunk.job for chunk in waiting])
@@ -113,14 +120,25 @@ def _next(client: Client, waiting: deque[_Chunk], *, ordered: bool) -> _Chunk:
     return waiting.popleft()
 
 
-def _answers(client: Client, chunk: _Chunk, pace: Pace) -> Iterator[Answer]:
-    """Take one chunk apart. A chunk that failed as a whole fails each of its calls."""
+def answers(client: Client, task: Task[..., Any], chunk: Chunk, pace: Pace) -> Iterator[Answer]:
+    """Take one chunk apart.
+
+    Calls that are to be tried again, and all calls of a chunk that kept losing its worker, go on as
+    jobs of their own: a crash or a retry is charged to that call only.
+    """
     job, first, count = chunk.job, chunk.first, chunk.count
     try:
         client.wait_any([job])
         raw = job._raw if job._state == RAW else b""
         result_bytes = len(raw or b"")
         run_ns, values, failures = job.result()
+    except WorkerLost as error:
+        if count == 1:
+            yield first, False, error
+        else:
+            alone = [client.submit_task(task, call) for call in chunk.calls]
+            yield from (_answer_alone(first + i, single) for i, single in enumerate(alone))
+        return
     except Exception as error:
         for i in range(count):
             yield first + i, False, error
@@ -132,9 +150,23 @@ def _answers(client: Client, chunk: _Chunk, pace: Pace) -> Iterator[Answer]:
         for i, value in enumerate(values, first):
             yield i, True, value
         return
+    again = {
+        i: client.submit_task(task.options(retries=failure.retries_left - 1), chunk.calls[i])
+        for i, failure in failures.items()
+        if failure.retries_left
+    }
     succeeded = iter(values)
     for i in range(count):
-        if i in failures:
+        if i in again:
+            yield _answer_alone(first + i, again[i])
+        elif i in failures:
             yield first + i, False, rebuild(failures[i])
         else:
             yield first + i, True, next(succeeded)
+
+
+def _answer_alone(index: int, job: Job[Any]) -> Answer:
+    try:
+        return index, True, job.result()
+    except Exception as error:
+        return index, False, error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.client.hot import make_submit
 from shmq.clock import to_ns
-from shmq.errors import UnknownGroup, UnknownTask, WouldDeadlock
+from shmq.errors import BadArguments, UnknownGroup, UnknownTask, WouldDeadlock
 from shmq.memory.lanes import lane
 from shmq.memory.segment import Segment
 from shmq.tasks import current
@@ -78,6 +78,17 @@ class Registry:
         if known is None:
             known = self._remote[name] = _RemoteTask(self._info(name))
         return known
+
+    def resolved(self, task: Task[..., Any] | str) -> Task[..., Any]:
+        """The task that a user named or passed. Raises BadArguments for what is neither."""
+        if isinstance(task, Task):
+            return task
+        if isinstance(task, str):
+            return self.task(task)
+        raise BadArguments(
+            f"{task!r} is not a task: decorate it with @shmq.task in a module the workers load, "
+            'or pass the name of one: "module.function".'
+        )
 
     def _info(self, name: str) -> TaskInfo:
         infos = self.infos()

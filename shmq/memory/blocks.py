@@ -8,6 +8,7 @@ Low runs are taken first, so pages that were faulted in once are used again.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from shmq.memory.columns import column
 from shmq.memory.segment import Segment
 
 _SLOT_MASK = 0xFFFFFFFF
+_BUSY_S = 0.02
 PRODUCER_PIN, WORKER_PIN = 0, 1
 
 
@@ -73,20 +75,18 @@ class BlockPool:
                 f"(block_budget_bytes / arenas, rounded down to a power of two).\n"
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
-        waited: list[int] = []
-        for arena in range(len(self._arenas)):
+        give_up = time.monotonic() + _BUSY_S
+        arenas = list(range(len(self._arenas)))
+        while arenas:
+            arena = arenas.pop(0)
             if self._lock_file.try_acquire(locks.arena_byte(arena)):
                 unit = self._take_locked(arena, count, tag, pin=pin)
                 if unit is not None:
                     return unit
-            else:
-                waited.append(arena)
-        for arena in waited:  # taken by somebody a moment ago: wait for it rather than say "full"
-            self._lock_file.acquire(locks.arena_byte(arena))
-            unit = self._take_locked(arena, count, tag, pin=pin)
-            if unit is not None:
-                return unit
-        return None
+            elif time.monotonic() < give_up:  # taken at this moment: look again rather than say "full"
+                arenas.append(arena)
+                time.sleep(0)
+        return None  # full, or its holder is stopped: nobody waits for that one
 
     def _take_locked(self, arena: int, count: int, tag: int, *, pin: bool) -> int | None:
         """Caller must: hold the arena's byte; it is released here."""
@@ -120,6 +120,10 @@ class BlockPool:
         """Keep the block although its job ends: a view of it lives in this process."""
         self._pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
 
+    def is_pinned_by_another(self, unit: int) -> bool:
+        """Does another process of this side keep a view of the block?"""
+        return int(self._pins[unit, self._side]) not in (0, self._mark)
+
     def unpin(self, unit: int, nbytes: int) -> None:
         """Let the block go with its job. Plain stores: safe in finalizers."""
         self._pins[unit : unit + self.units_for(nbytes), self._side] = 0
@@ -140,7 +144,8 @@ class BlockPool:
     def adopt(self, unit: int, nbytes: int, slot: int, generation: int) -> bool:
         """Tag a pinned, job-less block with a job; False when it belongs to a live job already."""
         arena = next(a for a, (first, last) in enumerate(self._arenas) if first <= unit < last)
-        self._lock_file.acquire(locks.arena_byte(arena))
+        if not self._lock_file.try_acquire(locks.arena_byte(arena)):
+            return False  # busy at this moment: the caller copies instead
         try:
             tag = int(self._tags[unit])
             if tag and int(self._words[tag & _SLOT_MASK]) >> 32 == tag >> 32:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import mmap
 import os
+import platform
 import secrets
 import stat
 import sys
 import threading
+import warnings
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Literal, cast
@@ -116,6 +118,7 @@ def create(
     Raises:
         NoSpace: /dev/shm or the memory cgroup cannot hold it (with the missing bytes).
     """
+    refuse_platform()
     layout = Layout(shape)
     if len(str(state_dir).encode()) >= PATH_BYTES:
         raise NoSpace(f"state directory {state_dir} is longer than {PATH_BYTES - 1} bytes; choose a shorter one")
@@ -173,6 +176,21 @@ def _untracked(name: str, size: int) -> shared_memory.SharedMemory:
             resource_tracker.register = register
 
 
+def refuse_platform() -> None:
+    """Raise IncompatibleSegment on a system whose memory model shmq has not been made for."""
+    system, machine = platform.system(), platform.machine()
+    if system != "Linux" or machine not in {"x86_64", "aarch64"}:
+        raise IncompatibleSegment(
+            f"shmq runs on Linux on x86-64 (and, with a warning, aarch64); this is {system} on {machine}.\n"
+            "Its shared words rely on the memory order of these processors and on Linux record locks."
+        )
+    if machine == "aarch64":
+        warnings.warn(
+            "shmq has not been run on ARM hardware by its makers: run `shmq check --litmus` here before you rely on it",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+
+
 def attach(name: str) -> Segment:
     """Attach an existing segment after checking that it is ours and of this layout.
 
@@ -180,6 +198,7 @@ def attach(name: str) -> Segment:
         NotRunning: there is no such segment.
         IncompatibleSegment: it must not be used, with the reason.
     """
+    refuse_platform()
     path = SHM / name
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

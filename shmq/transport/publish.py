@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from shmq.clock import now_ns
 from shmq.memory.columns import column
-from shmq.memory.fence import new_fence
+from shmq.memory.fence import new_fence, new_order_fence
 from shmq.memory.lanes import row_lanes
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
@@ -78,6 +78,7 @@ class Publisher:
         payload, stride = self.segment.view("payload"), self.segment.shape.slot_bytes
         capacity = self.segment.shape.slots_per_producer
         mask = capacity - 1
+        order = new_order_fence()
         pack_into, fence, find = HEADER.pack_into, self._fence, self.segment.map.find
         sleepers, wake_one = self.bells.sleepers, self.bells.wake_one
 
@@ -98,9 +99,11 @@ class Publisher:
                 payload[at : at + length] = message
             word = (words[slot] >> GENERATION_SHIFT << GENERATION_SHIFT) | group << GROUP_SHIFT | QUEUED
             rings[ring + (tail & mask)] = slot
-            # SYNC POINT: slot-visible — payload and ring cell are complete before the word says QUEUED
+            if order is not None:
+                order()  # SYNC POINT: slot-visible — payload and ring cell before the word says QUEUED
             words[slot] = word
-            # SYNC POINT: lane-visible — the word is QUEUED before the tail offers the entry
+            if order is not None:
+                order()  # SYNC POINT: lane-visible — the word is QUEUED before the tail offers the entry
             tails[lane] = tail + 1
             fence()  # SYNC POINT: doorbell — tail visible before we look for sleepers
             first, last = sleepers(group)

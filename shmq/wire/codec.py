@@ -141,6 +141,9 @@ class Decoder:
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
+        if self._blocks.is_pinned_by_another(unit):
+            # a former attempt's worker keeps a view: its pin word must stay its own, so this one gets a copy
+            return flat.copy().reshape(shape)
         flat.flags.writeable = False
         self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
         return flat.reshape(shape)

@@ -7,6 +7,7 @@ comes back as `TaskFailed` with its name. The remote traceback is the `__cause__
 from __future__ import annotations
 
 import builtins
+import os
 import traceback
 
 import msgspec
@@ -23,6 +24,7 @@ class Failure(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     message: str
     traceback: str = ""
     args: bytes = b""
+    retries_left: int = 0  # a call of a chunk: so often it may be tried again
 
 
 class RemoteTraceback(Exception):
@@ -65,10 +67,20 @@ def describe(error: BaseException) -> Failure:
         text = "".join(traceback.format_tb(error.__traceback__))[-_MAX_TEXT:]
     message, text = _printable(message), _printable(text)
     try:
-        args = _simple.encode(error.args)
+        args = _simple.encode(_arguments(error))
     except Exception:  # noqa: BLE001 - arguments may be anything; then the message stands for them
         args = b""
     return Failure(name, message, text, args if len(args) <= _MAX_TEXT else b"")
+
+
+def _arguments(error: BaseException) -> tuple[object, ...]:
+    """What rebuilds the exception: `args`, and what some types keep beside them."""
+    if isinstance(error, errors.TaskFailed):
+        return str(error), error.type_name
+    if isinstance(error, OSError) and error.filename is not None and len(error.args) == 2:
+        names = (error.filename,) if error.filename2 is None else (error.filename, None, error.filename2)
+        return *error.args, *(os.fspath(name) if isinstance(name, os.PathLike) else name for name in names)
+    return error.args
 
 
 def _printable(text: str) -> str:
@@ -86,14 +98,12 @@ def rebuild(failure: Failure) -> BaseException:
 
 def _instance(failure: Failure) -> BaseException:
     kind = _OWN.get(failure.type_name) or _BUILTIN.get(failure.type_name)
-    if kind is errors.TaskFailed or kind is None:
+    if kind is None:
         shown = failure.type_name.rsplit(".", 1)[-1]
         return errors.TaskFailed(f"{shown}: {failure.message}", failure.type_name)
-    if failure.args:
-        try:
-            error = kind(*msgspec.msgpack.decode(failure.args))
-        except Exception:  # noqa: BLE001 - a constructor may refuse; the message still tells
-            return errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
-        assert isinstance(error, BaseException)
-        return error
-    return kind(failure.message)
+    try:
+        error = kind(*msgspec.msgpack.decode(failure.args)) if failure.args else kind(failure.message)
+    except Exception:  # noqa: BLE001 - a constructor may refuse; the message still tells
+        return errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
+    assert isinstance(error, BaseException)
+    return error

@@ -33,6 +33,7 @@ from shmq.worker.loop import Loop
 from shmq.worker.output import redirect
 from shmq.worker.seat import Seat
 from shmq.worker.timer import Timer
+from shmq.worker.watching import Watching
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +114,7 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     fence = new_fence()
     timer = Timer(seat, fence)
     executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
+    os.register_at_fork(after_in_child=seat.disown)
     seat.names = {key: task.name for key, task in tasks.items()}
     limits = TaskLimits(seat, lock_file, patterns, tasks)
     loop: Loop | ConcurrentLoop
@@ -129,11 +131,13 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
         seat.is_draining = True
 
     signal.signal(signal.SIGTERM, drain)
+    watching = Watching(loop, seat, tasks)
     gc.collect()
     gc.freeze()
     seat.row[WORKER["state"]] = WORKER_LIVE
     seat.bells.notify_supervisor()
     loop.run()
+    watching.close()
 
 
 def _reset_signals() -> None:

@@ -15,11 +15,12 @@ import concurrent.futures
 import contextvars
 import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shmq.clock import NS, now_ns
 from shmq.errors import JobCancelled, JobExpired, TaskTimeout, UnknownTask
@@ -28,12 +29,15 @@ from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.tasks import current
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
-from shmq.wire.codec import NeedsBlocks
+from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
 from shmq.worker.execution import END, START, Executor
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.runnable import Runnable
 from shmq.worker.seat import Seat
+
+if TYPE_CHECKING:
+    from shmq.worker.watching import Watching
 
 _AUTO_START, _AUTO_MOST = 8, 256  # as in shmq.planner.sizing
 
@@ -87,6 +91,7 @@ class ConcurrentLoop:
     ) -> None:
         self._seat, self._claimer, self._executor = seat, claimer, executor
         self._bell, self._fence, self._limits = bell, fence, limits
+        self.watching: Watching | None = None
         segment = seat.segment
         self._sleeping = segment.view("sleeping")
         self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
@@ -122,6 +127,8 @@ class ConcurrentLoop:
         seat, claimer = self._seat, self._claimer
         while not seat.is_draining and seat.segment.header("epoch") == self._epoch:
             seat.row[WORKER["heartbeat_ns"]] = now_ns()
+            if self.watching is not None:
+                self.watching.tick()
             free = self._most() - len(self._running)
             lanes = claimer.lanes_with_work() if free > 0 and not claimer.is_paused() else []
             if lanes and self._start_some(lanes, free):
@@ -205,6 +212,8 @@ class ConcurrentLoop:
         except BaseException as raised:
             error = self._why_cancelled(job) if isinstance(raised, TaskTimeout) and job.has_timed_out else raised
         finally:
+            if self._seat.is_forked:
+                self._seat.end_child(error)
             if job.deadline_ns:
                 job.deadline_ns = 0
                 self._show_deadline()
@@ -279,14 +288,15 @@ class ConcurrentLoop:
             if timer is not None:
                 timer.cancel()
 
-    @staticmethod
-    def _in_thread(job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+    def _in_thread(self, job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """A plain function in a pool thread; the guard keeps TaskTimeout inside the user's code."""
         with job.guard:
             job.thread = threading.get_ident()
         try:
             return call(*args, **kwargs)
         finally:
+            if self._seat.is_forked:
+                self._seat.end_child(sys.exception())
             with job.guard:
                 job.thread = 0
 
@@ -369,10 +379,8 @@ class ConcurrentLoop:
             data = executor.encode(value)
             if executor.store_inline(job.slot, data, job.head):
                 return job.word + END
-        except NeedsBlocks:
-            pass  # arrays: the way through blocks, below
-        except Exception as error:
-            return executor.fail(job.slot, job.word, error, job.head)
+        except (NeedsBlocks, *ENCODING_ERRORS):
+            pass  # arrays, or an explanation: the way through blocks, below
         return executor.finish_large(job.slot, job.word, value, job.head)
 
     def _notify(self) -> None:

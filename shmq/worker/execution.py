@@ -9,6 +9,7 @@ Built as one closure so that nothing is looked up on an object per job. The slow
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import msgspec
 
 from shmq.clock import now_ns
-from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, UnknownTask
+from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, Reject, UnknownTask
 from shmq.memory.blocks import BlockPool
+from shmq.memory.fence import new_order_fence
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.tasks.task import Task
+from shmq.transport.dead import DeadLetter, DeadLetters
 from shmq.transport.table import (
     CRASH,
     DONE,
@@ -27,6 +30,8 @@ from shmq.transport.table import (
     GENERATION_SHIFT,
     LEASED,
     RUNNING,
+    crashes_of,
+    failures_of,
     next_free,
     with_state,
 )
@@ -56,6 +61,7 @@ SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
 _BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
+_POSITION = re.compile(r" - at `\$\[(\d+)\](.*)`$")
 
 
 def bucket_of(ns: int) -> int:
@@ -75,6 +81,7 @@ class Executor:
         self.seat = seat
         self.blocks = blocks
         self.encoder = Encoder(blocks)
+        self.dead_letters = DeadLetters(seat.segment.state_dir)
         self.decoder = Decoder(blocks)
         self.encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self.runnables = {key: Runnable(task, self.decoder, seat) for key, task in tasks.items()}
@@ -102,6 +109,7 @@ class Executor:
         message_at = payload_at + HEADER_BYTES
         unpack_from, encode, views = HEADER.unpack_from, self.encode, self.decoder.views
         run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self.finish_large, self._record
+        order = new_order_fence()
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
 
         def run(slot: int, leased: int) -> None:
@@ -132,7 +140,10 @@ class Executor:
                     seat.in_user = False
                     if views:
                         del args
-                data = encode(value)
+                try:
+                    data = encode(value)
+                except ENCODING_ERRORS:
+                    raise NeedsBlocks from None  # the way through blocks explains it, call by call
                 room_at = room_from + (0 if block else length) & ~7
                 if len(data) > stride - room_at:
                     raise NeedsBlocks  # noqa: TRY301 - the same way as an array does
@@ -151,7 +162,8 @@ class Executor:
             if views:
                 value = None
                 self.decoder.pin_living_views()
-            # SYNC POINT: result-visible — result bytes and result word before the job word says DONE
+            if order is not None:
+                order()  # SYNC POINT: result-visible — result bytes and word before the job word says DONE
             if ended and words[slot] == running:
                 words[slot] = ended if not flags & FORGET else next_free(running)
             started = seat.started_ns
@@ -261,7 +273,7 @@ class Executor:
                 seat.in_user = False
             except BaseException as error:
                 seat.in_user = False
-                failures[i] = describe(outcome.as_job_error(_named(error, runnable.name), runnable.name))
+                failures[i] = runnable.failure_of_call(_named(error, runnable.name))
             else:
                 values.append(value)
         return now_ns() - started, values, failures
@@ -275,9 +287,7 @@ class Executor:
     def chunk_answer(runnable: Runnable, ends: list[Any], run_ns: int) -> tuple[int, list[Any], dict[int, Failure]]:
         """(run ns, values, {index: failure}) from each call's value or exception."""
         failures = {
-            i: describe(outcome.as_job_error(end, runnable.name))
-            for i, end in enumerate(ends)
-            if isinstance(end, BaseException)
+            i: runnable.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)
         }
         return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
 
@@ -366,7 +376,7 @@ class Executor:
         seat = self.seat
         runnable = self.runnables.get(head[0])
         seat.row[WORKER["failed"]] += 1
-        error = _named(error, seat.task_name())
+        error = _named(error, seat.task_name(), runnable)
         retries = runnable.retries if runnable and head[6] == INHERIT_RETRIES else head[6]
         due = outcome.retry_due(error, running, runnable.task.settings if runnable else None, retries)
         if due is not None and head[4] == CALL and seat.words[slot] == running:
@@ -378,12 +388,25 @@ class Executor:
             return 0
         name = runnable.name if runnable else "a task"
         failure = describe(outcome.as_job_error(error, name))
+        if isinstance(error, Reject) or retries or head[5] & FORGET:
+            self._bury(slot, running, head, name, failure)
         data = msgspec.msgpack.encode(failure)
         try:
             self._store_failure(slot, running, data, failure, head)
         finally:
             error.__traceback__ = None  # its frames hold the arguments
         return running - RUNNING + FAILED
+
+    def _bury(self, slot: int, running: int, head: tuple[int, ...], name: str, failure: Failure) -> None:
+        """Dead-letter a job that will not be tried again and whose end nobody may ever read."""
+        self.dead_letters.add(
+            DeadLetter(
+                job=f"{running >> GENERATION_SHIFT:x}-{slot:x}", epoch=self.segment.header("created_ns"), task=name,
+                group=self.seat.group_name, args=self.message(slot * self.stride, head[1], head[2]), nargs=head[3],
+                kind=head[4], error=failure.type_name, message=failure.message, traceback=failure.traceback,
+                crashes=crashes_of(running) - 1, failures=failures_of(running) + 1,
+            )
+        )  # fmt: skip
 
     def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: tuple[int, ...]) -> None:
         at, room = result_room(self.stride, 0 if head[2] else head[1])
@@ -412,9 +435,23 @@ class Executor:
         return call
 
 
-def _named(error: BaseException, name: str) -> BaseException:
-    """What decoding found wrong with the arguments, as an error that names the task."""
-    if isinstance(error, msgspec.ValidationError):
-        return BadArguments(f"{name}: {error}.\nCompare the arguments with the task's annotations.")
-    return error
+def _named(error: BaseException, name: str, runnable: Runnable | None = None) -> BaseException:
+    """What decoding found wrong with the arguments, as an error that names the task and the argument."""
+    if not isinstance(error, msgspec.ValidationError) or not _is_own(error):
+        return error
+    what = str(error)
+    found = _POSITION.search(what)
+    if found is not None and runnable is not None and not what.startswith("argument "):
+        names = [parameter.name for parameter in runnable.task.signature.positional]
+        at, rest = int(found[1]), found[2]
+        if at < len(names):
+            what = f"argument {names[at]!r}: {what[: found.start()]}" + (f" - at `{rest}`" if rest else "")
+    return BadArguments(f"{name}: {what}.\nCompare the arguments with the task's annotations.")
 
+
+def _is_own(error: BaseException) -> bool:
+    """Was it raised by shmq's decoding, and not by a task that decodes something itself?"""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).startswith("shmq.")

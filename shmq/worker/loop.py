@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shmq.clock import NS, now_ns
 from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
@@ -17,6 +18,9 @@ from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.seat import Seat
 from shmq.worker.timer import LONG_S, Timer
+
+if TYPE_CHECKING:
+    from shmq.worker.watching import Watching
 
 _NOTIFY_NS = 200_000
 _FAILED, _HEARTBEAT = WORKER["failed"], WORKER["heartbeat_ns"]
@@ -43,6 +47,7 @@ class Loop:
         self._bell = bell
         self._fence = fence
         self._limits = limits
+        self.watching: Watching | None = None  # set while somebody wants to know what jobs leave behind
         segment = seat.segment
         self._sleeping = segment.view("sleeping")
         self._sleeping_at = seat.group * segment.layout.sleepers + 1 + seat.index
@@ -81,6 +86,8 @@ class Loop:
             self._timer.arm()
         failed = seat.row[_FAILED]
         run = self._run_limited if self._limits else self._executor.run
+        if self.watching is not None:
+            run = self.watching.around(run)
         started = notified = seat.started_ns = now_ns()
         while seat.position < len(slots):  # the timer shortens the list when it gives back the rest
             at = seat.position
@@ -154,6 +161,8 @@ class Loop:
     def _sleep(self) -> None:
         """Sleep until rung, at most RESCUE_S; look once more after saying so."""
         seat = self._seat
+        if self.watching is not None:
+            self.watching.tick()
         if seat.settings.spin_s and self._spin(seat.settings.spin_s):
             return
         seat.row[WORKER["naps"]] += 1

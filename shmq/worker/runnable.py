@@ -11,6 +11,8 @@ import msgspec
 from shmq.clock import to_ns
 from shmq.tasks.task import Task
 from shmq.wire.codec import Decoder, accept
+from shmq.wire.failure import Failure, describe
+from shmq.worker import outcome
 from shmq.worker.seat import Seat
 
 
@@ -62,6 +64,12 @@ class Runnable:
         self.task.signature.bind(tuple(args), {})
         return self._positional(args)
 
+    def failure_of_call(self, error: BaseException) -> Failure:
+        """A failed call of a chunk, and how often it may be tried again as a job of its own."""
+        may_retry = outcome.retry_due(error, 0, self.task.settings, self.retries) is not None
+        failure = describe(outcome.as_job_error(error, self.name))
+        return msgspec.structs.replace(failure, retries_left=self.retries) if may_retry else failure
+
     def _positional(self, args: list[Any]) -> list[Any]:
         signature = self.task.signature
         kinds, names = signature.keyword_types(), [p.name for p in signature.positional]
@@ -72,7 +80,10 @@ class Runnable:
         kind = kinds.get(name, Any)
         if kind is Any or (isinstance(kind, type) and isinstance(value, kind)):
             return value
-        return msgspec.convert(value, kind, str_keys=False, dec_hook=accept)
+        try:
+            return msgspec.convert(value, kind, str_keys=False, dec_hook=accept)
+        except msgspec.ValidationError as error:
+            raise msgspec.ValidationError(f"argument {name!r}: {error}") from None
 
 
 def collecting(function: Callable[..., Any]) -> Callable[..., Any]:

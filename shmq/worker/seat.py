@@ -7,6 +7,9 @@ whether the task's code or the worker's own is running.
 
 from __future__ import annotations
 
+import os
+import sys
+import traceback
 from typing import TYPE_CHECKING
 
 from shmq.memory.layout import GROUP_CONTROL, WORKER, WORKER_LIVE, WORKER_WORDS
@@ -36,6 +39,8 @@ _SCHEDULED = WORKER["scheduled"]
 
 class Seat:
     """The worker's own state. One per process."""
+
+    is_forked = False
 
     def __init__(self, segment: Segment, index: int, group: int, name: str, settings: Group) -> None:
         self.segment = segment
@@ -145,3 +150,47 @@ class Seat:
         self.rung = ended
         for row in {slot >> self._row_shift for slot in slots}:
             self.bells.notify_producer(row)
+
+    # -- a child that the task forked ----------------------------------------------------
+
+    def disown(self) -> None:
+        """Called in a forked child: row, job and locks are its parent's."""
+        self.__class__ = _ForkedSeat
+
+    def end_child(self, error: BaseException | None) -> None:
+        """End a forked child that came back from the task's code, before it acts as a second worker. Never returns."""
+        status = 0
+        if isinstance(error, SystemExit):
+            code = error.code
+            status = code if isinstance(code, int) else int(code is not None)
+        else:
+            sys.stderr.write(
+                f"shmq: {self.task_name()} forked process {os.getpid()}, which came back from the task; it ends here.\n"
+                "Its parent goes on with the job. End such a child with os._exit, or use subprocess.\n"
+            )
+            if error is not None:
+                traceback.print_exception(error)
+                status = 1
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status & 0xFF)
+
+
+class _ForkedSeat(Seat):
+    """The seat in a forked child: leaving the task's code ends the process.
+
+    REJECTED: a check behind each call in the hot path - the class is swapped instead.
+    """
+
+    is_forked = True
+
+    @property
+    def in_user(self) -> bool:
+        return True
+
+    @in_user.setter
+    def in_user(self, value: bool) -> None:
+        if not value:
+            self.end_child(sys.exception())

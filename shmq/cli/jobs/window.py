@@ -222,8 +222,8 @@ class Window:
             except Exception as error:
                 yield Answer(chunk.lines[0], False, error)
         else:
-            as_sent = mapping._Chunk(0, len(chunk.lines), chunk.job, chunk.placed_bytes)
-            answers = mapping._answers(self._client, as_sent, self._pace)
+            as_sent = mapping.Chunk(0, [args for args, _ in chunk.calls], chunk.job, chunk.placed_bytes)
+            answers = mapping.answers(self._client, self._task, as_sent, self._pace)
             for line, (_, ok, value) in zip(chunk.lines, answers, strict=True):
                 yield Answer(line, ok, value)
 

@@ -1,6 +1,8 @@
 """What the planner would have done on recorded counts, and a picture of it."""
 
 from shmq.planner.backtest.simulation import (
+    BUSY_QUANTILE,
+    BUSY_SHARE,
     HORIZONS,
     LEARNING_SHARE,
     Backtest,
@@ -17,6 +19,8 @@ from shmq.planner.backtest.simulation import (
 )
 
 __all__ = [
+    "BUSY_QUANTILE",
+    "BUSY_SHARE",
     "HORIZONS",
     "LEARNING_SHARE",
     "Backtest",

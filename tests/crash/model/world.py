@@ -89,6 +89,7 @@ class Shape:
     checked: bool = False  # the worker checks its word before start and ack
     epochs: bool = False  # the supervisor may be a new one
     leaves: bool = False  # worker 0 may be told to leave
+    first_look: bool = False  # whether to ring on is decided by the look before the claim
     naps: bool = False  # a sleeper already rung in this nap is not rung again
     fresh_bells: bool = False  # workers come and go, each with a doorbell of its own
     max_crashes: int = 15  # a job that costs so many workers is a dead letter

@@ -235,6 +235,8 @@ def take_over(w: World, a: int, row: int) -> Steps[None]:
     if not w.is_mutant("no_half_done_push"):
         for group in range(w.shape.groups):
             yield from _finish_half_done(w, a, row, group)
+    if not w.is_mutant("takeover_does_not_ring"):
+        yield from _ring_for_entries(w, a, row)
     for slot in w.row_slots(row):
         yield from _end_unread(w, slot)
     if w.shape.delays and not w.is_mutant("takeover_forgets_scheduled"):
@@ -252,6 +254,17 @@ def _finish_half_done(w: World, a: int, row: int, group: int) -> Steps[None]:
         yield store(w.tail[group, row], tail + 1)
         yield fence()
         yield from wake_one(w, a, group)
+
+
+def _ring_for_entries(w: World, a: int, row: int) -> Steps[None]:
+    """The former holder may have died between tail and ring."""
+    yield fence()
+    for group in range(w.shape.groups):
+        head = yield load(w.head[group, row])
+        tail = yield load(w.tail[group, row])
+        if head != tail:
+            yield from wake_one(w, a, group)
+        head = tail = 0
 
 
 def _end_unread(w: World, slot: int) -> Steps[None]:

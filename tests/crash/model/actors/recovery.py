@@ -37,17 +37,19 @@ def recovery(w: World, a: int) -> Steps[None]:
     if not w.is_mutant("no_first_push"):
         later = yield from _push_requeued(w, a)
     yield note(SETTLED)
-    is_first = True
+    scans = True
     while True:
         owed = len(later)
-        left = yield from _bury_dead(w, a)
+        buried, left = yield from _bury_dead(w, a)
+        # whoever died may have written SCHEDULED and not yet counted it
+        scans = scans or (buried and not w.is_mutant("death_forgets_scheduled"))
         later = (*later, *left)
-        left = ()
+        buried, left = False, ()
         if w.shape.retries or w.shape.slow or w.shape.delays:
-            known, due = yield from _due(w, known, is_first)
+            known, due = yield from _due(w, known, scans)
             later = (*later, *due)
             due = ()
-            is_first = False
+            scans = False
         later = yield from _push_all(w, a, later)
         if bool(later) != bool(owed):  # while its list is not empty it relies on bounded sleeps
             yield note(OWES, 1 if later else -1)
@@ -57,12 +59,15 @@ def recovery(w: World, a: int) -> Steps[None]:
             yield clear(w.bell[w.actor("recovery")])
 
 
-def _bury_dead(w: World, a: int) -> Steps[Slots]:
+def _bury_dead(w: World, a: int) -> Steps[tuple[bool, Slots]]:
+    """Was anybody buried, and which slots found no room?"""
     later: Slots = ()
+    buried = False
     while True:
         dead = yield find(ROW_DEAD, *w.row)
         if not dead:
-            return later
+            return buried, later
+        buried = True
         yield sync()  # SYNC POINT: row-dead
         left = yield from bury(w, a, dead - 1)
         later = (*later, *left)
@@ -92,11 +97,13 @@ def bury(w: World, a: int, row: int) -> Steps[Slots]:
         taken = False
     left = yield from _push_all(w, a, again)
     again = ()
+    if w.is_mutant("ring_before_clear"):
+        yield from _ring_all(w)
     if not w.is_mutant("dead_keeps_sleeping_byte"):
         yield store(w.sleeping[row], 0)
     if not w.is_mutant("no_fence_bury"):
         yield fence()  # SYNC POINT: doorbell
-    if not w.is_mutant("no_ring_after_death"):
+    if not (w.is_mutant("no_ring_after_death") or w.is_mutant("ring_before_clear")):
         yield from _ring_all(w)
     if not w.is_mutant("row_freed_first"):
         yield store(w.row[row], ROW_FREE)
@@ -145,10 +152,10 @@ def _ring(w: World, row: int) -> Steps[None]:
     yield post(w.bell[bell])
 
 
-def _due(w: World, known: Slots, is_first: bool) -> Steps[tuple[Slots, Slots]]:
+def _due(w: World, known: Slots, scans: bool) -> Steps[tuple[Slots, Slots]]:
     """Counters before words: a word that comes after the scan brings its count after it, too."""
     counts = yield from _counts(w)
-    if counts == known and not is_first:
+    if counts == known and not scans:
         return known, ()
     if not w.is_mutant("no_sync_due"):
         yield sync()  # SYNC POINT: scheduled

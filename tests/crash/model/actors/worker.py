@@ -61,11 +61,14 @@ def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps
         if leaves:
             yield from _leave(w, a, group)
             yield leave()
+        seen = 0
+        if w.shape.first_look:
+            seen = yield from _count(w, group)
         lease, passed = yield from claim(w, row, group)
         if passed and w.shape.waits and not w.is_mutant("no_notify_of_room"):
             yield from _notify_of_room(w, passed)
         if lease:
-            yield from serve(w, a, row, group, lease)
+            yield from serve(w, a, row, group, lease, seen)
         lease, passed = (), 0
 
 
@@ -170,7 +173,19 @@ def _claim_entry(w: World, row: int, group: int, cell: int) -> Steps[Lease]:
     return ((entry - 1, leased),)
 
 
-def serve(w: World, a: int, row: int, group: int, lease: Lease) -> Steps[None]:
+def _count(w: World, group: int) -> Steps[int]:
+    """Entries in the group's lanes. What comes after this look finds the sleeping byte cleared: it rings another."""
+    if not w.is_mutant("no_fence_after_nap"):
+        yield fence()  # SYNC POINT: doorbell
+    count = 0
+    for lane in lanes_of(w):
+        head, tail = yield from _ends(w, group, lane)
+        count += tail - head
+        head = tail = 0
+    return count
+
+
+def serve(w: World, a: int, row: int, group: int, lease: Lease, seen: int) -> Steps[None]:
     if w.shape.cancels and w.is_mutant("cancel_read_before_fence"):
         lease = yield from _drop_cancelled(w, lease)
     if not w.is_mutant("no_fence_claim"):
@@ -178,10 +193,12 @@ def serve(w: World, a: int, row: int, group: int, lease: Lease) -> Steps[None]:
     if w.shape.cancels and not (w.is_mutant("no_cancel_check") or w.is_mutant("cancel_read_before_fence")):
         lease = yield from _drop_cancelled(w, lease)
     if not w.is_mutant("no_ring_on"):
-        left = yield from look(w, group)
+        left = seen > len(lease)
+        if not w.shape.first_look:
+            left = yield from look(w, group)
         if left:
             yield from wake_one(w, a, group)
-        left = False
+        left, seen = False, 0
     if w.shape.slow and len(lease) > 1 and not w.is_mutant("keeps_its_lease"):
         yield from _run_slowly(w, a, row, lease)
         return
@@ -195,8 +212,9 @@ def _drop_cancelled(w: World, lease: Lease) -> Steps[Lease]:
         asked = yield load(w.cancel[slot])
         if asked == generation_of(leased):
             yield from write_word(w, slot, moved(leased, CANCELLED))
-            yield fence()
-            yield from notify_producer(w, slot // w.shape.slots)
+            if not w.is_mutant("cancelled_in_silence"):
+                yield fence()
+                yield from notify_producer(w, slot // w.shape.slots)
         else:
             kept = (*kept, (slot, leased))
     return kept

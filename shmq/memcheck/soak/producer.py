@@ -1,0 +1,159 @@
+"""One producer process of a soak run: `python -m shmq.memcheck.soak.producer SPEC.json ROW SHARE UNTIL_S`.
+
+    what is due by now (the day's shape) minus what was submitted ──▶ one round: singles, then a map, then results
+
+It never falls behind its own results, so that its memory tells of leaks and not of a queue. When the machine is too
+slow for the plan, it goes as fast as it can.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import shmq
+from shmq.errors import ShmqError
+from shmq.memcheck.shape import Load, Plan
+from shmq.memcheck.soak.tally import Tally
+
+if TYPE_CHECKING:
+    from shmq.client.client import Client
+
+MOST_CALLS = 20_000  # of one round
+MOST_SINGLES = 300
+PAUSE_S = 0.02
+GAUGE_ROUNDS, GAUGE_CALLS = 9, 40_000
+
+
+class Spec(msgspec.Struct, frozen=True):
+    """What all producers of a run have in common. Times are monotonic."""
+
+    namespace: str
+    tally: str
+    hours: float
+    minutes: float | None
+    jobs_per_s: float
+    started_s: float
+    lean: bool
+    own_jobs: list[list[Any]]  # [task, argument, ...] of the user's tasks; empty: the built-in mix
+
+
+class Producer:
+    """Submits its share of the plan until `until_s`."""
+
+    def __init__(self, spec: Spec, client: Client, tally: Tally, share: float) -> None:
+        self._spec, self._client, self._tally, self._share = spec, client, tally, share
+        self._plan = Plan(spec.hours, spec.minutes, Load(spec.jobs_per_s))
+        self._first = self._due()  # what was due before this one came is not its business
+        self._made: dict[str, int] = {}
+        self._numbers = itertools.count()
+        self._round: Callable[[int], None] = self._own_round if spec.own_jobs else self._mixed_round
+        self.is_over = False
+
+    def run(self, until_s: float) -> None:
+        """Until then, or until `is_over`; what was begun is finished."""
+        done = 0
+        while not self.is_over and (now_s := time.monotonic()) < until_s:
+            missing = MOST_CALLS if self._spec.lean else self._due() - self._first - done
+            if missing <= 0:
+                time.sleep(min(PAUSE_S, until_s - now_s))
+                continue
+            if self._spec.lean:
+                self._map(missing)
+            else:
+                self._round(done + min(missing, MOST_CALLS))
+            done += min(missing, MOST_CALLS)
+            self._tally.write()
+
+    def _due(self) -> int:
+        if self._spec.lean:
+            return 0
+        return int(self._plan.due(self._plan.jobs, time.monotonic() - self._spec.started_s) * self._share)
+
+    def _mixed_round(self, until: int) -> None:
+        """Bring the number of jobs of each kind to its share of `until`, in parts that fit the slots."""
+        from shmq.memcheck.soak.mix import KINDS
+
+        counts = self._tally.counts
+        begun = sum(self._made.values())
+        wanted = []
+        for name, kind in KINDS.items():
+            made = self._made.get(name, 0)
+            wanted += [kind] * (int(until * kind.share) - made)
+            self._made[name] = max(int(until * kind.share), made)
+        for part in _batched(wanted):
+            jobs = [(kind, n, kind.submit(self._client, n)) for kind, n in zip(part, self._numbers, strict=False)]
+            for kind, n, job in jobs:
+                counts.wrong += not kind.read(job, n, counts)
+            counts.ended += len(jobs)
+        calls = until - begun - len(wanted)
+        self._made["calls"] = self._made.get("calls", 0) + calls
+        self._map(calls)
+
+    def _map(self, calls: int) -> None:
+        from shmq.memcheck.soak.tasks import echo
+
+        wrong = 0
+        for index, is_value, value in self._client.map_calls(echo, ((n,) for n in range(calls))):
+            wrong += not is_value or value != index
+        self._tally.counts.wrong += wrong
+        self._tally.counts.ended += calls
+
+    def _own_round(self, until: int) -> None:
+        """The user's jobs in turn; how they end is the user's business."""
+        counts, own = self._tally.counts, self._spec.own_jobs
+        for part in _batched(range(self._made.get("own", 0), until)):
+            jobs = [self._client.submit(own[n % len(own)][0], *own[n % len(own)][1:]) for n in part]
+            counts.failed += sum(job.exception() is not None for job in jobs)
+            counts.ended += len(jobs)
+        self._made["own"] = until
+
+
+def gauge(client: Client) -> list[float]:
+    """Calls per second with nothing else to do, of several bursts."""
+    from shmq.memcheck.soak.tasks import echo
+
+    rates = []
+    for _ in range(GAUGE_ROUNDS):
+        begun = time.perf_counter()
+        for _ in client.map(echo, range(GAUGE_CALLS)):
+            pass
+        rates.append(GAUGE_CALLS / (time.perf_counter() - begun))
+    return rates
+
+
+def _batched(items: Any) -> Any:
+    iterator = iter(items)
+    return iter(lambda: list(itertools.islice(iterator, MOST_SINGLES)), [])
+
+
+def main(arguments: list[str]) -> int:
+    """Runs as a process of its own."""
+    import setproctitle
+
+    spec = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Spec)
+    setproctitle.setproctitle("shmq: soak producer")
+    try:
+        with shmq.connect(spec.namespace) as client:
+            if arguments[1] == "gauge":
+                sys.stdout.write(json.dumps(gauge(client)))
+                return 0
+            producer = Producer(spec, client, Tally(Path(spec.tally), int(arguments[1])), float(arguments[2]))
+            signal.signal(signal.SIGTERM, lambda *_: setattr(producer, "is_over", True))
+            producer.run(float(arguments[3]))
+    except ShmqError as error:
+        sys.stderr.write(f"producer: {type(error).__name__}: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,136 @@
+"""The place where somebody may look at a worker's memory; it costs nothing until they do.
+
+    SHMQ_WATCH=FOLDER    from the first job: what the jobs of each task leave behind (`shmq soak`)
+    SIGUSR2              an order in STATE_DIR/watch: trace with memray for a while (`shmq leaks attach`)
+
+    Loop.watching is None ──signal──▶ this object ──next batch or sleep: tick()──▶ Watch begins, goes on, ends
+
+The watch itself belongs to memcheck, a layer beside this one: it is imported by its name, when it is wanted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import struct
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, Protocol
+
+from shmq.memory.layout import WORKER
+from shmq.tasks.task import Task
+from shmq.worker.seat import Seat
+
+_log = logging.getLogger("shmq.worker")
+FOLDER_VARIABLE = "SHMQ_WATCH"
+ORDERS = "watch"  # folder in the state directory; memcheck.soak.orders writes it
+_HOME = "shmq.memcheck.soak.watch"
+_KEY = struct.Struct("<Q")  # first word of a job's header
+_FAILED = WORKER["failed"]
+
+
+class Watched(Protocol):
+    """A loop of either kind."""
+
+    watching: Watching | None
+
+
+class Watch(Protocol):
+    """What memcheck offers. No method raises: looking must not end the worker."""
+
+    measures_jobs: bool
+
+    def begin(self, task: str) -> None:
+        """A job is about to start."""
+
+    def end(self, *, failed: bool) -> None:
+        """It has ended and its outcome is handed over."""
+
+    def obey(self) -> None:
+        """An order may have come, or been withdrawn."""
+
+    def tick(self) -> bool:
+        """Between jobs; False once there is nothing more to watch."""
+
+    def close(self) -> None:
+        """The worker ends."""
+
+
+class Watching:
+    """Stands between a loop and the watch.
+
+    Caller must: make it in the main thread before the worker's row says LIVE, since SIGUSR2 ends a process that
+    has no handler; `close` it when the loop has ended.
+    """
+
+    def __init__(self, loop: Watched, seat: Seat, tasks: Mapping[int, Task[..., Any]]) -> None:
+        self._loop = loop
+        self._seat = seat
+        self._tasks = tasks
+        self._watch: Watch | None = None
+        self._is_asked = False
+        signal.signal(signal.SIGUSR2, self._on_signal)
+        has_orders = (seat.segment.state_dir / ORDERS).is_dir()
+        if has_orders or os.environ.get(FOLDER_VARIABLE):
+            self._ask()
+            self.tick()
+
+    def around(self, run: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """The function that runs a job, with the watch told before and after; for one batch."""
+        self.tick()
+        watch = self._watch
+        if watch is None or not watch.measures_jobs:
+            return run
+        payload, stride, names = self._seat.segment.view("payload"), self._seat.segment.shape.slot_bytes, self._names()
+        row, begin, end = self._seat.row, watch.begin, watch.end
+
+        def watched(slot: int, leased: int) -> None:
+            (key,) = _KEY.unpack_from(payload, slot * stride)
+            failed = row[_FAILED]
+            begin(names.get(key, "unknown task"))
+            run(slot, leased)
+            end(failed=row[_FAILED] != failed)
+
+        return watched
+
+    def tick(self) -> None:
+        """Between jobs, and before each sleep."""
+        if self._is_asked:
+            self._is_asked = False
+            self._obey()
+        if self._watch is None or not self._watch.tick():
+            self._watch = self._loop.watching = None
+
+    def close(self) -> None:
+        """Write down what was seen."""
+        if self._watch is not None:
+            self._watch.close()
+
+    def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
+        self._ask()
+
+    def _ask(self) -> None:
+        self._is_asked = True
+        self._loop.watching = self
+
+    def _obey(self) -> None:
+        if self._watch is None:
+            seat = self._seat
+            functions = {task.name: task.function for task in self._tasks.values()}
+            try:
+                home = importlib.import_module(_HOME)
+                process = f"worker {seat.group_name} {seat.index}"
+                self._watch = home.watch_of(
+                    process, seat.group_name, seat.segment.state_dir, functions,
+                    os.environ.get(FOLDER_VARIABLE) if seat.settings.concurrency == 1 else None,
+                )  # fmt: skip
+            except Exception:
+                _log.exception("memory of this worker cannot be watched; it goes on without")
+                return
+        assert self._watch is not None
+        self._watch.obey()
+
+    def _names(self) -> Mapping[int, str]:
+        return self._seat.names
