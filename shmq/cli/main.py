@@ -36,10 +36,15 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Look and steer": {
         "status": ("view.status:status", "Show groups, workers, producers and memory."),
         "tasks": ("view.tasks:tasks", "Show the registered tasks with signature and options."),
+        "forecast": ("forecast.command:forecast", "Compare forecast and load; try the scaling on recorded counts."),
         "pause": ("service.control:pause", "Start no more jobs of a group."),
         "resume": ("service.control:resume", "Start jobs of a paused group again."),
         "scale": ("service.control:scale", "Set the number of workers of a group."),
         "limit": ("service.limit:limit", "Show or change rate limit and circuit breaker."),
+    },
+    "Find leaks": {
+        "soak": ("leaks.soak:soak", "Run a day of load in minutes and say what leaks."),
+        "leaks": ("leaks.leaks:leaks", "Look for the lines and tasks behind growing memory."),
     },
 }
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}

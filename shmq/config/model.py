@@ -314,7 +314,7 @@ class Planner(Table, frozen=True, kw_only=True):
     ] = 60.0
     day_s: Annotated[
         Seconds,
-        Meta(description="length of the day that the load repeats by; shorter where time is compressed: replays, soak runs"),
+        Meta(description="length of the day that the load repeats by; shorter where time is compressed"),
     ] = 86400.0
 
 

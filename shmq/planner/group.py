@@ -17,6 +17,7 @@ from shmq.planner.staffing import Goal, Load, rate_error, workers_needed
 LEVEL_STEPS = 5.0  # time constant of the present rate
 CHANCE = 2.0  # standard deviations of Poisson arrivals that are no surprise
 ERROR_STEPS = 200.0  # and of the measured error of taking it for the future
+NOBODY = 0.5  # arrivals at the upper end of the band: fewer mean none, or no group would ever come to rest
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,8 @@ class GroupPlanner:
         return Plan(decision.target, decision.reason, predicted, reactive, worst + 1, rate_per_s, mean, low, high)
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
+        if high < NOBODY:
+            return 0
         load = Load(mean / self.step_s, seen.service_s, seen.service_cv2, error=rate_error(mean, low, high))
         return self._workers(load)
 

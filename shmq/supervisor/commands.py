@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from shmq.supervisor.main import Supervisor
 
 Answer = dict[str, Any]
+_LONGEST_TEXT = 8192
 _BREAKER = ("breaker_failure_share", "breaker_window", "breaker_open_s", "breaker_mode")
 
 
@@ -28,7 +29,7 @@ class Commands:
         return {
             "ping": self.ping, "stop": self.stop, "drain": self.drain, "reload": self.reload,
             "pause": self.pause, "resume": self.resume, "scale": self.scale, "workers": self.workers,
-            "limit": self.limit,
+            "limit": self.limit, "reload_state": self.reload_state,
         }  # fmt: skip
 
     def ping(self) -> Answer:
@@ -52,6 +53,10 @@ class Commands:
         if self._supervisor.stopping.has_begun or not self._supervisor.servers.reload():
             raise ShmqError("a reload is under way, or the supervisor is stopping: nothing was changed")
         return {"modules": list(self._supervisor.config.tasks)}
+
+    def reload_state(self) -> Answer:
+        """Why the last reload was refused; "" while it is under way, or when it went well."""
+        return {"refused": self._supervisor.servers.refused[-_LONGEST_TEXT:]}
 
     def pause(self, group: str) -> Answer:
         """Start no more jobs of the group."""

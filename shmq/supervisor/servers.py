@@ -56,6 +56,7 @@ class Servers:
         self._start_at = float("inf")
         self._ready_at = 0.0
         self._is_closed = False
+        self.refused = ""  # why the last reload changed nothing
 
     def start(self, late: tuple[str, ...] = ()) -> None:
         """Fork a server that imports the task modules, all but the `late` ones."""
@@ -73,6 +74,7 @@ class Servers:
         if self._coming is not None or self._is_closed:
             return False
         _log.info("reload: importing the task modules anew")
+        self.refused = ""
         self.start()
         return True
 
@@ -158,7 +160,7 @@ class Servers:
         """The coming server is none: the first one ends the start, a later one changes nothing."""
         if self._coming is not None:
             self._coming.hang_up()
-        self._coming = None
+        self._coming, self.refused = None, why
         if not self._has_been_ready:
             self._give_up(f"{why}\nNothing was started. Correct the module, then start again.")
         elif self._pools.fork_server is None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.clock import NS, now_ns
 from shmq.errors import JobCancelled, JobExpired, TaskTimeout, UnknownTask
+from shmq.memory import doorbell
 from shmq.memory.doorbell import RESCUE_S, FifoBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.tasks import current
@@ -72,6 +73,7 @@ def concurrent_bell(seat: Seat) -> FifoBell:
     """
     path = Path(seat.segment.state_dir) / f"worker-{seat.index}.bell"
     bell = FifoBell(path, create=True)
+    doorbell.unlink(seat.segment.text("worker_bells", seat.index))  # nobody else would know its name any more
     seat.segment.set_text("worker_bells", str(path), seat.index)
     seat.row[WORKER["bell_serial"]] += 1
     return bell

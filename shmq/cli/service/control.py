@@ -12,6 +12,7 @@ import click
 
 from shmq.cli import exits
 from shmq.cli.options import ask, attached, known_group, namespace_option
+from shmq.cli.text import printable
 from shmq.clock import start_ticks
 from shmq.errors import NotRunning
 
@@ -96,19 +97,21 @@ def reload(namespace: str, timeout: float) -> None:
     """Take new task code without losing a job.
 
     The task modules are imported anew, then workers are replaced one by one. When a module fails to import,
-    the old code goes on; the supervisor's log has the traceback.
+    the old code goes on, and its traceback is shown here and in the supervisor's log.
     """
     with attached(namespace) as segment:
         before = segment.header("registry")
         ask(namespace, "reload")
         give_up = time.monotonic() + timeout
         while segment.header("registry") == before:
-            if time.monotonic() > give_up:
-                click.echo(
-                    f"reload: no new code within {timeout:g} s, the old code goes on.\n"
-                    "Does a task module fail to import, or take longer? The supervisor's log says it.",
-                    err=True,
+            why = ask(namespace, "reload_state")["refused"]
+            if not why and time.monotonic() > give_up:
+                why = (
+                    f"no new code within {timeout:g} s. Does a task module take longer to import? "
+                    "The supervisor's log tells when it is there."
                 )
+            if why:
+                click.echo(f"reload refused, the old code goes on: {printable(why).rstrip()}", err=True)
                 sys.exit(exits.FAILED)
             time.sleep(_LOOK_EVERY_S)
     click.echo("reloaded: new workers run the new code")

@@ -27,7 +27,8 @@ from shmq.memcheck.soak.tally import Tally
 if TYPE_CHECKING:
     from shmq.client.client import Client
 
-MOST_CALLS = 20_000  # of one round
+MOST_CALLS = 6_000  # of one round: what is large in it must fit the blocks, for all producers at once
+LEAN_CALLS = 100_000
 MOST_SINGLES = 300
 PAUSE_S = 0.02
 GAUGE_ROUNDS, GAUGE_CALLS = 9, 40_000
@@ -62,15 +63,16 @@ class Producer:
         """Until then, or until `is_over`; what was begun is finished."""
         done = 0
         while not self.is_over and (now_s := time.monotonic()) < until_s:
-            missing = MOST_CALLS if self._spec.lean else self._due() - self._first - done
+            if self._spec.lean:
+                self._map(LEAN_CALLS)
+                self._tally.write()
+                continue
+            missing = min(self._due() - self._first - done, MOST_CALLS)
             if missing <= 0:
                 time.sleep(min(PAUSE_S, until_s - now_s))
                 continue
-            if self._spec.lean:
-                self._map(missing)
-            else:
-                self._round(done + min(missing, MOST_CALLS))
-            done += min(missing, MOST_CALLS)
+            done += missing
+            self._round(done)
             self._tally.write()
 
     def _due(self) -> int:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from shmq.config.load import load
 from shmq.config.model import Config
@@ -52,7 +52,7 @@ class Rig:
         self._config_path = config
         self._bells: set[str] = set()
 
-    def __enter__(self) -> Rig:
+    def __enter__(self) -> Self:
         self._log_file: IO[bytes] = self.log.open("ab")
         command = ["-m", "shmq", "supervise", str(self._config_path), "-n", self.namespace]
         try:

@@ -1,0 +1,1 @@
+"""Does it leak? `shmq soak`, `shmq leaks report`, `shmq leaks attach`."""

@@ -1,0 +1,97 @@
+"""`shmq leaks report` and `shmq leaks attach`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from shmq.cli.leaks.show import show
+from shmq.cli.options import attached, known_group, namespace_option
+from shmq.errors import TracingError
+
+_FOLLOW_S = 1.0  # after the time is over, for workers to close and compress their files
+
+
+@click.group()
+def leaks() -> None:
+    """Look for the lines and tasks behind growing memory."""
+
+
+@leaks.command()
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--traces", type=click.Choice(["suspects", "all", "none"]), default="suspects", show_default=True,
+              help="Whose memray files to evaluate.")  # fmt: skip
+def report(folder: Path, traces: str) -> None:
+    """Judge a run again from its folder.
+
+    Writes report.html and result.json there, also for a run that was killed. Exit code as of `shmq soak`.
+    """
+    from shmq.memcheck.report import write_report
+
+    path, findings = write_report(folder, traces=traces)
+    show(findings, path)
+    sys.exit(findings.exit_code)
+
+
+@leaks.command()
+@namespace_option
+@click.argument("group")
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="How long to look.")
+@click.option("--native", is_flag=True, help="Trace C stacks as well; slower and larger by a multiple.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="For the files.  [default: leaks-DATE]")
+def attach(namespace: str, group: str, seconds: float, native: bool, out: Path | None) -> None:
+    """Trace running workers of a group with memray.
+
+    Nothing is restarted. Meanwhile code that mostly allocates is 5 to 7 times slower. Shown are the lines that held
+    more at the end of the time than half-way through it.
+    """
+    from shmq.memcheck.soak.orders import Order, give, withdraw
+    from shmq.memcheck.tracing import require_memray, trace_files
+
+    require_memray()
+    known_group(namespace, group)
+    folder = (out or Path(f"leaks-{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    with attached(namespace) as segment:
+        pids = give(segment, group, Order(str(folder), time.monotonic() + seconds, native))
+        click.echo(f"{group}: {len(pids)} workers told; tracing for {seconds:g} s into {folder}", err=True)
+        try:
+            time.sleep(seconds)
+        except KeyboardInterrupt:
+            click.echo("stopped early; what was traced is shown", err=True)
+        finally:
+            withdraw(segment, group)
+        time.sleep(_FOLLOW_S)
+    files = trace_files(folder)
+    if not files:
+        raise TracingError(
+            f"no worker of {group!r} wrote a trace. Did none of them end a job or sleep meanwhile, or does memray not "
+            "start there? The supervisor's log says it."
+        )
+    _show(folder)
+
+
+def _show(folder: Path) -> None:
+    """Sites and a flame graph of each process that has files."""
+    from shmq.memcheck.report.findings import merged, with_unit
+    from shmq.memcheck.tracing import flame_graph, load_sources, sites, trace_files
+
+    sources = load_sources(folder)
+    by_process: dict[str, list[Path]] = {}
+    for file in trace_files(folder):
+        by_process.setdefault(f"{file.process} ({file.pid})", []).append(file.path)
+    for process, paths in by_process.items():
+        click.echo(process)
+        found = merged(site for path in paths for site in sites(path, sources))
+        for site in sorted(found, key=lambda site: -site.grown_bytes)[:5]:
+            click.echo(
+                f"  {with_unit(site.grown_bytes, 'bytes'):>10}  {site.grown_allocations:>8,} allocations  "
+                f"{site.file}:{site.line} in {site.function}, task {site.task or 'unknown'}"
+            )
+        if not found:
+            click.echo("  nothing grew")
+        graph = flame_graph(paths[-1], folder / f"{paths[-1].stem}.html")
+        click.echo(f"  flame graph: {graph}")

@@ -1,0 +1,123 @@
+"""`shmq leaks`: a running worker is looked at without restart; a run is judged again from its folder."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from shmq.memcheck.recording import Recorder
+from shmq.memcheck.soak import orders
+from shmq.worker import watching
+from tests.cli.conftest import Commands
+from tests.live import LiveSupervisor
+
+TASKS = """
+import os, shmq
+
+kept = []
+
+@shmq.task
+def grow(n: int) -> int:
+    kept.append(bytearray(2000))
+    return os.getpid()
+
+@shmq.task(group="network")
+async def afar(n: int) -> int:
+    kept.append(bytearray(2000))
+    return os.getpid()
+"""
+CONFIG = """
+[groups.computation]
+min_workers = 1
+max_workers = 1
+[groups.network]
+min_workers = 1
+max_workers = 1
+concurrency = 10
+"""
+GROW_LINE = TASKS.splitlines().index("    kept.append(bytearray(2000))") + 1
+
+
+@pytest.fixture(scope="module")
+def leaky(tmp_path_factory):
+    with LiveSupervisor(tmp_path_factory.mktemp("live"), TASKS, CONFIG) as live:
+        yield Commands(live)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("group", "task"), [("computation", "grow"), ("network", "afar")])
+def test_attach_names_the_line_in_the_running_worker(leaky, tmp_path, group, task):
+    pytest.importorskip("memray")
+    live, is_over, pids = leaky.live, threading.Event(), set()
+    pid = live.submit(task, 0).result(30)
+
+    def work() -> None:
+        client = live.client()
+        while not is_over.is_set():
+            pids.update(job.result(60) for job in [client.submit(f"jobs.{task}", n) for n in range(20)])
+            is_over.wait(0.01)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        done = leaky.run("leaks", "attach", group, "--seconds", "4", "--out", str(tmp_path / "traces"))
+    finally:
+        is_over.set()
+        thread.join()
+    assert done.returncode == 0, done.stderr.decode()
+    out = done.stdout.decode()
+    assert f"in {task}, task jobs.{task}" in out, out
+    assert "jobs.py:" in out
+    assert pids == {pid}  # the same worker before, during and after
+    assert list((tmp_path / "traces").glob("*.html"))
+    assert orders.read(live.state_dir, group) is None
+
+
+def test_a_worker_that_nobody_looks_at_survives_the_signal(leaky):
+    live = leaky.live
+    pid = live.submit("grow", 0).result(30)
+    orders.withdraw(live.segment, "computation")
+    assert live.submit("grow", 0).result(30) == pid
+
+
+def test_an_unknown_group_is_refused(leaky):
+    done = leaky("leaks", "attach", "computing")
+    assert done.exit_code == 3
+    assert "no group 'computing'" in done.output
+
+
+def test_the_end_of_an_order_is_its_own_affair(tmp_path):
+    (tmp_path / orders.ORDERS).mkdir()
+    path = tmp_path / orders.ORDERS / "computation.json"
+    for text in ('{"folder": "x", "until_s": 0}', "damaged", '{"folder": 1}'):
+        path.write_text(text)
+        assert orders.read(tmp_path, "computation") is None
+
+
+def test_worker_and_command_mean_the_same_folder():
+    assert orders.ORDERS == watching.ORDERS
+
+
+def test_report_judges_a_folder_again(tmp_path):
+    recorder = Recorder(tmp_path / "run", {"title": "t", "acceleration": 1.0})
+    recorder.facts("shared memory", "shared memory", {"semaphores": 3}, jobs=1)
+    recorder.finish()
+    from click.testing import CliRunner
+
+    from shmq.cli.main import cli
+
+    done = CliRunner().invoke(cli, ["leaks", "report", str(tmp_path / "run")])
+    assert done.exit_code == 1
+    assert "too short to tell" in done.output
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    from click.testing import CliRunner
+
+    from shmq.cli.main import cli
+
+    done = CliRunner().invoke(cli, ["leaks", "report", str(tmp_path)])
+    assert done.exit_code == 3
+    assert "holds no run" in done.output

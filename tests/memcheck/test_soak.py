@@ -1,0 +1,142 @@
+"""Short soak runs through the command, with everything that belongs to a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.live import until
+
+ROOT = Path(__file__).resolve().parents[2]
+LEAKY = """
+import shmq
+
+kept = []
+
+@shmq.task
+def clean(n: int) -> int:
+    return n
+
+@shmq.task
+def grow(n: int) -> int:
+    kept.append(bytes(67))  # 100 bytes with its head
+    return n
+"""
+CONFIG = """
+tasks = ["leaky"]
+[groups.computation]
+min_workers = 1
+max_workers = 1
+[memory]
+max_producers = 8
+max_workers = 8
+block_budget_bytes = 4194304
+"""
+
+
+def soak(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "shmq", "soak", *arguments],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def segments() -> set[str]:
+    return {name for name in os.listdir("/dev/shm") if name.startswith(f"shmq-{os.geteuid()}-soak-")}
+
+
+def own_config(folder: Path, *tasks: str) -> list[str]:
+    (folder / "leaky.py").write_text(LEAKY)
+    (folder / "config.toml").write_text(textwrap.dedent(CONFIG))
+    (folder / "config.toml").chmod(0o600)
+    (folder / "jobs").write_text("".join(json.dumps([f"leaky.{task}", 7]) + "\n" for task in tasks))
+    return ["config.toml", "--jobs", "jobs"]
+
+
+@pytest.mark.slow
+def test_a_planted_leak_is_named_with_file_line_and_task(tmp_path):
+    arguments = own_config(tmp_path, "clean", "grow")
+    run = soak(*arguments, "--minutes", "0.25", "--hours", "4", "--rate", "1.5", "--trace", "none", "--out", "run",
+               cwd=tmp_path)  # fmt: skip
+    out, err = run.communicate(timeout=200)
+    assert run.returncode == 1, out + err
+    assert "verdict: leak" in out
+    line = LEAKY.splitlines().index("    kept.append(bytes(67))  # 100 bytes with its head") + 1
+    named = [text for text in out.splitlines() if f"leaky.py:{line} in grow, task leaky.grow" in text]
+    assert named, out
+    assert "leaky.clean" not in out.partition("Suspects")[2]
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["answer"] == "leak"
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_the_built_in_workload_brings_all_it_promises(tmp_path):
+    before = segments()
+    run = soak("--minutes", "0.2", "--hours", "1", "--rate", "10", "--trace", "none", "--out", "run", cwd=tmp_path)
+    out, err = run.communicate(timeout=300)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["problems"] == [], err
+    assert about["counts"]["wrong"] == 0
+    for what in ("ended", "failed", "retried", "cancelled", "large"):
+        assert about["counts"][what] > 0, about
+    assert about["recycled"] > 0
+    assert about["gauge_first_per_s"] > 0
+    assert "1 h of 10 jobs/s on average, following a working day, squeezed into 0.2 minutes" in out
+    kinds = {row["kind"] for row in csv.DictReader((tmp_path / "run" / "samples.csv").open())}
+    assert kinds >= {
+        "supervisor", "fork server", "recovery", "planner", "producer", "guest producer", "worker computation",
+        "worker network", "worker filesystem", "worker memory",
+    }  # fmt: skip
+    assert "verdict: " in out
+    assert segments() <= before
+
+
+@pytest.mark.slow
+def test_ctrl_c_still_gives_a_report(tmp_path):
+    before = segments()
+    run = soak("--lean", "--out", "run", cwd=tmp_path)
+    samples = tmp_path / "run" / "samples.csv"
+    until(lambda: samples.exists() and samples.read_text().count("producer") > 5, "readings of producers")
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=200)
+    assert "interrupted after" in out, out + err
+    assert "verdict: " in out
+    assert (tmp_path / "run" / "report.html").exists()
+    assert segments() <= before
+
+
+def test_a_configuration_without_jobs_is_refused(tmp_path):
+    own_config(tmp_path)
+    run = soak("config.toml", cwd=tmp_path)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 2
+    assert "CONFIG and --jobs FILE belong together" in err
+
+
+def test_a_state_directory_of_another_supervisor_is_refused(tmp_path):
+    arguments = own_config(tmp_path, "clean")
+    with (tmp_path / "config.toml").open("a") as file:
+        file.write('[supervisor]\nstate_dir = "state"\n')
+    run = soak(*arguments, "--out", "run", cwd=tmp_path)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 5
+    assert "leaves the key out" in err
+
+
+def test_a_broken_task_module_is_told_with_the_log(tmp_path):
+    arguments = own_config(tmp_path, "clean")
+    (tmp_path / "leaky.py").write_text("raise ImportError('no such thing')")
+    run = soak(*arguments, "--out", "run", cwd=tmp_path)
+    _, err = run.communicate(timeout=100)
+    assert run.returncode == 3, err
+    assert "no such thing" in err
