@@ -285,6 +285,7 @@ def parsed() -> argparse.Namespace:
 def main() -> None:
     """Replay and report."""
     options = parsed()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the supervisor is stopped as well
     paths = sorted(options.traces.glob("*.csv"))
     if options.only:
         paths = [path for path in paths if path.name.startswith(tuple(options.only))]

@@ -53,3 +53,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left := left_in_shared_memory(f"t{RUN}"):
         print(f"\nthe tests left {left} in {SHM}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Slow tests (minutes, or a browser) run when asked for: `-m slow`, or SHMQ_SLOW=1."""
+    if config.getoption("-m") or os.environ.get("SHMQ_SLOW"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]

@@ -485,6 +485,7 @@ class Client:
             if is_certain and not self.collect(job):
                 job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
                 job._state = ERROR
+                self._jobs[job._slot - self._first] = None  # its slot comes back when a claim passes the entry
         self._run_callbacks()
         return is_certain
 

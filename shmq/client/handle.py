@@ -93,7 +93,11 @@ class Job(Generic[R]):
             self._client.decode(self)
         if self._state == VALUE:
             return cast("R", self._outcome)
-        raise cast("BaseException", self._outcome)
+        outcome: BaseException = self._outcome
+        try:
+            raise outcome
+        finally:
+            del self, outcome  # or traceback and handle would keep each other, and results, alive until gc
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""

@@ -27,6 +27,8 @@ LONGEST_S = 0.5  # of watching one job: a long one goes on unwatched
 _SMALL_BYTES = 512  # above it the Python allocator asks malloc
 _GC_HEAD_BYTES = 16
 _OWN_FOLDER = os.path.dirname(__file__) + os.sep
+_FRAMEWORK = os.path.dirname(os.path.dirname(__file__)) + os.sep  # its own coming and going hides what a task keeps
+_BUILT_IN_TASKS = os.path.join(_OWN_FOLDER, "soak", "tasks.py")
 Place: TypeAlias = tuple[str, int, str]  # file, line, function
 Counter: TypeAlias = Callable[[], int]
 
@@ -178,8 +180,9 @@ class LineWatch:
             return None
         self._frame_bytes -= _frame_bytes(frame)
         self._account()
-        if file.startswith(_OWN_FOLDER):  # the job is over: somebody is about to stop the watch
-            self._place = None
+        if file.startswith(_FRAMEWORK) and file != _BUILT_IN_TASKS:  # before or after the task, or about to stop
+            if file.startswith(_OWN_FOLDER):
+                self._place = None
             return None
         return self._on_step
 
@@ -194,6 +197,8 @@ class LineWatch:
             caller = frame.f_back
             if caller is not None and caller.f_trace is not None:
                 self._place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name)
+            elif caller is not None and caller.f_code.co_filename.startswith(_FRAMEWORK):
+                self._place = None
         else:
             self._place = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         self._bytes = heap_use()  # what watching itself allocates counts for nobody

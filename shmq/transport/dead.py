@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from shmq.config.model import DeadLetters as Limits
 
 FILE = "dead.sqlite"
+_log = logging.getLogger("shmq.dead")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS letters (
     job TEXT NOT NULL, epoch INTEGER NOT NULL, task TEXT NOT NULL, grp TEXT NOT NULL, args BLOB, nargs INTEGER,
@@ -71,13 +73,20 @@ class DeadLetters:
 
     def add(self, letter: DeadLetter) -> None:
         """Keep a letter; adding it again changes nothing. The oldest go when limits are passed."""
-        values = [getattr(letter, name) for name in _FIELDS]
+        values = [_storable(getattr(letter, name)) for name in _FIELDS]
         values[_FIELDS.index("died_at")] = letter.died_at or time.time()
         with self._open() as connection:
             marks = ", ".join("?" * len(_FIELDS))
             connection.execute(f"INSERT OR IGNORE INTO letters ({_COLUMNS}) VALUES ({marks})", values)  # noqa: S608 - fixed column names
             if self._limits is not None:
                 self._prune(connection, self._limits)
+
+    def keep(self, letter: DeadLetter) -> None:
+        """As `add`, for whoever must go on: a letter that cannot be written is logged instead."""
+        try:
+            self.add(letter)
+        except (sqlite3.Error, OSError) as error:
+            _log.error("dead letter of job %s (%s) cannot be kept: %s", letter.job, letter.task, error)
 
     @staticmethod
     def _prune(connection: sqlite3.Connection, limits: Limits) -> None:
@@ -115,6 +124,11 @@ class DeadLetters:
         where, values = _filter(task, group, since_s, job)
         with self._open() as connection:
             return connection.execute(f"DELETE FROM letters {where}", values).rowcount  # noqa: S608 - fixed column names
+
+
+def _storable(value: Any) -> Any:
+    """SQLite holds 63 bits; a damaged word may hold 64."""
+    return min(value, 2**63 - 1) if isinstance(value, int) else value
 
 
 def _filter(

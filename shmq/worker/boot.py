@@ -131,7 +131,7 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
         seat.is_draining = True
 
     signal.signal(signal.SIGTERM, drain)
-    watching = Watching(loop, seat, tasks)
+    watching = Watching(loop, executor, seat, tasks)
     gc.collect()
     gc.freeze()
     seat.row[WORKER["state"]] = WORKER_LIVE

@@ -399,10 +399,14 @@ class Executor:
 
     def _bury(self, slot: int, running: int, head: tuple[int, ...], name: str, failure: Failure) -> None:
         """Dead-letter a job that will not be tried again and whose end nobody may ever read."""
-        self.dead_letters.add(
+        try:
+            args = self.message(slot * self.stride, head[1], head[2])
+        except ValueError:  # the record is damaged: the letter tells what is known
+            args = b""
+        self.dead_letters.keep(
             DeadLetter(
                 job=f"{running >> GENERATION_SHIFT:x}-{slot:x}", epoch=self.segment.header("created_ns"), task=name,
-                group=self.seat.group_name, args=self.message(slot * self.stride, head[1], head[2]), nargs=head[3],
+                group=self.seat.group_name, args=args, nargs=head[3],
                 kind=head[4], error=failure.type_name, message=failure.message, traceback=failure.traceback,
                 crashes=crashes_of(running) - 1, failures=failures_of(running) + 1,
             )

@@ -15,12 +15,15 @@ import logging
 import os
 import signal
 import struct
+from array import array
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any, Protocol
 
+from shmq.clock import now_ns
 from shmq.memory.layout import WORKER
 from shmq.tasks.task import Task
+from shmq.worker.execution import Executor
 from shmq.worker.seat import Seat
 
 _log = logging.getLogger("shmq.worker")
@@ -65,8 +68,9 @@ class Watching:
     has no handler; `close` it when the loop has ended.
     """
 
-    def __init__(self, loop: Watched, seat: Seat, tasks: Mapping[int, Task[..., Any]]) -> None:
+    def __init__(self, loop: Watched, executor: Executor, seat: Seat, tasks: Mapping[int, Task[..., Any]]) -> None:
         self._loop = loop
+        self._executor = executor
         self._seat = seat
         self._tasks = tasks
         self._watch: Watch | None = None
@@ -84,14 +88,22 @@ class Watching:
         if watch is None or not watch.measures_jobs:
             return run
         payload, stride, names = self._seat.segment.view("payload"), self._seat.segment.shape.slot_bytes, self._names()
-        row, begin, end = self._seat.row, watch.begin, watch.end
+        row, begin, end, seat, executor = self._seat.row, watch.begin, watch.end, self._seat, self._executor
+        # Sums over a batch go from 0, which takes no memory, to a number, which does: not what the job left behind.
+        booked = array("q", (0,))
 
         def watched(slot: int, leased: int) -> None:
             (key,) = _KEY.unpack_from(payload, slot * stride)
             failed = row[_FAILED]
+            booked[0] = executor.recorded_ns
+            executor.recorded_ns = 0
             begin(names.get(key, "unknown task"))
+            seat.started_ns = now_ns()  # measuring is not the job's time
             run(slot, leased)
+            booked[0] += executor.recorded_ns
+            executor.recorded_ns = 0
             end(failed=row[_FAILED] != failed)
+            executor.recorded_ns = booked[0]
 
         return watched
 

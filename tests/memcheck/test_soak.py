@@ -65,7 +65,7 @@ def own_config(folder: Path, *tasks: str) -> list[str]:
 @pytest.mark.slow
 def test_a_planted_leak_is_named_with_file_line_and_task(tmp_path):
     arguments = own_config(tmp_path, "clean", "grow")
-    run = soak(*arguments, "--minutes", "0.25", "--hours", "4", "--rate", "1.5", "--trace", "none", "--out", "run",
+    run = soak(*arguments, "--minutes", "0.25", "--hours", "4", "--rate", "5", "--trace", "none", "--out", "run",
                cwd=tmp_path)  # fmt: skip
     out, err = run.communicate(timeout=200)
     assert run.returncode == 1, out + err
@@ -92,7 +92,8 @@ def test_the_built_in_workload_brings_all_it_promises(tmp_path):
     assert about["recycled"] > 0
     assert about["gauge_first_per_s"] > 0
     assert "1 h of 10 jobs/s on average, following a working day, squeezed into 0.2 minutes" in out
-    kinds = {row["kind"] for row in csv.DictReader((tmp_path / "run" / "samples.csv").open())}
+    readings = (tmp_path / "run" / "samples.csv").read_text().splitlines()
+    kinds = {row["kind"] for row in csv.DictReader(readings)}
     assert kinds >= {
         "supervisor", "fork server", "recovery", "planner", "producer", "guest producer", "worker computation",
         "worker network", "worker filesystem", "worker memory",

@@ -1,9 +1,10 @@
 """One producer process of a soak run: `python -m shmq.memcheck.soak.producer SPEC.json ROW SHARE UNTIL_S`.
 
-    what is due by now (the day's shape) minus what was submitted ──▶ one round: singles, then a map, then results
+    what is due by now (the day's shape) minus what was submitted
+      ──▶ one round: singles of all kinds, results of the round before, a map
 
-It never falls behind its own results, so that its memory tells of leaks and not of a queue. When the machine is too
-slow for the plan, it goes as fast as it can.
+It is never more than a round ahead of its results, so that its memory tells of leaks and not of a queue. When the
+machine is too slow for the plan, it goes as fast as it can.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from shmq.memcheck.soak.tally import Tally
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+    from shmq.client.handle import Job
+    from shmq.memcheck.soak.mix import Kind
 
 MOST_CALLS = 6_000  # of one round: what is large in it must fit the blocks, for all producers at once
 LEAN_CALLS = 100_000
@@ -55,6 +58,7 @@ class Producer:
         self._plan = Plan(spec.hours, spec.minutes, Load(spec.jobs_per_s))
         self._first = self._due()  # what was due before this one came is not its business
         self._made: dict[str, int] = {}
+        self._unread: list[tuple[Kind, int, Job[Any]]] = []
         self._numbers = itertools.count()
         self._round: Callable[[int], None] = self._own_round if spec.own_jobs else self._mixed_round
         self.is_over = False
@@ -74,6 +78,8 @@ class Producer:
             done += missing
             self._round(done)
             self._tally.write()
+        self._read()
+        self._tally.write()
 
     def _due(self) -> int:
         if self._spec.lean:
@@ -84,7 +90,6 @@ class Producer:
         """Bring the number of jobs of each kind to its share of `until`, in parts that fit the slots."""
         from shmq.memcheck.soak.mix import KINDS
 
-        counts = self._tally.counts
         begun = sum(self._made.values())
         wanted = []
         for name, kind in KINDS.items():
@@ -92,13 +97,19 @@ class Producer:
             wanted += [kind] * (int(until * kind.share) - made)
             self._made[name] = max(int(until * kind.share), made)
         for part in _batched(wanted):
-            jobs = [(kind, n, kind.submit(self._client, n)) for kind, n in zip(part, self._numbers, strict=False)]
-            for kind, n, job in jobs:
-                counts.wrong += not kind.read(job, n, counts)
-            counts.ended += len(jobs)
+            fresh = [(kind, n, kind.submit(self._client, n)) for kind, n in zip(part, self._numbers, strict=False)]
+            self._read()
+            self._unread = fresh
         calls = until - begun - len(wanted)
         self._made["calls"] = self._made.get("calls", 0) + calls
         self._map(calls)
+
+    def _read(self) -> None:
+        """Results of the round before, which had the time of this one to come."""
+        counts, jobs, self._unread = self._tally.counts, self._unread, []
+        for kind, n, job in jobs:
+            counts.wrong += not kind.read(job, n, counts)
+        counts.ended += len(jobs)
 
     def _map(self, calls: int) -> None:
         from shmq.memcheck.soak.tasks import echo
