@@ -75,6 +75,7 @@ class Claimer:
         shape = segment.shape
         self.group = group
         self.backlog = 0
+        self._last_lane = 0
         self.held_until_ns, self.is_circuit_open = 0, False
         self._segment = segment
         self._fd = lock_file.fileno()
@@ -113,6 +114,18 @@ class Claimer:
         self.backlog = int(waiting.sum()) if len(lanes) > 1 else int(waiting[lanes[0]]) if lanes else 0
         return lanes
 
+    def heads_with_work(self) -> dict[int, int]:
+        """Head position of each lane that has work."""
+        return {lane: int(self._np_heads.flat[lane]) for lane in self.lanes_with_work()}
+
+    def last_lane_with_work(self) -> list[int]:
+        """The lane served last, if it has work: the likeliest place after a wake-up, found without numpy."""
+        row, priority = divmod(self._last_lane, PRIORITIES)
+        at = self._lane0 + row * LANE_WORDS + priority
+        head = self._heads[at]  # heads before tails
+        self.backlog = self._tails[at] - head
+        return [self._last_lane] if self.backlog > 0 else []
+
     def is_paused(self) -> bool:
         """Paused groups are not claimed from."""
         return bool(self._control[GROUP_CONTROL["paused"]])
@@ -147,6 +160,7 @@ class Claimer:
         return slots, words
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
+        self._last_lane = lanes[0]
         if len(lanes) == 1:
             self._take_lane(lanes[0], most, slots, words)
             return

@@ -64,12 +64,16 @@ class Loop:
         """Serve until told to drain, or until another supervisor's epoch begins."""
         seat, claimer = self._seat, self._claimer
         header, row = seat.segment.view("header"), seat.row
+        has_slept = False
         while not seat.is_draining and header[_EPOCH] == self._epoch:
             row[_HEARTBEAT] = now_ns()
-            lanes = claimer.lanes_with_work()
+            # after a sleep all lanes were empty: whoever rang has most likely filled the one served last
+            lanes = (has_slept and claimer.last_lane_with_work()) or claimer.lanes_with_work()
+            has_slept = False
             if lanes and not claimer.is_paused() and self._run_batch(lanes):
                 continue
             self._sleep()
+            has_slept = True
 
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
@@ -180,10 +184,15 @@ class Loop:
             self._sleeping[self._sleeping_at] = 0
 
     def _count_rescue(self) -> None:
-        """A time-out that finds work means that a ring was lost - or is under way at this moment."""
-        if self._claimer.held_until_ns or self._claimer.is_paused() or not self._claimer.lanes_with_work():
+        """A time-out that finds work: was a ring lost? Not if one is under way, or somebody else was rung.
+
+        Lost is only a ring after which the same head still offers its entry a good while later.
+        """
+        claimer = self._claimer
+        if claimer.held_until_ns or claimer.is_paused():
             return
-        if not self._bell.wait(LONG_S):
+        before = claimer.heads_with_work()
+        if before and not self._bell.wait(LONG_S) and before.items() & claimer.heads_with_work().items():
             self._seat.row[WORKER["rescues"]] += 1
 
     def _spin(self, spin_s: float) -> bool:

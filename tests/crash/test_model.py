@@ -93,7 +93,8 @@ def _schedule(machine: Machine, deaths: dict[str, int], seed: int) -> list[objec
         told.append((state[1:], [a.ops[at] for a, at in zip(machine.automata, state[0], strict=True)]))
         choices = machine.choices(state)
         if any(what != TIMEOUT for _, what in choices):
-            state = dice.choice(machine.take(state, dice.choice(choices)))
+            ends, died = machine.take(state, dice.choice(choices))
+            state = dice.choice(ends + died)
             continue
         later = judge(machine, state, Outcome())
         if later is None:

@@ -105,7 +105,8 @@ class _Search:
             if bounded and cost > self.most:
                 continue
             path[depth] = (state, choice)
-            for after in machine.take(state, choice):
+            ends, died = machine.take(state, choice)
+            for after in (*ends, *died):
                 yield after, choice[0], cost if bounded else 0
         if not any(what != TIMEOUT for _, what in choices):
             path[depth] = (state, None)
@@ -163,10 +164,8 @@ def walk(machine: Machine, budgets: Start, seed: int, *, death_share: float = 0.
                 continue
             choice = _pick(dice, choices) if seed % 4 < 2 else _pick_by_priority(dice, choices, priorities)
             path[-1] = (state, choice)
-            after = machine.take(state, choice)
-            state = after[0]
-            if len(after) > 1 and dice.random() < death_share * (len(after) - 1):
-                state = dice.choice(after[1:])
+            ends, died = machine.take(state, choice)
+            state = dice.choice(died if died and dice.random() < death_share * len(died) else ends)
     except Violation as violation:
         outcome.violation = str(violation)
         outcome.trace = describe(machine, path)

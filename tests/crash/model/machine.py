@@ -143,8 +143,8 @@ class Machine:
                 found.append((a, DIE))
         return found
 
-    def take(self, state: State, choice: Choice) -> list[State]:
-        """What the choice leads to; behind that, the states in which the actor died on the way."""
+    def take(self, state: State, choice: Choice) -> tuple[list[State], list[State]]:
+        """What the choice may lead to (one state for each answer); and where the actor died on the way."""
         a, what = choice
         ends: list[State] = []
         died: list[State] = []
@@ -156,7 +156,7 @@ class Machine:
                     self._maybe_dead(draft, a, died)
                 self._settle(draft, a, died)
                 ends.append(draft.state())
-            return ends + died
+            return ends, died
         draft = _Draft(state)
         if what == TIMEOUT:
             draft.memory[self._timeouts] -= 1
@@ -170,7 +170,7 @@ class Machine:
             if draft.memory[self._status[a]] == STOPPED:
                 self._run_out(draft, a)
         self._settle(draft, a, died)
-        return [draft.state(), *died]
+        return [draft.state()], died
 
     def tick(self, state: State) -> State:
         """Time passes: every sleep that is under way ends without a token."""
