@@ -9,7 +9,7 @@ import sys
 import time
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_DEFAULT_IN_CHILD = (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
+_DEFAULT_IN_CHILD = (signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -41,7 +41,7 @@ def adopt_orphans() -> None:
 
 def fork(*, keep: tuple[int, ...]) -> int:
     """Fork a process that shall stay; as `os.fork`. The child has default signal handlers, ignores SIGINT
-    (Ctrl-C reaches the whole group; the parent decides) and has only stdio and the descriptors of `keep`.
+    and SIGTERM (its parent decides about its end) and has only stdio and the descriptors of `keep`.
 
     Signals are blocked meanwhile: one that reached the child before it drops the inherited wake-up
     descriptor would be counted by the parent as its own. A listener or socket end that a child holds by
@@ -56,7 +56,9 @@ def fork(*, keep: tuple[int, ...]) -> int:
             signal.set_wakeup_fd(-1)
             for number in _DEFAULT_IN_CHILD:
                 signal.signal(number, signal.SIG_DFL)
+            # Ctrl-C and a SIGTERM to the whole tree (systemd, timeout) reach everybody: the parent leads the end
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             _close_all_but({0, 1, 2, *keep})
         return pid
     finally:

@@ -13,7 +13,7 @@ import msgspec
 from shmq.config.check import nearest
 from shmq.config.model import Config, Name
 from shmq.errors import NotRunning, UnknownGroup
-from shmq.memory.segment import Segment, attach, segment_name
+from shmq.memory.segment import SHM, Segment, attach, segment_name
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
@@ -73,6 +73,11 @@ def attached(namespace: str) -> Iterator[Segment]:
         segment.close()
 
 
+def segment_exists(namespace: str) -> bool:
+    """Has the namespace a segment under its name?"""
+    return (SHM / segment_name(namespace)).exists()
+
+
 @contextmanager
 def connected(namespace: str) -> Iterator[Client]:
     """A client of the namespace. Raises NotRunning."""
@@ -86,8 +91,7 @@ def ask(namespace: str, command: str, **arguments: Any) -> dict[str, Any]:
     """Tell the namespace's supervisor to do something; its answer. Raises NotRunning, ShmqError."""
     from shmq.supervisor.control import request
 
-    with attached(namespace) as segment:
-        return request(segment.state_dir, command, **arguments)
+    return request(state_dir_of(namespace), command, **arguments)
 
 
 def known_group(namespace: str, group: str) -> str:

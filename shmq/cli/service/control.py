@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from shmq.cli import exits
-from shmq.cli.options import ask, attached, known_group, namespace_option
+from shmq.cli.options import ask, attached, known_group, namespace_option, segment_exists
 from shmq.cli.text import printable
 from shmq.clock import start_ticks
 from shmq.errors import NotRunning
@@ -54,18 +54,31 @@ def _end(namespace: str, wait: bool, command: str, arguments: dict[str, Any]) ->
     """Send the request that ends the supervisor and wait for its end."""
     from shmq.supervisor.namespace import jobs_left
 
-    with attached(namespace) as segment:
-        pidfd = _supervisor(namespace)
-        try:
-            ask(namespace, command, **arguments)
-            if not wait:
-                click.echo(f"{command}: told the supervisor of namespace {namespace}")
-                return
-            select.select([pidfd], [], [])
-        finally:
-            os.close(pidfd)
-        left = jobs_left(segment)
-    click.echo("stopped" + (f"; {left} unfinished jobs wait for the next supervisor" if left else ""))
+    try:
+        with attached(namespace) as segment:
+            if _was_ended(namespace, wait, command, arguments, _supervisor(namespace)):
+                left = jobs_left(segment)
+                click.echo("stopped" + (f"; {left} unfinished jobs wait for the next supervisor" if left else ""))
+    except NotRunning:
+        if segment_exists(namespace):
+            raise
+        # the segment's name was removed while in use: the supervisor still listens in its state directory
+        pidfd = os.pidfd_open(ask(namespace, "ping")["pid"])
+        if _was_ended(namespace, wait, command, arguments, pidfd):
+            click.echo("stopped; its segment had been removed while it ran")
+
+
+def _was_ended(namespace: str, wait: bool, command: str, arguments: dict[str, Any], pidfd: int) -> bool:
+    """Send the request; wait until the process of `pidfd` has ended unless told not to."""
+    try:
+        ask(namespace, command, **arguments)
+        if not wait:
+            click.echo(f"{command}: told the supervisor of namespace {namespace}")
+            return False
+        select.select([pidfd], [], [])
+        return True
+    finally:
+        os.close(pidfd)
 
 
 def _supervisor(namespace: str) -> int:
