@@ -64,16 +64,15 @@ class Loop:
         """Serve until told to drain, or until another supervisor's epoch begins."""
         seat, claimer = self._seat, self._claimer
         header, row = seat.segment.view("header"), seat.row
-        has_slept = False
+        was_idle = False
         while not seat.is_draining and header[_EPOCH] == self._epoch:
             row[_HEARTBEAT] = now_ns()
-            # after a sleep all lanes were empty: whoever rang has most likely filled the one served last
-            lanes = (has_slept and claimer.last_lane_with_work()) or claimer.lanes_with_work()
-            has_slept = False
+            # all lanes were empty before the sleep: whoever rang has most likely filled the one served last
+            lanes = (was_idle and claimer.last_lane_with_work()) or claimer.lanes_with_work()
+            was_idle = not lanes
             if lanes and not claimer.is_paused() and self._run_batch(lanes):
                 continue
             self._sleep()
-            has_slept = True
 
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
