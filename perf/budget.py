@@ -19,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import weakref
 from contextlib import contextmanager
 from functools import partial
 from operator import methodcaller
@@ -138,7 +137,7 @@ def _window(claimer: Any, executor: Any, clock: Callable[[], float] | None = Non
     """What each stage takes for one window of jobs, by the given clock (seconds without one)."""
     from perf import tasks
 
-    submit, run = tasks.echo.submit, executor.run
+    submit, run_batch = tasks.echo.submit, executor.run_batch
     clock = clock or time.perf_counter
     begin = clock()
     jobs = [submit(item) for item in range(WINDOW_JOBS)]
@@ -148,8 +147,8 @@ def _window(claimer: Any, executor: Any, clock: Callable[[], float] | None = Non
         batches.append(claimer.claim(lanes, BATCH))
     claimed = clock()
     for slots, words in batches:
-        for slot, word in zip(slots, words, strict=True):
-            run(slot, word)
+        executor.seat.batch_slots, executor.seat.batch_words, executor.seat.rung = slots, words, 0
+        run_batch(slots, words, 0)
     ran = clock()
     results = [job.result() for job in jobs]
     collected = clock()
@@ -183,7 +182,7 @@ def _bytecodes(claimer: Any, executor: Any) -> dict[str, float]:
 def _parts(client: Client) -> dict[str, dict[str, float]]:
     """The named parts of the stages, each alone on memory of its own; seconds per job."""
     from perf import tasks
-    from shmq.client.handle import Job
+    from shmq.client.handle import Job, Origin
     from shmq.memory.fence import new_fence
     from shmq.transport.bells import Bells
     from shmq.wire.header import HEADER
@@ -193,6 +192,7 @@ def _parts(client: Client) -> dict[str, dict[str, float]]:
     encode, decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(tuple[int]).decode
     message, place = encode((1,)), slice(128, 128 + len(encode((1,))))
     spare[place] = message
+    origin = Origin(client, None, decode)
     fence, lock, wake_one = new_fence(), threading.RLock(), Bells(client.segment).wake_one
 
     def locked() -> None:
@@ -220,7 +220,7 @@ def _parts(client: Client) -> dict[str, dict[str, float]]:
             "fence": _time(fence),
             "look for sleepers": _time(partial(wake_one, 0)),
             "client lock": _time(locked),
-            "handle": _time(lambda: weakref.ref(Job.__new__(Job))),
+            "handle": _time(lambda: Job(origin, 1, 2)),
         },
         "claim": {"group byte": record_lock / BATCH, "fence": _time(fence) / BATCH},
         "run + ack": {

@@ -61,9 +61,7 @@ def main() -> int:
     try:
         outcomes, left = run_all(console, options.namespace, folder, options.max_files)
     except (DemoError, KeyboardInterrupt) as error:
-        console.print(
-            f"scripts/demo: {str(error) or 'interrupted'}", style="red", markup=False, soft_wrap=True
-        )
+        console.print(f"scripts/demo: {str(error) or 'interrupted'}", style="red", markup=False, soft_wrap=True)
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -74,9 +72,7 @@ class DemoError(Exception):
     """The demo cannot go on; says why and what to look at."""
 
 
-def run_all(
-    console: Console, namespace: str, folder: Path, max_files: int
-) -> tuple[list[Outcome], list[str]]:
+def run_all(console: Console, namespace: str, folder: Path, max_files: int) -> tuple[list[Outcome], list[str]]:
     work: dict[str, Callable[[], Outcome]] = {
         "hash files": lambda: hash_files(max_files),
         "count primes": count_primes,
@@ -141,9 +137,7 @@ def stop(supervisor: subprocess.Popen[bytes], log: Path) -> None:
     try:
         code = supervisor.wait(STOP_S)
     except subprocess.TimeoutExpired:
-        raise DemoError(
-            f"`shmq stop` did not stop it within {STOP_S:g} s; its log ends:\n{tail(log)}"
-        ) from None
+        raise DemoError(f"`shmq stop` did not stop it within {STOP_S:g} s; its log ends:\n{tail(log)}") from None
     if code != 0:
         raise DemoError(f"the supervisor ended with exit code {code}; its log ends:\n{tail(log)}")
 
@@ -179,20 +173,14 @@ def _interrupt(*_: object) -> None:
 def hash_files(max_files: int) -> Outcome:
     """Through the command line: names in, digests out, in the same order."""
     library = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(
-        str(path) for path in library.rglob("*.py") if "site-packages" not in path.parts and path.is_file()
-    )
+    paths = sorted(str(path) for path in library.rglob("*.py") if "site-packages" not in path.parts and path.is_file())
     paths = [path for path in paths if "\n" not in path][:max_files]
     printed = command("map", "workers.filesystem.hash_file", text="".join(f"{path}\n" for path in paths))
     digests = [json.loads(line) for line in printed.splitlines()]
     wrong = [] if len(digests) == len(paths) else [f"{len(paths)} names gave {len(digests)} digests"]
     expected = sha256sums(paths)
-    wrong += [
-        f"{path}: {digest}" for path, digest in zip(paths, digests, strict=False) if digest != expected[path]
-    ]
-    return Outcome(
-        "sha256 of the standard library's .py files, by `shmq map`", "sha256sum", len(paths), wrong
-    )
+    wrong += [f"{path}: {digest}" for path, digest in zip(paths, digests, strict=False) if digest != expected[path]]
+    return Outcome("sha256 of the standard library's .py files, by `shmq map`", "sha256sum", len(paths), wrong)
 
 
 def sha256sums(paths: list[str]) -> dict[str, str]:
@@ -252,9 +240,7 @@ def draw_mandelbrot() -> Outcome:
         for x in range(side)
         if picture[y, x] != escape_time(-2.0 + x * 2.5 / side, -1.25 + y * 2.5 / side, most)
     ]
-    return Outcome(
-        f"Mandelbrot set, {side} x {side} points in tiles", "a loop in plain Python", len(jobs), wrong
-    )
+    return Outcome(f"Mandelbrot set, {side} x {side} points in tiles", "a loop in plain Python", len(jobs), wrong)
 
 
 def escape_time(real: float, imag: float, most: int) -> int:
@@ -329,9 +315,7 @@ def fetch_pages(folder: Path) -> Outcome:
     wrong += [] if state.is_open else [f"open port: {state}"]
     refused = fetch.submit("file:///etc/passwd").exception()
     wrong += [] if isinstance(refused, ValueError) else [f"file:// was answered with {refused!r}"]
-    return Outcome(
-        f"{len(pages)} pages fetched from a loopback server", "the files it serves", len(pages) + 3, wrong
-    )
+    return Outcome(f"{len(pages)} pages fetched from a loopback server", "the files it serves", len(pages) + 3, wrong)
 
 
 @contextlib.contextmanager
@@ -364,9 +348,7 @@ def verdict(console: Console, outcomes: list[Outcome], left: list[str]) -> int:
         table.add_column(name, justify="right")
     for outcome in outcomes:
         wrong = f"[red]{len(outcome.wrong)}[/red]" if outcome.wrong else "0"
-        table.add_row(
-            outcome.work, outcome.checked_against, f"{outcome.jobs:,}", f"{outcome.elapsed_s:.2f}", wrong
-        )
+        table.add_row(outcome.work, outcome.checked_against, f"{outcome.jobs:,}", f"{outcome.elapsed_s:.2f}", wrong)
     console.print(table)
     faults = [f"{outcome.work}: {fault}" for outcome in outcomes for fault in outcome.wrong[:5]]
     faults += [f"left behind: {what}" for what in left]

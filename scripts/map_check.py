@@ -1,8 +1,8 @@
 """`shmq map` on real files: the digests of sha256sum, faster than xargs, flat memory over a million lines.
 
-    find FOLDER -type f ──▶ shmq map workers.filesystem.hash_file ──▶ digests ══ those of sha256sum?
-                       └──▶ xargs -P2 -n1 sha256sum                ──▶ time, side by side
-    1,000,000 lines     ──▶ shmq map check_tasks.same             ──▶ peak memory of the command
+find FOLDER -type f ──▶ shmq map workers.filesystem.hash_file ──▶ digests ══ those of sha256sum?
+                   └──▶ xargs -P2 -n1 sha256sum                ──▶ time, side by side
+1,000,000 lines     ──▶ shmq map check_tasks.same             ──▶ peak memory of the command
 """
 
 from __future__ import annotations

@@ -1,34 +1,34 @@
 """Every exception that shmq raises, as one tree.
 
-    ShmqError
-    ├── ConfigError              the configuration cannot be used (all problems at once)
-    ├── NotRunning               no supervisor serves the namespace
-    ├── AlreadyRunning           another supervisor serves the namespace
-    ├── IncompatibleSegment      the segment is of another layout, shape, host or owner
-    ├── NoSpace                  /dev/shm or the memory cgroup is too small
-    ├── Detached                 the segment's name was removed under us
-    ├── TooManyProducers         every producer row is taken
-    ├── SubmitError
-    │   ├── UnknownTask          nobody registered that name
-    │   ├── UnknownGroup
-    │   ├── BadArguments         (TypeError) the task does not take these arguments
-    │   ├── Unencodable          (TypeError) a value cannot travel
-    │   ├── TooLarge             (ValueError) a value exceeds the block budget
-    │   ├── QueueFull            no slot became free in time
-    │   ├── ReentrantSubmit      a signal handler or finalizer entered a busy client
-    │   └── ClientClosed
-    ├── JobError
-    │   ├── TaskFailed           the task raised a type that cannot be rebuilt here
-    │   ├── TaskTimeout          (TimeoutError) the job ran past its time limit
-    │   ├── JobCancelled         (CancelledError)
-    │   ├── JobExpired           not started before its `expires`
-    │   ├── JobRejected          the task raised Reject
-    │   ├── WorkerLost           the worker died too often while it ran this job
-    │   ├── CircuitOpen          the group or task fails fast at present
-    │   └── WouldDeadlock        a wait inside a task can never end
-    └── TracingError             memory tracing cannot start or go on
+ShmqError
+├── ConfigError              the configuration cannot be used (all problems at once)
+├── NotRunning               no supervisor serves the namespace
+├── AlreadyRunning           another supervisor serves the namespace
+├── IncompatibleSegment      the segment is of another layout, shape, host or owner
+├── NoSpace                  /dev/shm or the memory cgroup is too small
+├── Detached                 the segment's name was removed under us
+├── TooManyProducers         every producer row is taken
+├── SubmitError
+│   ├── UnknownTask          nobody registered that name
+│   ├── UnknownGroup
+│   ├── BadArguments         (TypeError) the task does not take these arguments
+│   ├── Unencodable          (TypeError) a value cannot travel
+│   ├── TooLarge             (ValueError) a value exceeds the block budget
+│   ├── QueueFull            no slot became free in time
+│   ├── ReentrantSubmit      a signal handler or finalizer entered a busy client
+│   └── ClientClosed
+├── JobError
+│   ├── TaskFailed           the task raised a type that cannot be rebuilt here
+│   ├── TaskTimeout          (TimeoutError) the job ran past its time limit
+│   ├── JobCancelled         (CancelledError)
+│   ├── JobExpired           not started before its `expires`
+│   ├── JobRejected          the task raised Reject
+│   ├── WorkerLost           the worker died too often while it ran this job
+│   ├── CircuitOpen          the group or task fails fast at present
+│   └── WouldDeadlock        a wait inside a task can never end
+└── TracingError             memory tracing cannot start or go on
 
-    Raised by tasks, for the worker: Retry, Reject.
+Raised by tasks, for the worker: Retry, Reject.
 """
 
 from __future__ import annotations

@@ -165,9 +165,7 @@ class LiveSupervisor:
         """The words of each group's `group_control` row, by name."""
         from shmq.memory.layout import GROUP_CONTROL
 
-        return [
-            {name: row[i] for name, i in GROUP_CONTROL.items()} for row in self.segment.rows("group_control")
-        ]
+        return [{name: row[i] for name, i in GROUP_CONTROL.items()} for row in self.segment.rows("group_control")]
 
     def __enter__(self) -> Self:
         try:

@@ -61,9 +61,7 @@ def matrix_product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     for name, array in (("left", left), ("right", right)):
         _check_numeric(name, array)
         if array.ndim < 2:
-            raise ValueError(
-                f"{name} has shape {array.shape}: expected a matrix; reshape a vector to (n, 1) or (1, n)"
-            )
+            raise ValueError(f"{name} has shape {array.shape}: expected a matrix; reshape a vector to (n, 1) or (1, n)")
     if left.shape[-1] != right.shape[-2]:
         raise ValueError(
             f"left has shape {left.shape}, right {right.shape}: {left.shape[-1]} columns do not fit "
@@ -134,15 +132,11 @@ def power_spectrum(
     """
     _check_numeric("signal", signal)
     if signal.ndim != 1 or np.iscomplexobj(signal):
-        raise ValueError(
-            f"signal has shape {signal.shape} and type {signal.dtype}: expected one axis of real numbers"
-        )
+        raise ValueError(f"signal has shape {signal.shape} and type {signal.dtype}: expected one axis of real numbers")
     if not (math.isfinite(sample_rate_hz) and sample_rate_hz > 0):
         raise ValueError(f"sample_rate_hz is {sample_rate_hz}: expected a positive number")
     if not 8 <= segment_samples <= signal.size:
-        raise ValueError(
-            f"segment_samples is {segment_samples}: expected 8 to {signal.size}, the length of the signal"
-        )
+        raise ValueError(f"segment_samples is {segment_samples}: expected 8 to {signal.size}, the length of the signal")
     window = np.hanning(segment_samples + 1)[:-1]  # periodic: the doubled end point would smear the lines
     total = np.zeros(segment_samples // 2 + 1)
     starts = range(0, signal.size - segment_samples + 1, segment_samples // 2)
@@ -177,9 +171,7 @@ def _count_odd_primes(low: int, high: int, base: NDArray[np.int64]) -> int:
     return int(np.count_nonzero(is_prime))
 
 
-def _escape_times(
-    c_real: NDArray[np.float64], c_imag: NDArray[np.float64], max_iterations: int
-) -> NDArray[np.uint16]:
+def _escape_times(c_real: NDArray[np.float64], c_imag: NDArray[np.float64], max_iterations: int) -> NDArray[np.uint16]:
     times = np.full(c_real.size, max_iterations, dtype=np.uint16)
     alive = np.arange(c_real.size)
     x, y = np.zeros_like(c_real), np.zeros_like(c_imag)

@@ -141,6 +141,4 @@ def _kind(mode: int) -> str:
 def _missing(path: str) -> str:
     if os.path.isabs(path):
         return f"no file {path!r}: check the name, or whether it was removed after the job was submitted"
-    return (
-        f"no file {path!r} in {os.getcwd()!r}, the worker's folder: pass an absolute path, not a relative one"
-    )
+    return f"no file {path!r} in {os.getcwd()!r}, the worker's folder: pass an absolute path, not a relative one"

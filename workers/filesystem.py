@@ -100,9 +100,7 @@ def hash_file(path: str, algorithm: str = "sha256") -> str:
     """
     if algorithm not in ALGORITHMS:
         near = get_close_matches(algorithm.lower(), ALGORITHMS, 1) or ["sha256"]
-        raise ValueError(
-            f"unknown algorithm {algorithm!r}: did you mean {near[0]!r}? Known: {', '.join(ALGORITHMS)}"
-        )
+        raise ValueError(f"unknown algorithm {algorithm!r}: did you mean {near[0]!r}? Known: {', '.join(ALGORITHMS)}")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     with open_regular(path) as source:
         while chunk := source.read(CHUNK_BYTES):
@@ -137,9 +135,7 @@ def search_text(
     """
     matcher = _line_matcher(text, is_regex, ignore_case)
     if not 1 <= max_matches <= 100_000:
-        raise ValueError(
-            f"max_matches is {max_matches}: expected 1 to 100000, results travel back in one piece"
-        )
+        raise ValueError(f"max_matches is {max_matches}: expected 1 to 100000, results travel back in one piece")
     matches: list[TextMatch] = []
     searched = skipped = 0
     for file in _files_below(path, file_pattern):
@@ -155,9 +151,7 @@ def search_text(
 
 
 @shmq.task(group="filesystem", retries=0, timeout=1800.0, idempotent=True)
-def compress(
-    path: str, target: str | None = None, *, method: Method = "gzip", level: int = 6
-) -> CompressedFile:
+def compress(path: str, target: str | None = None, *, method: Method = "gzip", level: int = 6) -> CompressedFile:
     """Compress a file; the original stays. Idempotent: the target is replaced whole, by the same bytes again.
 
     Args:
@@ -216,9 +210,7 @@ def measure_tree(path: str, largest: int = 10) -> TreeSize:
                     linked.add((status.st_dev, status.st_ino))
                 tally.update(files=1, size=status.st_size, disk=status.st_blocks * 512)
                 suffixes[os.path.splitext(entry.name)[1].lower()] += status.st_size
-                (heapq.heappush if len(top) < largest else heapq.heappushpop)(
-                    top, (status.st_size, entry.path)
-                )
+                (heapq.heappush if len(top) < largest else heapq.heappushpop)(top, (status.st_size, entry.path))
     return TreeSize(
         files=tally["files"],
         folders=tally["folders"],
@@ -269,9 +261,7 @@ def _matches_in(path: str, matcher: Callable[[str], object], limit: int) -> list
         return None
 
 
-def _matching_lines(
-    path: str, text: io.TextIOWrapper, matcher: Callable[[str], object], limit: int
-) -> list[TextMatch]:
+def _matching_lines(path: str, text: io.TextIOWrapper, matcher: Callable[[str], object], limit: int) -> list[TextMatch]:
     found: list[TextMatch] = []
     number, starts_line = 0, True
     while len(found) < limit and (line := text.readline(MAX_LINE_CHARS)):

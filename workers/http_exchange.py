@@ -86,9 +86,7 @@ def check_headers(headers: dict[str, str]) -> None:
         ValueError: a name that is no token, a value with control characters, a header set by the exchange.
     """
     for name, value in headers.items():
-        if not name or not all(
-            char.isascii() and (char.isalnum() or char in "!#$%&'*+-.^_`|~") for char in name
-        ):
+        if not name or not all(char.isascii() and (char.isalnum() or char in "!#$%&'*+-.^_`|~") for char in name):
             raise ValueError(f"header name {name!r} is not allowed: letters, digits and hyphens only")
         if name.lower() in ("host", "connection", "content-length", "transfer-encoding"):
             raise ValueError(f"header {name!r} is set by the fetch itself: leave it out")
@@ -136,24 +134,14 @@ async def _final_head(reader: asyncio.StreamReader) -> tuple[int, str, dict[str,
         headers = await _headers(reader)
         if status >= 200:
             return status, reason, headers
-    raise ConnectionError(
-        f"server sent {_MAX_INTERIM} interim responses and no final one: not a working HTTP server"
-    )
+    raise ConnectionError(f"server sent {_MAX_INTERIM} interim responses and no final one: not a working HTTP server")
 
 
 def _status(line: str) -> tuple[int, str]:
     version, _, rest = line.partition(" ")
     code, _, reason = rest.partition(" ")
-    if (
-        not version.startswith("HTTP/1.")
-        or len(code) != 3
-        or not code.isascii()
-        or not code.isdigit()
-        or code < "100"
-    ):
-        raise ConnectionError(
-            f"server answered {line[:80]!r}, which is not HTTP/1.x: is this the right port?"
-        )
+    if not version.startswith("HTTP/1.") or len(code) != 3 or not code.isascii() or not code.isdigit() or code < "100":
+        raise ConnectionError(f"server answered {line[:80]!r}, which is not HTTP/1.x: is this the right port?")
     return int(code), reason
 
 

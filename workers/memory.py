@@ -130,9 +130,7 @@ def csv_statistics(
                 moments[i].add(numbers)
                 text_cells[i] += texts
     done = zip(names, text_cells, moments, strict=True)
-    return CsvStatistics(
-        count, [ColumnStatistics(name, texts, column.summary()) for name, texts, column in done]
-    )
+    return CsvStatistics(count, [ColumnStatistics(name, texts, column.summary()) for name, texts, column in done])
 
 
 @shmq.task(group="memory", retries=0, timeout=3600.0, idempotent=True)
@@ -239,11 +237,7 @@ def join_csv(
     ):
         refuse_same_file(target, left, right)
         l_key, r_key = tables.place_of(left, left_header, on), tables.place_of(right, right_header, on)
-        added = [
-            name + "_right" if name in left_header else name
-            for i, name in enumerate(right_header)
-            if i != r_key
-        ]
+        added = [name + "_right" if name in left_header else name for i, name in enumerate(right_header) if i != r_key]
         sample = list(itertools.islice(right_rows, _SAMPLE_ROWS))
         count = spill.partitions_for(sample, os.path.getsize(right), max_memory_bytes)
         with contextlib.ExitStack() as opened:

@@ -149,9 +149,7 @@ async def port_probe(host: str, ports: list[int], timeout_s: float = 2.0) -> lis
     """
     _check_timeout(timeout_s)
     if not 1 <= len(ports) <= MAX_PORTS:
-        raise ValueError(
-            f"{len(ports)} ports given: expected 1 to {MAX_PORTS}, split longer lists into several jobs"
-        )
+        raise ValueError(f"{len(ports)} ports given: expected 1 to {MAX_PORTS}, split longer lists into several jobs")
     for port in ports:
         if not 1 <= port <= 65535:
             raise ValueError(f"port {port} does not exist: expected 1 to 65535")
@@ -193,9 +191,7 @@ async def _one_exchange(
         writer.transport.abort()  # the response is complete or unwanted: no TLS farewell to wait for
 
 
-async def _connect(
-    endpoint: Endpoint, public_only: bool
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(endpoint: Endpoint, public_only: bool) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     addresses = await _addresses(endpoint.host, "any", MAX_TIMEOUT_S)
     if public_only:
         _check_public(endpoint.host, addresses)
@@ -270,9 +266,7 @@ def _check_public(host: str, addresses: list[str]) -> None:
         ip = ipaddress.ip_address(address.partition("%")[0])
         ip = getattr(ip, "ipv4_mapped", None) or ip
         if not ip.is_global or ip.is_multicast:
-            raise PermissionError(
-                f"{host!r} is at {address}, which is not a public address: refused by public_only"
-            )
+            raise PermissionError(f"{host!r} is at {address}, which is not a public address: refused by public_only")
 
 
 async def _probe(addresses: list[str], port: int, timeout_s: float) -> PortState:
@@ -306,9 +300,7 @@ def _reason(wrong: OSError) -> str:
 
 def _check_timeout(timeout_s: float) -> None:
     if not (math.isfinite(timeout_s) and 0 < timeout_s <= MAX_TIMEOUT_S):
-        raise ValueError(
-            f"timeout_s is {timeout_s}: expected more than 0 and at most {MAX_TIMEOUT_S:g} seconds"
-        )
+        raise ValueError(f"timeout_s is {timeout_s}: expected more than 0 and at most {MAX_TIMEOUT_S:g} seconds")
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmq.client import hot, mapping, resolve
-from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, ForgottenJob, Job
+from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, ForgottenJob, Job, Origin
 from shmq.client.waiting import Waiter
 from shmq.clock import now_ns, to_ns
 from shmq.errors import ClientClosed, JobCancelled, QueueFull, ReentrantSubmit, ShmqError
@@ -83,7 +84,7 @@ class Client:
         self._registry = resolve.Registry(segment)
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
-        self.collect = hot.make_collect(self)
+        self.collect, self._peek = hot.make_collect(self), hot.make_peek(self)
         self._pid = os.getpid()
         self._is_closed = False
 
@@ -154,8 +155,23 @@ class Client:
             target = self._target_of(task)
         if kwargs or block is not None or not target.is_plain:
             return self.submit_any(target, task, args, kwargs or {}, block)
-        submit: Callable[[tuple[Any, ...]], Job[Any]] = target.submit
-        return submit(args)
+        submit: Callable[..., Job[Any]] = target.submit
+        return submit(*args)
+
+    def submit_around(
+        self, target: resolve.Target, task: Task[..., Any]
+    ) -> Callable[[tuple[Any, ...], dict[str, Any]], Job[Any]]:
+        """What a task's hot path does with calls that are not plain. It may be older than the client's row."""
+        free = self._free
+
+        def submit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Job[Any]:
+            if free is self._free:
+                return self.submit_any(target, task, args, kwargs)
+            if self.is_default:  # forked since, or closed: the default client is another one
+                return Task.submit(task, *args, **kwargs)
+            return self.submit_task(task, args, kwargs)
+
+        return submit
 
     def submit_any(
         self, target: resolve.Target, task: Task[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
@@ -227,14 +243,17 @@ class Client:
             if not word:
                 publisher.finish_half_done_publishes()
                 publisher.release(slot)
+        origin = Origin(self, task, self._registry.decoder(self._decoder, task))
         if target.route.flags & FORGET:
-            return ForgottenJob(self, slot, word, task, self._decoder.decode)
-        job: Job[Any] = Job(self, slot, word, task, self._registry.decoder(self._decoder, task))
+            return ForgottenJob(origin, slot, word)
+        job: Job[Any] = Job(origin, slot, word)
         self._jobs[slot - self._first] = job
         return job
 
     def repair(self) -> None:
-        """Finish a publish that an exception in a signal handler cut short."""
+        """An exception in a signal handler cut a hot path short: finish its publish, give its lock back."""
+        if self._is_busy():
+            self._lock.release()
         with self._lock:
             self._publisher.finish_half_done_publishes()
 
@@ -419,7 +438,7 @@ class Client:
                 return
             try:
                 if job._state == RAW:
-                    job._outcome, job._state = job._decode(job._raw or b""), VALUE
+                    job._outcome, job._state = job._origin.decode(job._raw or b""), VALUE
                 else:
                     job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure)), ERROR
             except Exception as error:
@@ -456,8 +475,15 @@ class Client:
         if self._is_busy():
             raise _reentrant()
         self._check_own(job)
-        with resolve.waiting_for(job):
-            if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
+        give_up = deadline_after(timeout)
+        has_ended = partial(self._peek, job)
+        while not self.collect(job):
+            if resolve.is_in_task():
+                with resolve.waiting_for(job):
+                    is_ready = self._waiter.wait(has_ended, give_up)
+            else:
+                is_ready = self._waiter.wait(has_ended, give_up)
+            if not is_ready:
                 raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
 
     def state_of(self, job: Job[Any]) -> str:

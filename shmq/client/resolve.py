@@ -49,7 +49,7 @@ class Target:
     eta: float | None
     expires_s: float | None
     decode: Callable[[bytes], Any]
-    submit: Callable[[tuple[Any, ...]], Job[Any]]
+    submit: Callable[..., Job[Any]]
 
 
 class Registry:
@@ -128,13 +128,14 @@ class Registry:
             task._target = target
             self._resolved.append(task)
             if is_plain and options.block is None and client.is_default:
-                task._submit = target.submit
+                task.__dict__["submit"] = target.submit  # the hot path itself: no call in between
         return target
 
     def forget_targets(self) -> None:
         """The row is gone: every task works its target out again."""
         for task in self._resolved:
-            task._target = task._submit = None
+            task._target = None
+            task.__dict__.pop("submit", None)
         self._resolved.clear()
 
     def _group(self, name: str, info: TaskInfo) -> int:
@@ -192,7 +193,7 @@ def _result_type(task: Task[..., Any]) -> Any:
     return Any if isinstance(task, _RemoteTask) else task.signature.result_type()
 
 
-def _not_ready(_args: tuple[Any, ...]) -> Any:
+def _not_ready(*_args: Any) -> Any:
     raise AssertionError("a target is used before its hot path was made")
 
 
@@ -200,13 +201,13 @@ def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[A
     return args, kwargs
 
 
-def waiting_for(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
-    """Around a wait for `job`: inside a task the pool must know of it."""
-    return contextlib.nullcontext() if current.worker() is None else _blocked_worker(job)
+def is_in_task() -> bool:
+    """Is this process a worker? Then its pool must know of a wait: `waiting_for`."""
+    return current.worker() is not None
 
 
 @contextlib.contextmanager
-def _blocked_worker(job: Job[Any]) -> Iterator[None]:
+def waiting_for(job: Job[Any]) -> Iterator[None]:
     """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
 
     Raises:

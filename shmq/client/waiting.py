@@ -12,6 +12,7 @@ from shmq.memory.fence import new_fence
 from shmq.transport.membership import ProducerRow
 
 _CHECK_EVERY_S = 1.0
+_FOREVER = float("inf")
 
 
 class Waiter:
@@ -31,35 +32,51 @@ class Waiter:
         Raises:
             Detached: the segment's name is gone, so nobody will ever ring again.
         """
-        check_at = time.monotonic() + _CHECK_EVERY_S
         while not is_ready():
-            now = time.monotonic()
-            if now >= deadline:
+            if deadline <= time.monotonic():
                 return False
-            if now >= check_at:
-                self._check_attached()
-                check_at = now + _CHECK_EVERY_S
-            slice_s = min(deadline - now, RESCUE_S)
+            is_leader = False
             try:
                 is_leader = self._leader.acquire(blocking=False)
-                if is_leader:
-                    self._sleep(is_ready, slice_s)
+                if is_leader and self._lead(is_ready, deadline):
+                    return True
             finally:
                 self._resign()
             if not is_leader:
-                self._follow(slice_s)
+                self._follow(min(deadline - time.monotonic(), RESCUE_S))
         return True
 
-    def _sleep(self, is_ready: Callable[[], bool], slice_s: float) -> None:
-        self._row.set("waiting", 1)
-        self._fence()  # SYNC POINT: doorbell — "I wait" is visible before the second look
+    def _lead(self, is_ready: Callable[[], bool], deadline: float) -> bool:
+        """Sleep on the row's bell until `is_ready()` or the deadline; wake followers each time it rings."""
+        bell, check_at = self._row.bell, time.monotonic() + _CHECK_EVERY_S
+        self._row.set_waiting(1)
         try:
-            if is_ready():
-                return
-            if not self._row.bell.wait(slice_s) and is_ready() and not self._row.bell.wait(0):
-                self.rescues += 1
+            while True:
+                self._fence()  # SYNC POINT: doorbell — "I wait" is visible before the second look
+                if is_ready():
+                    return True
+                if deadline == _FOREVER:
+                    is_rung = bell.doze()
+                else:
+                    left = deadline - time.monotonic()
+                    is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
+                if not is_rung:
+                    self._look_around(is_ready, check_at, deadline)
+                    if time.monotonic() >= deadline:
+                        return is_ready()
+                if self._followers:
+                    with self._handed_out:
+                        self._handed_out.notify_all()
         finally:
-            self._row.set("waiting", 0)
+            self._row.set_waiting(0)
+
+    def _look_around(self, is_ready: Callable[[], bool], check_at: float, deadline: float) -> None:
+        """Nobody rang for a while: was a ring lost, or is the segment?"""
+        now = time.monotonic()
+        if is_ready() and now < deadline and not self._row.bell.wait(0):
+            self.rescues += 1
+        if now >= check_at:
+            self._check_attached()
 
     def _resign(self) -> None:
         """Let go of the lead if this thread has it: a signal handler may raise right after the acquire."""

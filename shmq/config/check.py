@@ -32,8 +32,7 @@ def _group_problems(config: Config) -> Iterator[str]:
         where = f"groups.{name}"
         if isinstance(group.max_workers, int) and group.min_workers > group.max_workers:
             yield (
-                f"expected {where}.min_workers to be at most max_workers ({group.max_workers}), "
-                f"got {group.min_workers}"
+                f"expected {where}.min_workers to be at most max_workers ({group.max_workers}), got {group.min_workers}"
             )
         soft, hard = group.max_worker_memory_bytes, group.hard_worker_memory_bytes
         if soft is not None and hard is not None and soft > hard:

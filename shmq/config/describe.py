@@ -101,9 +101,7 @@ def _range(bounds: dict[str, Any]) -> str:
         words = f" from {_number(low)} to {_number(high)}"
     else:
         signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-        words = " " + ", ".join(
-            f"{sign} {_number(bounds[name])}" for name, sign in signs.items() if name in bounds
-        )
+        words = " " + ", ".join(f"{sign} {_number(bounds[name])}" for name, sign in signs.items() if name in bounds)
     return words.rstrip() + (f", a multiple of {bounds['multiple_of']}" if "multiple_of" in bounds else "")
 
 

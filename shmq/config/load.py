@@ -101,11 +101,7 @@ def _with_group_defaults(tables: dict[str, Any]) -> dict[str, Any]:
     groups = tables.get("groups")
     if not isinstance(groups, dict):
         return tables
-    filled = {
-        name: group_defaults(name, groups) | group
-        for name, group in groups.items()
-        if isinstance(group, dict)
-    }
+    filled = {name: group_defaults(name, groups) | group for name, group in groups.items() if isinstance(group, dict)}
     for group in filled.values():
         if group.get("escalate_to") == "":
             del group["escalate_to"]

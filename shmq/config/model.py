@@ -121,9 +121,7 @@ class Group(Limit, frozen=True, kw_only=True):
     ] = 0.002
     concurrency: Annotated[
         SomeWorkers | Auto,
-        Meta(
-            description="jobs that one worker runs at once: `async def` on one event loop, others in threads"
-        ),
+        Meta(description="jobs that one worker runs at once: `async def` on one event loop, others in threads"),
     ] = 1
     timeout_s: Annotated[
         Seconds | None,
@@ -147,15 +145,11 @@ class Group(Limit, frozen=True, kw_only=True):
     ] = 30.0
     max_worker_memory_bytes: Annotated[
         Bytes | None,
-        Meta(
-            description="private memory above which a worker is replaced between two jobs; without it never"
-        ),
+        Meta(description="private memory above which a worker is replaced between two jobs; without it never"),
     ] = None
     hard_worker_memory_bytes: Annotated[
         Bytes | None,
-        Meta(
-            description="private memory above which a worker is killed, its job escalated; without it never"
-        ),
+        Meta(description="private memory above which a worker is killed, its job escalated; without it never"),
     ] = None
     max_jobs_per_worker: Annotated[
         Count | None,
@@ -237,9 +231,7 @@ class Memory(Table, frozen=True, kw_only=True):
     ] = 512
     block_budget_bytes: Annotated[
         int,
-        Meta(
-            ge=4096, le=1 << 44, description="memory of all blocks together: large arguments, results, arrays"
-        ),
+        Meta(ge=4096, le=1 << 44, description="memory of all blocks together: large arguments, results, arrays"),
     ] = 32 << 20
     block_unit_bytes: Annotated[
         int,
@@ -252,9 +244,7 @@ class Memory(Table, frozen=True, kw_only=True):
     ] = 65536
     arenas: Annotated[
         int,
-        Meta(
-            ge=1, le=8, description="parts of the block memory with a lock each; a block fits into one part"
-        ),
+        Meta(ge=1, le=8, description="parts of the block memory with a lock each; a block fits into one part"),
     ] = 2
     max_workers: Annotated[
         SomeWorkers,

@@ -13,7 +13,7 @@ import math
 from dataclasses import astuple, dataclass, fields
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
@@ -82,7 +82,7 @@ GROUP_CONTROL = {
     ))
 }  # fmt: skip
 GROUP_CLAIM = {name: i for i, name in enumerate((
-    "rate_ns", "claimed", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures", "held_until_ns",
+    "rate_ns", "claimed", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures", "attended_until_ns",
 ))}  # fmt: skip
 GROUP_PLAN = {name: i for i, name in enumerate((
     "target", "step", "arrivals_milli", "mean_milli", "lo_milli", "hi_milli", "service_ns", "need",
@@ -121,7 +121,9 @@ FIELDS: tuple[Field, ...] = (
     Field("state_dir", "B", (PATH_BYTES,), "supervisor", "path of the state directory, UTF-8"),
     Field("group_names", "B", ("groups", NAME_BYTES), "supervisor", "name of each group"),
     Field("group_control", "Q", ("groups", 32), "supervisor", "paused, bounds, limits"),
-    Field("group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters"),
+    Field(
+        "group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters, until when the group is attended"
+    ),
     Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 128), "planner", "the target's reason, in words"),
     Field("task_limits", "Q", (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),

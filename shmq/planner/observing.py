@@ -96,7 +96,7 @@ class Observer:
             square = float((counts * self._middles**2).sum() / total)
             known.cv2 = min(max(square / mean**2 - 1.0, 0.0), 100.0) if mean > 0 else 1.0
         if mine.any():
-            took = self._rows[mine, WORKER["started_ns"]].astype(np.int64) - self._rows[
-                mine, WORKER["fork_ns"]
-            ].astype(np.int64)
+            took = self._rows[mine, WORKER["started_ns"]].astype(np.int64) - self._rows[mine, WORKER["fork_ns"]].astype(
+                np.int64
+            )
             known.ready_s = max(float(took.max()) / NS, 0.001)

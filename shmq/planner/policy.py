@@ -110,9 +110,7 @@ class Policy:
             for spare, last_s in ((1, self._hold_s * max(1.0, LINGER / excess**2)), (0, self._linger_s)):
                 if last_s <= watched_s and self._greatest(now_s - last_s) <= target - spare:
                     return self._lower(now_s, target, f"needed {target - spare} at most for {last_s:g} s")
-        return self._stay(
-            f"needs {need}, but one worker less has to last {self._linger_s:g} s, more not so long"
-        )
+        return self._stay(f"needs {need}, but one worker less has to last {self._linger_s:g} s, more not so long")
 
     @property
     def _hold_s(self) -> float:

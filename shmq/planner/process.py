@@ -80,9 +80,7 @@ class Planner:
         rules = Rules(settings.min_workers, sizing.max_workers, settings.hold_s, settings.mode)
         goal = Goal(settings.target_wait_s, settings.miss_ratio)
         forecaster = self._patterns.load(self._names[g])
-        planner = GroupPlanner(
-            self._step_s, goal, rules, concurrency=sizing.concurrency, forecaster=forecaster
-        )
+        planner = GroupPlanner(self._step_s, goal, rules, concurrency=sizing.concurrency, forecaster=forecaster)
         # whoever planned before us had reasons: go on from there, down only after a hold time of our own
         present = self._control[g][GROUP_CONTROL["scaled_to"]]
         planner.policy.target = min(max(present, rules.min_workers), rules.max_workers)

@@ -162,9 +162,7 @@ def servers_for_backlog(load: Load, target_wait_s: float) -> int:
 
 def workers_needed(load: Load, goal: Goal, *, concurrency: int = 1, most: int = MOST_SERVERS) -> int:
     """Workers of `concurrency` jobs each for the load to come and the backlog there is, `most` at most."""
-    servers = max(
-        servers_needed(load, goal, most * concurrency), servers_for_backlog(load, goal.target_wait_s)
-    )
+    servers = max(servers_needed(load, goal, most * concurrency), servers_for_backlog(load, goal.target_wait_s))
     return min(math.ceil(servers / concurrency), most)
 
 

@@ -98,9 +98,7 @@ class Commands:
             ]
         }  # fmt: skip
 
-    def limit(
-        self, group: str | None = None, task: str | None = None, *, off: bool = False, **changes: Any
-    ) -> Answer:
+    def limit(self, group: str | None = None, task: str | None = None, *, off: bool = False, **changes: Any) -> Answer:
         """Change the group's rate limit; what is not named stays as it is."""
         if group is None or task is not None:
             raise ShmqError(f"limits of single tasks are set in the configuration: [limits.{task!r}]")
@@ -129,9 +127,7 @@ class Commands:
         rows = self._supervisor.pools.rows
         rate = changes.get("rate_per_s", rows.control(pool.index, "rate_per_s_milli") / 1000 or None)
         if rate is None:
-            raise ShmqError(
-                f"group {pool.name!r} has no rate limit, so a burst means nothing; give rate_per_s too"
-            )
+            raise ShmqError(f"group {pool.name!r} has no rate limit, so a burst means nothing; give rate_per_s too")
         burst = changes.get("burst")
         if burst is None and "rate_per_s" not in changes:
             burst = rows.control(pool.index, "burst")

@@ -76,9 +76,7 @@ class ControlServer:
             request = msgspec.json.decode(packet, type=dict[str, Any])
             handler = self._handlers.get(request.pop("command", ""))
             if handler is None:
-                return {
-                    "error": f"unknown command; this supervisor knows {', '.join(sorted(self._handlers))}"
-                }
+                return {"error": f"unknown command; this supervisor knows {', '.join(sorted(self._handlers))}"}
             return handler(**request)
         except (ShmqError, TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
             return {"error": str(error)}
@@ -113,9 +111,7 @@ def request(state_dir: Path, command: str, *, timeout_s: float = 10.0, **argumen
             raise NotRunning(
                 f"the supervisor did not answer `{command}` within {timeout_s:g} s; is it stopped (SIGSTOP)?"
             ) from None
-    answer = (
-        msgspec.json.decode(packet, type=dict[str, Any]) if packet else {"error": "the supervisor hung up"}
-    )
+    answer = msgspec.json.decode(packet, type=dict[str, Any]) if packet else {"error": "the supervisor hung up"}
     if "error" in answer:
         raise ShmqError(str(answer["error"]))
     return answer

@@ -16,9 +16,7 @@ def write(segment: Segment, config: Config) -> None:
         ConfigError: more limits than rows.
     """
     if len(config.limits) > MOST_TASK_LIMITS:
-        raise ConfigError(
-            f"[limits]: {len(config.limits)} task limits; at most {MOST_TASK_LIMITS} are possible"
-        )
+        raise ConfigError(f"[limits]: {len(config.limits)} task limits; at most {MOST_TASK_LIMITS} are possible")
     for row, limit in zip(segment.rows("task_limits"), config.limits.values(), strict=False):
         for word, value in {
             "rate_per_s_milli": max(int(min(limit.rate_per_s, 1e12) * 1000), 1) if limit.rate_per_s else 0,

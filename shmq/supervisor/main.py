@@ -40,9 +40,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 EXIT_OK, EXIT_FORCED = 0, 1
 
 
-def supervise(
-    config: Config, config_path: Path, *, log_format: str = "text", task_output: str = "log"
-) -> int:
+def supervise(config: Config, config_path: Path, *, log_format: str = "text", task_output: str = "log") -> int:
     """Serve a namespace in the foreground until stopped; the exit code.
 
     Raises:

@@ -83,9 +83,7 @@ class Servers:
         if self._coming is None and time.monotonic() >= self._start_at:
             self.start()
         elif self._coming is not None and self._coming.is_over and self._coming.pid not in self._statuses:
-            os.kill(
-                self._coming.pid, signal.SIGKILL
-            )  # our own unreaped child: its module closed our descriptor
+            os.kill(self._coming.pid, signal.SIGKILL)  # our own unreaped child: its module closed our descriptor
 
     def read(self) -> None:
         """Take all reports that have arrived."""
@@ -164,9 +162,7 @@ class Servers:
         if not self._has_been_ready:
             self._give_up(f"{why}\nNothing was started. Correct the module, then start again.")
         elif self._pools.fork_server is None:
-            _log.error(
-                "no new workers for now, those that run go on; tried again in %.1f s: %s", self._pause(), why
-            )
+            _log.error("no new workers for now, those that run go on; tried again in %.1f s: %s", self._pause(), why)
         else:
             _log.error("reload refused, the old code goes on: %s", why)
 

@@ -75,9 +75,7 @@ class Stopping:
         self._wait(lambda: not supervisor.pools.all_workers() and not self._has_dead_rows())
         for helper in supervisor.helpers:
             helper.kill()
-        self._wait(
-            lambda: not any(helper.pid for helper in supervisor.helpers) and not supervisor.servers.pids()
-        )
+        self._wait(lambda: not any(helper.pid for helper in supervisor.helpers) and not supervisor.servers.pids())
         segment = supervisor.segment
         segment.set_header("supervisor_pid", 0)
         segment.set_header("recovery_pid", 0)

@@ -85,8 +85,7 @@ class Task(Generic[P, R]):
         self.key = key_of(self.name)
         self.result_key = self.key  # which decoder reads its results
         self.settings = options.check(self.name)
-        self._target: Any = None  # everything precomputed for submit, and
-        self._submit: Callable[[tuple[Any, ...]], Job[Any]] | None = None  # the default client's hot path
+        self._target: Any = None  # everything precomputed for submit; then `submit` is the default client's hot path
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -116,9 +115,6 @@ class Task(Generic[P, R]):
             SubmitError: the job was not accepted (unknown task, wrong arguments, queue full, ...).
             NotRunning: no supervisor serves the namespace.
         """
-        submit = self._submit
-        if submit is not None and not kwargs:
-            return submit(args)
         return cast("Job[R]", _default_client().submit_task(self, args, kwargs))
 
     def submit_nowait(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:

@@ -8,6 +8,9 @@ from shmq.memory.doorbell import Doorbell, FifoBell, NoBell, open_bell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_WORDS
 from shmq.memory.segment import Segment
 
+_WORKER_SERIAL = WORKER["bell_serial"]
+_WAITING, _POLLING, _SERIAL = PRODUCER["waiting"], PRODUCER["polling"], PRODUCER["bell_serial"]
+
 
 class Bells:
     """Rings by row index. A row's bell is opened again when its serial says it is a new one."""
@@ -43,16 +46,23 @@ class Bells:
         """
         first, last = self._sleepers[group]
         at = self._find(b"\1", first, last)
-        if at < 0:
-            return
-        row = at - first - 1
+        if at >= 0:
+            self.ring(at - first - 1)
+
+    def ring(self, row: int) -> None:
+        """Ring a sleeping worker once per nap; -1 is the supervisor, rung each time."""
         if row < 0:
             self.notify_supervisor()
             return
         nap = self.naps[row]
-        if self.rung.get(row) != nap:
-            self.rung[row] = nap
+        if self.rung.get(row) == nap:
+            return
+        self.rung[row] = nap
+        known = self._of_worker.get(row)
+        if known is None or known[0] != self._workers[row * WORKER_WORDS + _WORKER_SERIAL]:
             self.worker(row).notify()
+        else:
+            known[1].notify()
 
     def wake_all(self, group: int) -> None:
         """Wake every sleeper of the group (after a death, when limits change)."""
@@ -81,10 +91,14 @@ class Bells:
 
         Caller must: have published the job word and fenced (SYNC POINT: doorbell).
         """
-        at = row * PRODUCER_WORDS
-        if self._producers[at + PRODUCER["waiting"]]:
-            self.producer(row).notify()
-        if self._producers[at + PRODUCER["polling"]]:
+        producers, at = self._producers, row * PRODUCER_WORDS
+        if producers[at + _WAITING]:
+            known = self._of_producer.get(row)
+            if known is None or known[0] != producers[at + _SERIAL]:
+                self.producer(row).notify()
+            else:
+                known[1].notify()
+        if producers[at + _POLLING]:
             self._poll_bell(row).notify()
 
     def notify_supervisor(self) -> None:

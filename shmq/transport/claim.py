@@ -6,11 +6,17 @@
 Weighted priorities: a claim walks a fixed wheel of PRIORITY_WHEEL turns. Priority p of 1..5 gets
 16, 8, 4, 2, 1 turns of 31; a turn nobody waits for goes to the highest priority that waits. So 1 is
 served first, and while 5 waits, one worker claims at most 30 other jobs before one of 5.
+
+Attended groups: who claims a batch of tiny jobs promises, in one word of the group, to look again at a
+moment some microseconds away. Until then producers need not ring: no system call, no second worker woken
+for work that the first will have done before the second is awake. The promise ends by itself, and who
+gave it looks again after that moment before it sleeps (`Loop._keep_promise`).
 """
 
 from __future__ import annotations
 
 import fcntl
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,6 +53,13 @@ _KIND = np.uint64(STATE | GROUP)
 _BY_GENERATION = np.uint64(GENERATION_SHIFT)
 _KEPT = np.uint64(_KEEP & (1 << 64) - 1)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
+_ATTENDED = GROUP_CLAIM["attended_until_ns"]
+_CLAIMED = GROUP_CLAIM["claimed"]
+_PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
+_STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
+STRETCH_NS = 200_000
+"""Work that one worker does before anybody else is worth waking: about two wake-ups."""
+_LINGER_NS = 60_000  # how long after such a batch the worker still looks by itself
 
 
 def _wheel() -> tuple[int, ...]:
@@ -75,6 +88,9 @@ class Claimer:
         shape = segment.shape
         self.group = group
         self.backlog = 0
+        self.service_ns = 0.0  # mean time of a job, as the loop has measured it; 0: not yet
+        self.is_stream = False  # did the worker find work again right after its last batch?
+        self.promised_until_ns = 0  # the moment after which this worker must look again before it sleeps
         self._last_lane = 0
         self.held_until_ns, self.is_circuit_open = 0, False
         self._segment = segment
@@ -102,12 +118,28 @@ class Claimer:
         self._fence = new_fence()
         self._turn = 0
         self._next_lane = 0
+        self.has_work = self._make_has_work()
+
+    def _make_has_work(self) -> Callable[[], bool]:
+        """Does any tail of the group differ from its head? Two copies and one comparison, no numpy."""
+        whole, nbytes = self._segment.map, self._np_heads.shape[0] * LANE_WORDS * 8
+        heads = self._segment.layout.offsets["heads"] + self.group * nbytes
+        tails = self._segment.layout.offsets["tails"] + self.group * nbytes
+        heads_end, tails_end = heads + nbytes, tails + nbytes
+
+        def has_work() -> bool:
+            return whole[heads:heads_end] != whole[tails:tails_end]  # heads before tails
+
+        return has_work
 
     def lanes_with_work(self) -> list[int]:
         """Lanes of the group whose tail differs from its head: row * PRIORITIES + priority.
 
         `backlog` is then how many entries wait in them, stale ones included.
         """
+        if not self.has_work():
+            self.backlog = 0
+            return []
         heads = self._np_heads.copy()  # heads before tails
         waiting = (self._np_tails - heads).ravel()
         lanes: list[int] = waiting.nonzero()[0].tolist()
@@ -128,7 +160,7 @@ class Claimer:
 
     def is_paused(self) -> bool:
         """Paused groups are not claimed from."""
-        return bool(self._control[GROUP_CONTROL["paused"]])
+        return bool(self._control[_PAUSED])
 
     def claim(self, lanes: list[int], most: int) -> tuple[list[int], list[int]]:
         """Lease up to `most` jobs; (slots, their words). Cancelled ones are ended on the way.
@@ -138,10 +170,11 @@ class Claimer:
         """
         slots: list[int] = []
         words: list[int] = []
+        control, shared = self._control, self._claim
         self.held_until_ns, self.is_circuit_open, self._np_leased = 0, False, []
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
         try:
-            is_limited = self.limit.is_set
+            is_limited = control[_RATE] or control[_BREAKER]
             if is_limited:
                 now = now_ns()
                 allowance = self.limit.allow(most, now)
@@ -149,9 +182,14 @@ class Claimer:
                 self.is_circuit_open = allowance.fails_fast
             if most:
                 self._take(lanes, most, slots, words)
-            self._claim[GROUP_CLAIM["claimed"]] += len(slots)
-            if is_limited and not self.is_circuit_open:
-                self.limit.spend(len(slots), now)
+            shared[_CLAIMED] += len(slots)
+            if is_limited:
+                if not self.is_circuit_open:
+                    self.limit.spend(len(slots), now)
+            elif (self.is_stream or len(slots) >= _STREAM) and 0.0 < self.service_ns * len(slots) < STRETCH_NS:
+                until = now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS
+                # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
+                shared[_ATTENDED] = self.promised_until_ns = until
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
         if slots:
@@ -251,11 +289,13 @@ class Claimer:
 
     def _end_cancelled(self, slots: list[int], words: list[int]) -> None:
         cancels, ended = self._cancels, []
-        runs, self._np_leased = self._np_leased, []
-        if sum(len(entries) for entries, _ in runs) == len(slots) and not any(
-            (self._np_cancels.take(entries) == found >> _BY_GENERATION).any() for entries, found in runs
-        ):
-            return
+        runs = self._np_leased
+        if runs:
+            self._np_leased = []
+            if sum(len(entries) for entries, _ in runs) == len(slots) and not any(
+                (self._np_cancels.take(entries) == found >> _BY_GENERATION).any() for entries, found in runs
+            ):
+                return
         for i, slot in enumerate(slots):
             if cancels[slot] == words[i] >> GENERATION_SHIFT:
                 self._words[slot] = words[i] & _KEEP & ~STATE | CANCELLED

@@ -28,7 +28,8 @@ class ProducerRow:
         self.segment = segment
         self._at = index * PRODUCER_WORDS
         self._rows = segment.view("producer_rows")
-        self._rows[self._at + PRODUCER["waiting"]] = 0
+        self._waiting_at = self._at + PRODUCER["waiting"]
+        self.set_waiting(0)
         self._rows[self._at + PRODUCER["polling"]] = 0
         self._rows[self._at + PRODUCER["ticks"]] = clock.start_ticks(os.getpid())
         self._rows[self._at + PRODUCER["pid"]] = os.getpid()
@@ -40,6 +41,10 @@ class ProducerRow:
     def set(self, word: str, value: int) -> None:
         """Write a word of the row."""
         self._rows[self._at + PRODUCER[word]] = value
+
+    def set_waiting(self, value: int) -> None:
+        """Does a thread sleep on the bell?"""
+        self._rows[self._waiting_at] = value
 
     def release(self) -> None:
         """Leave the row clean for the next holder, except jobs still on their way."""
@@ -115,4 +120,3 @@ def _end_unread(segment: Segment, publisher: Publisher) -> None:
         slot, generation = tag & 0xFFFFFFFF, tag >> 32
         if publisher.first <= slot < publisher.last and words[slot] == generation << 32:
             words[slot] = next_free(words[slot])
-

@@ -62,6 +62,9 @@ class Publisher:
         self.inline_bytes = shape.slot_bytes - HEADER_BYTES
         self.free: list[int] = []
         self.reserved: set[int] = set()
+        self.written: list[Route | None] = [
+            None
+        ] * shape.slots_per_producer  # whose constant words a slot's header holds
         self.bells = Bells(segment)
         self._words = segment.view("words")
         self._column = column(segment, "words")[self.first : self.last]
@@ -79,8 +82,8 @@ class Publisher:
         capacity = self.segment.shape.slots_per_producer
         mask = capacity - 1
         order = new_order_fence()
-        pack_into, fence, find = HEADER.pack_into, self._fence, self.segment.map.find
-        sleepers, wake_one = self.bells.sleepers, self.bells.wake_one
+        pack_into, fence = HEADER.pack_into, self._fence
+        wake_one, written, first = self.bells.wake_one, self.written, self.first
 
         def publish(
             slot: int, route: Route, length: int, block: int, nargs: int, kind: int, expires_ns: int, message: Any
@@ -91,8 +94,9 @@ class Publisher:
             if tail - heads[lane] >= capacity:
                 return 0
             at = slot * stride
+            written[slot - first] = None
             pack_into(
-                payload, at, key, length, block, nargs, kind, flags, retries, timeout_ns, expires_ns, now_ns(), parent
+                payload, at, key, length, nargs, kind, flags, retries, now_ns(), block, timeout_ns, expires_ns, parent
             )
             if not block:
                 at += HEADER_BYTES
@@ -106,9 +110,7 @@ class Publisher:
                 order()  # SYNC POINT: lane-visible — the word is QUEUED before the tail offers the entry
             tails[lane] = tail + 1
             fence()  # SYNC POINT: doorbell — tail visible before we look for sleepers
-            first, last = sleepers(group)
-            if find(b"\1", first, last) >= 0:
-                wake_one(group)
+            wake_one(group)
             return word
 
         return publish
@@ -119,9 +121,10 @@ class Publisher:
     ) -> int:  # fmt: skip
         """Publish a job that is due later: straight to SCHEDULED, no lane; recovery takes it."""
         payload, at = self.segment.view("payload"), slot * self.segment.shape.slot_bytes
+        self.written[slot - self.first] = None
         HEADER.pack_into(
-            payload, at, route.key, length, block, nargs, kind, route.flags, route.retries, route.timeout_ns,
-            expires_ns, now_ns(), route.parent,
+            payload, at, route.key, length, nargs, kind, route.flags, route.retries, now_ns(), block,
+            route.timeout_ns, expires_ns, route.parent,
         )  # fmt: skip
         if not block:
             payload[at + HEADER_BYTES : at + HEADER_BYTES + length] = message

@@ -225,5 +225,3 @@ class Redeliverer:
         first = row * self._shape.slots_per_producer
         words = self._np_words[first : first + self._shape.slots_per_producer]
         return int(((words & _U(STATE)) != FREE).sum())
-
-

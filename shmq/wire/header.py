@@ -3,16 +3,18 @@
     offset  size  field
     0       8     task key (blake2b-8 of the task's name)
     8       4     length of the message in bytes
-    12      4     block: first unit + 1 when the message lies in a block, 0 when it follows here
-    16      1     argument count, or VARIADIC when the message carries [args, kwargs]
-    17      1     kind: CALL, MANY (a chunk of map), STREAM
-    18      1     flags: bits 0-3 FORGET (nobody reads the result), bits 4-7 lane (priority - 1)
-    19      1     retries allowed
-    20      8     time limit in ns, 0 = none
-    28      8     expires: monotonic ns, 0 = never
-    36      8     submitted: monotonic ns
-    44      8     job id of the task that submitted this job, 0 = none
+    12      1     argument count, or VARIADIC when the message carries [args, kwargs]
+    13      1     kind: CALL, MANY (a chunk of map), STREAM
+    14      1     flags: FORGET (nobody reads the result), PLAIN (a CALL with positional arguments that follow the
+                  header, without limits of its own), bits 4-7 lane (priority - 1)
+    15      1     retries allowed
+    16      8     submitted: monotonic ns
+    24      8     block: first unit + 1 when the message lies in a block, 0 when it follows the header
+    32      8     time limit in ns, 0 = none
+    40      8     expires: monotonic ns, 0 = never
+    48      8     job id of the task that submitted this job, 0 = none
 
+Each 8 bytes are one aligned word: of a slot's next job with the same route only the second and third change.
 A job id is `generation << 32 | slot`: unique for the life of a segment.
 Result word: `length << 32 | place << 8 | kind` with `place` a byte offset in the slot or a unit.
 """
@@ -20,21 +22,46 @@ Result word: `length << 32 | place << 8 | kind` with `place` a byte offset in th
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
-HEADER = struct.Struct("<QIIBBBBQQQQ")
+HEADER = struct.Struct("<QIBBBBQQQQQ")
 HEADER_BYTES = 56
 assert HEADER.size <= HEADER_BYTES
+KEY_WORD, CALL_WORD, SUBMITTED_WORD, BLOCK_WORD, LIMIT_WORD, EXPIRES_WORD, PARENT_WORD = range(7)
+"""The header as u64 words; CALL_WORD holds length, argument count, kind, flags and retries."""
 
 CALL, MANY, STREAM = 0, 1, 2
-FORGET = 1
+FORGET, PLAIN = 1, 2
+FLAGS_SHIFT = 48  # of the flags in CALL_WORD
 LANE_SHIFT = 4
-FLAGS_OFFSET = 18
+FLAGS_OFFSET = 14
 VARIADIC = 255
 """Argument count that means: the message is [args, kwargs]."""
 
 INLINE, BLOCK = 0, 1
 REFERENCES = 2
 """Kinds of a result word; REFERENCES is added when the message refers to arrays in blocks."""
+
+
+class Header(NamedTuple):
+    """A header's fields, in their order."""
+
+    key: int
+    length: int
+    nargs: int
+    kind: int
+    flags: int
+    retries: int
+    submitted_ns: int
+    block: int
+    timeout_ns: int
+    expires_ns: int
+    parent: int
+
+
+def call_word(nargs: int, kind: int, flags: int, retries: int) -> int:
+    """The word at CALL_WORD, but for the length."""
+    return nargs << 32 | kind << 40 | flags << 48 | retries << 56
 
 
 def result_word(length: int, place: int, kind: int) -> int:

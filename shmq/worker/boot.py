@@ -86,6 +86,7 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     os.setpgid(0, 0)
     if not kernel.die_with_parent(order.supervisor_pid):
         return EXIT_ORPHAN
+    kernel.be_punctual()
     _name_process(order)
     _prefer_for_oom(order.settings.oom_score_adj)
     segment = attach(order.segment_name)

@@ -31,7 +31,7 @@ from shmq.tasks import current
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
-from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
+from shmq.wire.header import FORGET, MANY, VARIADIC, Header
 from shmq.worker.execution import END, START, Executor
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.runnable import Runnable
@@ -49,7 +49,7 @@ class Running:
 
     slot: int
     word: int
-    head: tuple[int, ...]
+    head: Header
     runnable: Runnable | None
     started_ns: int
     deadline_ns: int = 0
@@ -197,8 +197,8 @@ class ConcurrentLoop:
         running = leased + START
         # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
         self._seat.words[slot] = running
-        head = HEADER.unpack_from(self._executor.payload, slot * self._executor.stride)
-        job = Running(slot, running, head, self._executor.runnables.get(head[0]), now_ns())
+        head = self._executor.header(slot)
+        job = Running(slot, running, head, self._executor.runnables.get(head.key), now_ns())
         self._running.add(job)
         job.future = asyncio.get_running_loop().create_task(self._run(job))
 
@@ -224,7 +224,7 @@ class ConcurrentLoop:
 
     def _why_cancelled(self, job: Running) -> BaseException:
         if job.has_timed_out and job.runnable is not None:
-            limit_s = (job.head[7] or job.runnable.timeout_ns) / NS
+            limit_s = (job.head.timeout_ns or job.runnable.timeout_ns) / NS
             return TaskTimeout(f"{job.runnable.name} ran past its time limit of {limit_s:g} s; raise `timeout`")
         if job.was_killed:
             return JobCancelled("killed on request")
@@ -232,25 +232,26 @@ class ConcurrentLoop:
 
     async def _call(self, job: Running) -> tuple[Any, None]:
         """Decode and call. Runs in the job's own context, so that `shmq.cancelled()` knows it."""
-        key, length, block, nargs, kind, _, _, timeout_ns, expires_ns, _, _ = job.head
-        runnable = job.runnable
+        head, runnable = job.head, job.runnable
         if runnable is None:
-            raise UnknownTask(f"no task with key {key:#018x} is registered in this worker; was its module removed?")
-        if expires_ns and now_ns() > expires_ns:
+            raise UnknownTask(
+                f"no task with key {head.key:#018x} is registered in this worker; was its module removed?"
+            )
+        if head.expires_ns and now_ns() > head.expires_ns:
             raise JobExpired(f"{runnable.name} was not started before it expired")
         attempt = crashes_of(job.word) + failures_of(job.word)
         current.set_job(
             current.CurrentJob(job.slot, job.word >> GENERATION_SHIFT, runnable.name, self._seat.group_name, attempt)
         )
         executor = self._executor
-        data = executor.message(job.slot * executor.stride, length, block)
-        limit = timeout_ns or runnable.timeout_ns
-        if kind == MANY:
-            return await self._call_chunk(job, runnable, data, nargs, limit), None
-        if nargs == VARIADIC:
+        data = executor.message(job.slot, head)
+        limit = head.timeout_ns or runnable.timeout_ns
+        if head.kind == MANY:
+            return await self._call_chunk(job, runnable, data, head.nargs, limit), None
+        if head.nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
-            args, kwargs = (runnable.decoders.get(nargs) or runnable.decoder(nargs))(data), {}
+            args, kwargs = (runnable.decoders.get(head.nargs) or runnable.decoder(head.nargs))(data), {}
         self._keep_views(job)
         return await self._invoke(job, runnable, args, kwargs, limit), None
 
@@ -349,7 +350,7 @@ class ConcurrentLoop:
         if job.was_killed and isinstance(error, JobCancelled):
             ended = with_state(job.word, CANCELLED)
         elif error is not None:
-            ended = executor.fail(job.slot, job.word, error, job.head)
+            ended = executor.fail(job.slot, job.word, error)
         else:
             ended = self._store(job, value)
         value = None
@@ -358,7 +359,7 @@ class ConcurrentLoop:
         executor.decoder.pin_living_views()
         if ended and seat.words[job.slot] == job.word:
             # SYNC POINT: result-visible
-            seat.words[job.slot] = ended if not job.head[5] & FORGET else next_free(job.word)
+            seat.words[job.slot] = ended if not job.head.flags & FORGET else next_free(job.word)
         self._show_deadline()
         executor.account([job.slot], 1, now_ns() - job.started_ns)
         if self._claimer.limit.has_breaker:
@@ -383,7 +384,7 @@ class ConcurrentLoop:
                 return job.word + END
         except (NeedsBlocks, *ENCODING_ERRORS):
             pass  # arrays, or an explanation: the way through blocks, below
-        return executor.finish_large(job.slot, job.word, value, job.head)
+        return executor.finish_large(job.slot, job.word, value)
 
     def _notify(self) -> None:
         self._fence()  # SYNC POINT: doorbell

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from shmq.clock import now_ns
 from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, Reject, UnknownTask
 from shmq.memory.blocks import BlockPool
-from shmq.memory.fence import new_order_fence
+from shmq.memory.fence import new_fence, new_order_fence
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.tasks.task import Task
 from shmq.transport.dead import DeadLetter, DeadLetters
@@ -39,14 +39,20 @@ from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, NeedsBlocks, Pool
 from shmq.wire.failure import Failure, describe
 from shmq.wire.header import (
     BLOCK,
+    BLOCK_WORD,
     CALL,
+    CALL_WORD,
+    FLAGS_SHIFT,
     FORGET,
     HEADER,
     HEADER_BYTES,
     INLINE,
     MANY,
+    PLAIN,
     REFERENCES,
+    SUBMITTED_WORD,
     VARIADIC,
+    Header,
     result_room,
     result_word,
 )
@@ -56,9 +62,11 @@ from shmq.worker.seat import Seat
 
 START = RUNNING - LEASED + CRASH
 END = DONE - RUNNING
+_DONE, _BUSY, _WAIT_SUM = WORKER["done"], WORKER["busy_ns"], WORKER["wait_sum_ns"]
 _GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
+_NOTIFY_NS = 200_000  # results wait at most this long for the end of their batch
 _BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
 _POSITION = re.compile(r" - at `\$\[(\d+)\](.*)`$")
@@ -96,93 +104,126 @@ class Executor:
         self.stride = self.segment.shape.slot_bytes
         self.payload = self.segment.view("payload")
         self.results = self.segment.view("results")
+        self._row_words, self._submitted = self.stride // 8, self.payload.cast("Q")[SUBMITTED_WORD:]
         rows = slice(seat.index * HISTOGRAM_BUCKETS, (seat.index + 1) * HISTOGRAM_BUCKETS)
         self._services = self.segment.view("service_times")[rows]
         self._waits = self.segment.view("wait_times")[rows]
         self.recorded = self.recorded_ns = 0
-        self.run = self._make_run()
+        self._fence = new_fence()
+        self.run_batch = self._make_run()
 
-    def _make_run(self) -> Callable[[int, int], None]:
+    def _make_run(self) -> Callable[[Sequence[int], Sequence[int], int], None]:
         seat, words, results, stride = self.seat, self.seat.words, self.results, self.stride
-        runnables, payload, whole = self.runnables, self.payload, self.segment.map
+        runnables, cells, whole, row_words = self.runnables, self.payload.cast("Q"), self.segment.map, self.stride // 8
         payload_at = self.segment.layout.offsets["payload"]
         message_at = payload_at + HEADER_BYTES
-        unpack_from, encode, views = HEADER.unpack_from, self.encode, self.decoder.views
+        encode, views, order, notify = self.encode, self.decoder.views, new_order_fence(), self.notify
         run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self.finish_large, self._record
-        order = new_order_fence()
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
+        plain, forget = PLAIN << FLAGS_SHIFT, FORGET << FLAGS_SHIFT
 
-        def run(slot: int, leased: int) -> None:
-            if words[slot] != leased:  # given back, or no longer ours
-                return
-            running = leased + START
-            # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
-            words[slot] = running
-            row[job_at] = running & _GENERATION | slot
-            at = slot * stride
-            head = unpack_from(payload, at)
-            key, length, block, nargs, kind, flags, _, timeout_ns, expires_ns, submitted_ns, _ = head
-            limit = 0
-            try:
-                runnable = runnables.get(key)
-                if runnable is None or kind or block or nargs == VARIADIC or expires_ns:
-                    limit = 1
-                    value = run_slowly(runnable, head, at)
-                else:
-                    from_ = message_at + at
-                    args = (runnable.decoders.get(nargs) or runnable.decoder(nargs))(whole[from_ : from_ + length])
-                    limit = timeout_ns or runnable.timeout_ns
-                    if limit:
-                        self._set_limit(limit)
-                    call = runnable.call
-                    seat.in_user = True
-                    value = call(*args)
-                    seat.in_user = False
-                    if views:
-                        del args
+        def run_batch(slots: Sequence[int], leases: Sequence[int], position: int) -> None:
+            """Run leased jobs one after the other; `position` is that of the first in the seat's batch.
+
+            The lists may become shorter meanwhile: what is given back is not run.
+            """
+            started = notified = seat.started_ns
+            for slot, leased in zip(slots, leases, strict=False):
+                position += 1
+                seat.position = position
+                if words[slot] != leased:  # given back, or no longer ours
+                    continue
+                running = leased + START
+                # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
+                words[slot] = running
+                row[job_at] = running & _GENERATION | slot
+                at = slot * row_words
+                call = cells[at + CALL_WORD]
+                limit = 0
                 try:
-                    data = encode(value)
-                except ENCODING_ERRORS:
-                    raise NeedsBlocks from None  # the way through blocks explains it, call by call
-                room_at = room_from + (0 if block else length) & ~7
-                if len(data) > stride - room_at:
-                    raise NeedsBlocks  # noqa: TRY301 - the same way as an array does
-                from_ = payload_at + at + room_at
-                whole[from_ : from_ + len(data)] = data
-                results[slot] = len(data) << 32 | room_at << 8
-                ended = running + END
-            except NeedsBlocks:
-                seat.in_user = False
-                ended = finish_large(slot, running, value, head)
-            except BaseException as error:
-                seat.in_user = False
-                ended = fail(slot, running, error, head)
-            if limit:
-                self._clear_limit()
-            if views:
-                value = None
-                self.decoder.pin_living_views()
-            if order is not None:
-                order()  # SYNC POINT: result-visible — result bytes and word before the job word says DONE
-            if ended and words[slot] == running:
-                words[slot] = ended if not flags & FORGET else next_free(running)
-            started = seat.started_ns
-            now = seat.started_ns = now_ns()  # the next job starts where this one ended
-            if now - started > SLOW_NS:
-                record(now - started, started - submitted_ns)
+                    runnable = runnables.get(cells[at])
+                    at = slot * stride
+                    length = call & 0xFFFFFFFF
+                    if call & plain and runnable is not None:
+                        from_ = message_at + at
+                        decode = runnable.decoders.get(call >> 32 & 0xFF) or runnable.decoder(call >> 32 & 0xFF)
+                        args = decode(whole[from_ : from_ + length])
+                        limit = runnable.timeout_ns
+                        if limit:
+                            self._set_limit(limit)
+                        function = runnable.call
+                        seat.in_user = True
+                        value = function(*args)
+                        seat.in_user = False
+                        if views:
+                            del args
+                    else:
+                        limit = 1
+                        value = run_slowly(runnable, slot)
+                        if cells[at // 8 + BLOCK_WORD]:
+                            length = 0
+                    try:
+                        data = encode(value)
+                    except ENCODING_ERRORS:
+                        raise NeedsBlocks from None  # the way through blocks explains it, call by call
+                    room_at = room_from + length & ~7
+                    end = room_at + len(data)
+                    if end > stride:
+                        raise NeedsBlocks  # noqa: TRY301 - the same way as an array does
+                    at += payload_at
+                    whole[at + room_at : at + end] = data
+                    results[slot] = len(data) << 32 | room_at << 8
+                    ended = running + END
+                except NeedsBlocks:
+                    seat.in_user = False
+                    ended = finish_large(slot, running, value)
+                except BaseException as error:
+                    seat.in_user = False
+                    ended = fail(slot, running, error)
+                if limit:
+                    self._clear_limit()
+                if views:
+                    value = None
+                    self.decoder.pin_living_views()
+                if order is not None:
+                    order()  # SYNC POINT: result-visible — result bytes and word before the job word says DONE
+                if ended and words[slot] == running:
+                    words[slot] = ended if not call & forget else next_free(running)
+                now = seat.started_ns = now_ns()  # the next job starts where this one ended
+                if now - started > SLOW_NS:
+                    record(now - started, started - cells[slot * row_words + SUBMITTED_WORD])
+                if now - notified > _NOTIFY_NS:
+                    notify(position)
+                    notified = now
+                started = now
+                if seat.is_draining:
+                    seat.give_back_rest()
 
-        return run
+        return run_batch
+
+    def run(self, slot: int, leased: int) -> None:
+        """Run one job of the seat's batch, whose position counts it already."""
+        self.run_batch((slot,), (leased,), self.seat.position - 1)
+
+    def notify(self, ended: int) -> None:
+        """Ring producers that wait for one of the batch's first `ended` jobs."""
+        self._fence()  # SYNC POINT: doorbell — job words visible before we look who waits
+        self.seat.ring_producers(ended)
 
     def refuse(self, slot: int, leased: int) -> None:
         """End a leased job whose circuit is open, without running it."""
         running = leased + START
         self.seat.words[slot] = running
-        head = HEADER.unpack_from(self.payload, slot * self.stride)
-        runnable = self.runnables.get(head[0])
+        head = self.header(slot)
+        runnable = self.runnables.get(head.key)
         name = runnable.name if runnable else "a task"
         error = CircuitOpen(f"{name}: the circuit is open after too many failures; jobs fail until a probe succeeds")
-        ended = self.fail(slot, running, error, head)
-        self.seat.words[slot] = ended if not head[5] & FORGET else next_free(running)
+        ended = self.fail(slot, running, error)
+        self.seat.words[slot] = ended if not head.flags & FORGET else next_free(running)
+
+    def header(self, slot: int) -> Header:
+        """The header of the job in a slot."""
+        return Header._make(HEADER.unpack_from(self.payload, slot * self.stride))
 
     # -- measuring ---------------------------------------------------------------------
 
@@ -190,21 +231,20 @@ class Executor:
         """Add to the worker's histograms."""
         self._services[bucket_of(spent_ns)] += jobs
         self._waits[bucket_of(waited_ns)] += jobs
-        row = self.seat.row
-        row[WORKER["wait_sum_ns"]] += max(waited_ns, 0) * jobs
+        self.seat.row[_WAIT_SUM] += max(waited_ns, 0) * jobs
         self.recorded += jobs
         self.recorded_ns += spent_ns * jobs
 
     def account(self, slots: list[int], count: int, spent_ns: int) -> None:
         """Book a batch. Jobs up to SLOW_NS are booked together: each as their mean, waited as the first did."""
         row = self.seat.row
-        row[WORKER["done"]] += count
-        row[WORKER["busy_ns"]] += spent_ns
+        row[_DONE] += count
+        row[_BUSY] += spent_ns
         left = count - self.recorded
         if left > 0 and slots:
-            submitted = HEADER.unpack_from(self.payload, slots[0] * self.stride)[9]
+            submitted = self._submitted[slots[0] * self._row_words]
             mean = max(spent_ns - self.recorded_ns, 0) // left
-            self._record(mean, now_ns() - spent_ns - submitted, left)
+            self._record(mean, self.seat.started_ns - spent_ns - submitted, left)
         self.recorded = self.recorded_ns = 0
 
     # -- limits ------------------------------------------------------------------------
@@ -224,23 +264,23 @@ class Executor:
 
     # -- slow cases --------------------------------------------------------------------
 
-    def _run_slowly(self, runnable: Runnable | None, head: tuple[int, ...], at: int) -> Any:
-        """Chunks, keywords, messages in blocks, expiry, unknown tasks."""
-        key, length, block, nargs, kind, _, _, timeout_ns, expires_ns, _, _ = head
+    def _run_slowly(self, runnable: Runnable | None, slot: int) -> Any:
+        """Chunks, keywords, messages in blocks, limits of single jobs, expiry, unknown tasks."""
+        head = self.header(slot)
         if runnable is None:
             raise UnknownTask(
-                f"no task with key {key:#018x} is registered in this worker; was its module removed? `shmq tasks`"
+                f"no task with key {head.key:#018x} is registered in this worker; was its module removed? `shmq tasks`"
             )
-        if expires_ns and now_ns() > expires_ns:
+        if head.expires_ns and now_ns() > head.expires_ns:
             raise JobExpired(f"{runnable.name} was not started before it expired")
-        data = self.message(at, length, block)
-        limit = timeout_ns or runnable.timeout_ns
-        if kind == MANY:
-            return self._run_chunk(runnable, data, nargs, limit)
-        if nargs == VARIADIC:
+        data = self.message(slot, head)
+        limit = head.timeout_ns or runnable.timeout_ns
+        if head.kind == MANY:
+            return self._run_chunk(runnable, data, head.nargs, limit)
+        if head.nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
-            args, kwargs = (runnable.decoders.get(nargs) or runnable.decoder(nargs))(data), {}
+            args, kwargs = (runnable.decoders.get(head.nargs) or runnable.decoder(head.nargs))(data), {}
         if limit:
             self._set_limit(limit)
         self.seat.in_user = True
@@ -248,11 +288,12 @@ class Executor:
         self.seat.in_user = False
         return value
 
-    def message(self, at: int, length: int, block: int) -> bytes:
+    def message(self, slot: int, head: Header) -> bytes:
         """A private copy of the job's message."""
-        if block:
-            return bytes(self.blocks.bytes_at(block - 1, length))
-        return bytes(self.payload[at + HEADER_BYTES : at + HEADER_BYTES + length])
+        if head.block:
+            return bytes(self.blocks.bytes_at(head.block - 1, head.length))
+        at = slot * self.stride + HEADER_BYTES
+        return bytes(self.payload[at : at + head.length])
 
     def _run_chunk(self, runnable: Runnable, data: bytes, nargs: int, limit: int) -> Any:
         """Run the calls of a chunk: (run ns, values, {index: failure}). Failures stay with their call."""
@@ -286,9 +327,7 @@ class Executor:
     @staticmethod
     def chunk_answer(runnable: Runnable, ends: list[Any], run_ns: int) -> tuple[int, list[Any], dict[int, Failure]]:
         """(run ns, values, {index: failure}) from each call's value or exception."""
-        failures = {
-            i: runnable.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)
-        }
+        failures = {i: runnable.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)}
         return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
 
     def _calls(
@@ -311,8 +350,7 @@ class Executor:
             try:
                 data = encoder.encode(value)
                 has_references = REFERENCES if encoder.used_blocks else 0
-                head = HEADER.unpack_from(self.payload, slot * self.stride)
-                at, room = result_room(self.stride, 0 if head[2] else head[1])
+                at, room = self._result_room(self.header(slot))
                 if len(data) <= room:
                     from_ = slot * self.stride + at
                     self.payload[from_ : from_ + len(data)] = data
@@ -330,9 +368,12 @@ class Executor:
                 ) from None
             return
 
-    def store_inline(self, slot: int, data: bytes, head: tuple[int, ...]) -> bool:
+    def _result_room(self, head: Header) -> tuple[int, int]:
+        return result_room(self.stride, 0 if head.block else head.length)
+
+    def store_inline(self, slot: int, data: bytes, head: Header) -> bool:
         """Store an encoded result behind the arguments; False when it does not fit there."""
-        at, room = result_room(self.stride, 0 if head[2] else head[1])
+        at, room = self._result_room(head)
         if len(data) > room:
             return False
         from_ = slot * self.stride + at
@@ -340,19 +381,19 @@ class Executor:
         self.results[slot] = result_word(len(data), at, INLINE)
         return True
 
-    def finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
+    def finish_large(self, slot: int, running: int, value: Any) -> int:
         """Store a result that needs the pool; the job word to store."""
         try:
             try:
                 self._place_large(slot, running, value)
             except ENCODING_ERRORS:
-                if head[4] != MANY:
+                if self.header(slot).kind != MANY:
                     raise
                 self._place_large(slot, running, self._what_can_travel(value))
         except ENCODING_ERRORS as error:
-            return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
+            return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"))
         except Exception as error:
-            return self.fail(slot, running, error, head)
+            return self.fail(slot, running, error)
         return running + END
 
     def _what_can_travel(self, answer: Any) -> Any:
@@ -371,15 +412,15 @@ class Executor:
                 kept.append(value)
         return run_ns, kept, failures
 
-    def fail(self, slot: int, running: int, error: BaseException, head: tuple[int, ...]) -> int:
+    def fail(self, slot: int, running: int, error: BaseException) -> int:
         """Decide and record what a failed attempt means: the job word to store, 0 when it is stored."""
-        seat = self.seat
-        runnable = self.runnables.get(head[0])
+        seat, head = self.seat, self.header(slot)
+        runnable = self.runnables.get(head.key)
         seat.row[WORKER["failed"]] += 1
         error = _named(error, seat.task_name(), runnable)
-        retries = runnable.retries if runnable and head[6] == INHERIT_RETRIES else head[6]
+        retries = runnable.retries if runnable and head.retries == INHERIT_RETRIES else head.retries
         due = outcome.retry_due(error, running, runnable.task.settings if runnable else None, retries)
-        if due is not None and head[4] == CALL and seat.words[slot] == running:
+        if due is not None and head.kind == CALL and seat.words[slot] == running:
             seat.row[WORKER["retried"]] += 1
             self._clear_limit()
             self.decoder.pin_living_views()
@@ -388,7 +429,7 @@ class Executor:
             return 0
         name = runnable.name if runnable else "a task"
         failure = describe(outcome.as_job_error(error, name))
-        if isinstance(error, Reject) or retries or head[5] & FORGET:
+        if isinstance(error, Reject) or retries or head.flags & FORGET:
             self._bury(slot, running, head, name, failure)
         data = msgspec.msgpack.encode(failure)
         try:
@@ -397,23 +438,23 @@ class Executor:
             error.__traceback__ = None  # its frames hold the arguments
         return running - RUNNING + FAILED
 
-    def _bury(self, slot: int, running: int, head: tuple[int, ...], name: str, failure: Failure) -> None:
+    def _bury(self, slot: int, running: int, head: Header, name: str, failure: Failure) -> None:
         """Dead-letter a job that will not be tried again and whose end nobody may ever read."""
         try:
-            args = self.message(slot * self.stride, head[1], head[2])
+            args = self.message(slot, head)
         except ValueError:  # the record is damaged: the letter tells what is known
             args = b""
         self.dead_letters.keep(
             DeadLetter(
                 job=f"{running >> GENERATION_SHIFT:x}-{slot:x}", epoch=self.segment.header("created_ns"), task=name,
-                group=self.seat.group_name, args=args, nargs=head[3],
-                kind=head[4], error=failure.type_name, message=failure.message, traceback=failure.traceback,
+                group=self.seat.group_name, args=args, nargs=head.nargs,
+                kind=head.kind, error=failure.type_name, message=failure.message, traceback=failure.traceback,
                 crashes=crashes_of(running) - 1, failures=failures_of(running) + 1,
             )
         )  # fmt: skip
 
-    def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: tuple[int, ...]) -> None:
-        at, room = result_room(self.stride, 0 if head[2] else head[1])
+    def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: Header) -> None:
+        at, room = self._result_room(head)
         if len(data) > room:
             self.encoder.slot, self.encoder.generation = slot, running >> GENERATION_SHIFT
             try:

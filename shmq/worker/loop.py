@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from shmq.clock import NS, now_ns
 from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
-from shmq.transport.claim import Claimer
+from shmq.transport.claim import STRETCH_NS, Claimer
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.seat import Seat
@@ -22,8 +22,9 @@ from shmq.worker.timer import LONG_S, Timer
 if TYPE_CHECKING:
     from shmq.worker.watching import Watching
 
-_NOTIFY_NS = 200_000
-_FAILED, _HEARTBEAT = WORKER["failed"], WORKER["heartbeat_ns"]
+_FAILED, _HEARTBEAT, _NAPS = WORKER["failed"], WORKER["heartbeat_ns"], WORKER["naps"]
+_CLAIMS, _CLAIMED = WORKER["claims"], WORKER["claimed"]
+_WORKERS = GROUP_CONTROL["workers"]
 _EPOCH = HEADER["epoch"]
 
 
@@ -54,7 +55,7 @@ class Loop:
         self._control = segment.view("group_control")[
             seat.group * GROUP_CONTROL_WORDS : (seat.group + 1) * GROUP_CONTROL_WORDS
         ]
-        self._service_ns = 0.0
+        self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
         self._collects_between = seat.settings.gc == "batch"
         if seat.settings.gc != "auto":
@@ -62,17 +63,21 @@ class Loop:
 
     def run(self) -> None:
         """Serve until told to drain, or until another supervisor's epoch begins."""
-        seat, claimer = self._seat, self._claimer
-        header, row = seat.segment.view("header"), seat.row
+        seat, claimer, epoch = self._seat, self._claimer, self._epoch
+        header, row, run_batch, sleep = seat.segment.view("header"), seat.row, self._run_batch, self._sleep
+        look, look_quickly, is_paused = claimer.lanes_with_work, claimer.last_lane_with_work, claimer.is_paused
         was_idle = False
-        while not seat.is_draining and header[_EPOCH] == self._epoch:
+        while not seat.is_draining and header[_EPOCH] == epoch:
             row[_HEARTBEAT] = now_ns()
             # all lanes were empty before the sleep: whoever rang has most likely filled the one served last
-            lanes = (was_idle and claimer.last_lane_with_work()) or claimer.lanes_with_work()
+            lanes = (was_idle and look_quickly()) or look()
             was_idle = not lanes
-            if lanes and not claimer.is_paused() and self._run_batch(lanes):
-                continue
-            self._sleep()
+            if lanes and not is_paused() and run_batch(lanes):
+                claimer.is_stream = True
+            elif not (claimer.promised_until_ns and self._keep_promise()):
+                claimer.is_stream = False
+                sleep()
+        self._leave()
 
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
@@ -83,30 +88,34 @@ class Loop:
         if claimer.is_circuit_open or self._limits:
             self._obey_limits(slots, words)
         seat.batch_slots, seat.batch_words, seat.position, seat.rung = slots, words, 0, 0
-        if claimer.backlog > len(slots):  # what came after our look rings for itself
+        left = claimer.backlog - len(slots)  # what came after our look rings for itself
+        if left > 0 and (left * claimer.service_ns > STRETCH_NS or not claimer.service_ns):
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
         failed = seat.row[_FAILED]
-        run = self._run_limited if self._limits else self._executor.run
-        if self.watching is not None:
-            run = self.watching.around(run)
-        started = notified = seat.started_ns = now_ns()
-        while seat.position < len(slots):  # the timer shortens the list when it gives back the rest
-            at = seat.position
-            seat.position = at + 1
-            run(slots[at], words[at])
-            if seat.started_ns - notified > _NOTIFY_NS:
-                self._notify()
-                notified = seat.started_ns
-            if seat.is_draining:
-                seat.give_back_rest()
+        started = seat.started_ns = now_ns()
+        if self.watching is None and not self._limits:
+            self._executor.run_batch(slots, words, 0)
+        else:
+            self._run_singly(slots, words)
         if seat.rung < seat.position:
-            self._notify()
+            self._executor.notify(seat.position)
         if claimer.limit.has_breaker and seat.position:
             claimer.report(seat.position, seat.row[_FAILED] - failed)
         self._learn(seat.started_ns - started, slots)
         return True
+
+    def _run_singly(self, slots: list[int], words: list[int]) -> None:
+        """Run the batch while each job is watched, or counted by its task's breaker."""
+        seat = self._seat
+        run: Callable[[int, int], None] = self._run_limited if self._limits else self._executor.run
+        if self.watching is not None:
+            run = self.watching.around(run)
+        while seat.position < len(slots):  # the timer shortens the list when it gives back the rest
+            at = seat.position
+            seat.position = at + 1
+            run(slots[at], words[at])
 
     def _obey_limits(self, slots: list[int], words: list[int]) -> None:
         """Fail what an open circuit refuses; give back what a task's limit holds."""
@@ -131,53 +140,69 @@ class Loop:
         if self._seat.position == len(self._seat.batch_slots):
             self._limits.report()
 
-    def _notify(self) -> None:
-        self._fence()  # SYNC POINT: doorbell — job words visible before we look who waits
-        self._seat.ring_producers(self._seat.position)
-
     def _has_fresh_work(self) -> bool:
         """Were the entries just passed stale? Then there may be others behind them."""
         return bool(self._claimer.lanes_with_work())
 
     def _batch_size(self) -> int:
         """Jobs to claim: a fair part of the backlog that should run for about target_batch_s."""
-        settings = self._seat.settings
-        workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
-        fair = -(-self._claimer.backlog // workers)
-        fitting = int(settings.target_batch_s * NS / self._service_ns) if self._service_ns else 1
-        return max(1, min(fair, fitting, settings.max_batch))
+        backlog, service_ns = self._claimer.backlog, self._claimer.service_ns
+        if backlog <= 1 or not service_ns:
+            return 1
+        if backlog * service_ns < STRETCH_NS:  # not worth anybody else's waking up
+            return min(backlog, self._max_batch)
+        fair = -(-backlog // max(int(self._control[_WORKERS]), 1))
+        return max(1, min(fair, int(self._target_batch_ns / service_ns), self._max_batch))
 
     def _learn(self, spent_ns: int, slots: list[int]) -> None:
         """Exponential mean of a job's time, a quarter of the weight on the newest batch."""
         count = self._seat.position
         if not count:
             return
-        each = spent_ns / count
-        self._service_ns = each if not self._service_ns else 0.75 * self._service_ns + 0.25 * each
-        seat = self._seat
-        seat.row[WORKER["claims"]] += 1
-        seat.row[WORKER["claimed"]] += count
+        each, known = spent_ns / count, self._claimer.service_ns
+        self._claimer.service_ns = each if not known else 0.75 * known + 0.25 * each
+        row = self._seat.row
+        row[_CLAIMS] += 1
+        row[_CLAIMED] += count
         self._executor.account(slots, count, spent_ns)
         if self._collects_between:
             gc.collect(0)
 
+    # -- waiting -----------------------------------------------------------------------
+
+    def _keep_promise(self) -> bool:
+        """Producers were told that this worker looks again: nap until that moment; True when work came.
+
+        One nap gathers what a stream of tiny jobs brings meanwhile into one batch. Only after it, with the
+        promise fulfilled, may the worker say that it sleeps.
+        """
+        until, self._claimer.promised_until_ns = self._claimer.promised_until_ns, 0
+        while (left := until - now_ns()) > 0:
+            self._bell.wait(left / NS)
+        return bool(self._claimer.lanes_with_work())
+
+    def _leave(self) -> None:
+        """Drained: what came in while producers relied on this worker is somebody else's now."""
+        if self._claimer.promised_until_ns and self._keep_promise():
+            self._seat.bells.wake_one(self._seat.group)
+
     def _sleep(self) -> None:
         """Sleep until rung, at most RESCUE_S; look once more after saying so."""
-        seat = self._seat
+        seat, claimer = self._seat, self._claimer
         if self.watching is not None:
             self.watching.tick()
         if seat.settings.spin_s and self._spin(seat.settings.spin_s):
             return
-        seat.row[WORKER["naps"]] += 1
+        seat.row[_NAPS] += 1
         self._sleeping[self._sleeping_at] = 1
         self._fence()  # SYNC POINT: doorbell — "I sleep" is visible before the second look
         try:
-            timeout_s = RESCUE_S
-            if self._claimer.held_until_ns:
-                timeout_s = min(max((self._claimer.held_until_ns - now_ns()) / NS, 0.0), RESCUE_S)
-            elif self._claimer.lanes_with_work() and not self._claimer.is_paused():
+            if claimer.held_until_ns:
+                left_s = min(max((claimer.held_until_ns - now_ns()) / NS, 0.0), RESCUE_S)
+                self._bell.wait(left_s)
+            elif claimer.lanes_with_work() and not claimer.is_paused():
                 return
-            if not self._bell.wait(timeout_s) and not seat.is_draining:
+            elif not self._bell.doze() and not seat.is_draining:
                 self._count_rescue()
         finally:
             self._sleeping[self._sleeping_at] = 0

@@ -75,6 +75,7 @@ class Seat:
         self.give_back_rest()
         self.ring_producers(self.position - 1)
         self.row[_BLOCKED] += 1
+        self.bells.wake_one(self.group)  # this worker may have promised to look again: it will not, soon
         self.bells.notify_supervisor()
 
     def leave_wait(self) -> None:
@@ -146,9 +147,11 @@ class Seat:
 
         Caller must: have fenced since the last ack (SYNC POINT: doorbell).
         """
-        slots = self.batch_slots[self.rung : ended]
-        self.rung = ended
-        for row in {slot >> self._row_shift for slot in slots}:
+        rung, self.rung = self.rung, ended
+        if ended - rung == 1:
+            self.bells.notify_producer(self.batch_slots[rung] >> self._row_shift)
+            return
+        for row in {slot >> self._row_shift for slot in self.batch_slots[rung:ended]}:
             self.bells.notify_producer(row)
 
     # -- a child that the task forked ----------------------------------------------------

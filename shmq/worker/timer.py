@@ -47,6 +47,7 @@ class Timer:
             seat.give_back_rest()
             self._fence()
             seat.ring_producers(seat.position - 1)
+            seat.bells.wake_one(seat.group)  # what came while this worker attended to the group alone
         if seat.deadline_ns and now >= seat.deadline_ns:
             seat.in_user = False
             raise TaskTimeout(

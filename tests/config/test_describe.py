@@ -38,9 +38,7 @@ def test_every_default_is_within_its_own_bounds(table):
 
 
 def test_durations_and_sizes_carry_their_unit():
-    keys = {
-        name for table in (Group, Limit, Memory, Supervisor, DeadLetters) for name in table.__struct_fields__
-    }
+    keys = {name for table in (Group, Limit, Memory, Supervisor, DeadLetters) for name in table.__struct_fields__}
     assert {key for key in keys if key.endswith(("_ms", "_seconds", "_mb", "timeout", "interval"))} == set()
 
 
@@ -64,9 +62,7 @@ def test_readme_documents_every_key():
     assert BEGIN in text
     assert END in text
     found = text[text.index(BEGIN) : text.index(END) + len(END)]
-    assert found == markdown(), (
-        "put the output of `python -m shmq.config.describe` between the markers of README.md"
-    )
+    assert found == markdown(), "put the output of `python -m shmq.config.describe` between the markers of README.md"
 
 
 def test_reading_a_configuration_loads_nothing_heavy():
@@ -74,9 +70,7 @@ def test_reading_a_configuration_loads_nothing_heavy():
         "import sys; from shmq.config.load import parse; parse(''); "
         "print({'numpy', 'rich', 'click', 'psutil', 'asyncio', 'multiprocessing'} & sys.modules.keys())"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=README.parent
-    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=README.parent)
     assert output.stdout.strip() == "set()"
 
 

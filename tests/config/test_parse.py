@@ -171,9 +171,7 @@ class TestBadValues:
             "expected groups.a.target_wait_s to be a number above 0"
         )
 
-    @pytest.mark.parametrize(
-        "row", [row for row in rows() if "number" in row.expected], ids=lambda row: row.key
-    )
+    @pytest.mark.parametrize("row", [row for row in rows() if "number" in row.expected], ids=lambda row: row.key)
     @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
     def test_every_number_is_finite(self, row, number):
         table, _, key = row.key.rpartition(".")
@@ -181,9 +179,7 @@ class TestBadValues:
 
     @pytest.mark.parametrize("name", ["", "-a", "a b", "a/b", "ä", "a" * 65, "a\\n"])
     def test_names_of_groups_and_namespaces_are_plain_and_short(self, name):
-        assert only_problem_of(f'namespace = "{name}"').startswith(
-            "expected namespace to be a name of 1 to 64"
-        )
+        assert only_problem_of(f'namespace = "{name}"').startswith("expected namespace to be a name of 1 to 64")
         assert only_problem_of(f'[groups."{name}"]').startswith("expected the name of groups.")
 
     def test_a_name_may_have_64_characters_of_any_allowed_kind(self):
@@ -238,9 +234,7 @@ class TestAcrossKeys:
         assert only_problem_of(text).startswith("expected groups.a.max_worker_memory_bytes to be at most")
 
     def test_a_burst_needs_a_rate(self):
-        assert only_problem_of("[groups.a]\nburst = 5").startswith(
-            "expected groups.a.rate_per_s beside burst"
-        )
+        assert only_problem_of("[groups.a]\nburst = 5").startswith("expected groups.a.rate_per_s beside burst")
         assert only_problem_of('[limits."a.b"]\nburst = 5').startswith('expected limits."a.b".rate_per_s')
 
     @pytest.mark.parametrize("count", [0, 65])

@@ -154,8 +154,11 @@ def _act(action: str) -> None:
 
 def _others_go_on(stage: Stage, pid: int) -> None:
     """The stopped one is alive: nothing of what it holds may be touched. A byte that it holds would stop us too."""
-    held = {byte for byte in (locks.RECOVERY, *map(locks.group_byte, range(stage.segment.shape.groups)))
-            if stage.lock_file.holder(byte) == pid}
+    held = {
+        byte
+        for byte in (locks.RECOVERY, *map(locks.group_byte, range(stage.segment.shape.groups)))
+        if stage.lock_file.holder(byte) == pid
+    }
     if held - {locks.RECOVERY}:
         return
     leased = _leases_of_the_living(stage)

@@ -76,9 +76,7 @@ def live(tmp_path_factory):
 
 def another(live, task, first, *args):
     """The pid of another worker, once there is one."""
-    return until(
-        lambda: pid if (pid := live.submit(task, *args).result(GUARD_S)) != first else None, "another worker"
-    )
+    return until(lambda: pid if (pid := live.submit(task, *args).result(GUARD_S)) != first else None, "another worker")
 
 
 def test_a_worker_is_replaced_after_its_jobs(live):
@@ -115,9 +113,7 @@ def test_a_worker_over_its_soft_limit_is_replaced_between_jobs_and_the_log_says_
     assert "crashed" not in [line for line in live.log().splitlines() if "group leaky" in line][-1]
 
 
-def test_a_job_over_the_hard_limit_goes_where_there_is_more_then_to_the_dead_letters_with_its_peak(
-    live, tmp_path
-):
+def test_a_job_over_the_hard_limit_goes_where_there_is_more_then_to_the_dead_letters_with_its_peak(live, tmp_path):
     runs = tmp_path / "runs"
     with pytest.raises(WorkerLost, match="over the memory limit"):
         live.submit("devour", str(runs)).result(GUARD_S)

@@ -66,9 +66,7 @@ def test_a_stopped_worker_is_killed_at_its_limit_and_one_in_a_job_without_limit_
 def _task_is_running(live, index):
     from shmq.transport.table import RUNNING, STATE, owner_of
 
-    return any(
-        word & STATE == RUNNING and owner_of(word) == index for word in live.segment.view("words").tolist()
-    )
+    return any(word & STATE == RUNNING and owner_of(word) == index for word in live.segment.view("words").tolist())
 
 
 def test_an_idle_worker_that_was_stopped_is_replaced_when_jobs_wait(tmp_path):

@@ -93,8 +93,7 @@ def escape_time(c: complex, most: int) -> int:
 def test_mandelbrot_equals_the_loop_over_single_points() -> None:
     tile = mandelbrot_tile(-2.0, -1.25, 0.5, 1.25, 40, 30, 100)
     expected = [
-        [escape_time(complex(-2.0 + i * 2.5 / 40, -1.25 + j * 2.5 / 30), 100) for i in range(40)]
-        for j in range(30)
+        [escape_time(complex(-2.0 + i * 2.5 / 40, -1.25 + j * 2.5 / 30), 100) for i in range(40)] for j in range(30)
     ]
     assert tile.dtype == np.uint16
     np.testing.assert_array_equal(tile, expected)

@@ -89,9 +89,7 @@ def test_a_line_without_end_is_looked_at_in_pieces_and_keeps_its_number(tmp_path
         ({"text": "a", "max_matches": 0}, "1 to 100000"),
     ],
 )
-def test_search_refuses_what_it_cannot_look_for(
-    tree: Path, arguments: dict[str, object], message: str
-) -> None:
+def test_search_refuses_what_it_cannot_look_for(tree: Path, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         search_text(str(tree), **arguments)
 
@@ -145,13 +143,9 @@ def test_measure_counts_what_du_counts(tree: Path) -> None:
     (tree / "twice").hardlink_to(tree / "b" / "d.txt")
     size = measure_tree(str(tree), largest=2)
     assert (size.files, size.folders, size.other) == (4, 1, 2)
-    assert size.size_bytes == sum(
-        len(Path(tree / n).read_bytes()) for n in ("a.py", "b/c.py", "b/d.txt", "binary")
-    )
+    assert size.size_bytes == sum(len(Path(tree / n).read_bytes()) for n in ("a.py", "b/c.py", "b/d.txt", "binary"))
     assert [Path(f.path).name for f in size.largest] == ["a.py", "c.py"]
-    assert (
-        size.bytes_by_suffix[".py"] == (tree / "a.py").stat().st_size + (tree / "b" / "c.py").stat().st_size
-    )
+    assert size.bytes_by_suffix[".py"] == (tree / "a.py").stat().st_size + (tree / "b" / "c.py").stat().st_size
     printed = subprocess.run(
         ["find", tree, "-type", "f", "-printf", "%b\n"], capture_output=True, text=True, check=True
     )

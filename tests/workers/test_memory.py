@@ -123,9 +123,7 @@ def test_sorted_lines_are_those_of_sort(tmp_path: Path, order: str, monkeypatch:
     source.write_bytes(b"\n".join([*lines, b"the last one without newline"]))
     outcome = external_sort(str(source), str(target), order=order, max_memory_bytes=65_536)
     command = ["sort", *(["-r"] if order == "descending" else []), source]
-    expected = subprocess.run(
-        command, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C"}
-    ).stdout
+    expected = subprocess.run(command, capture_output=True, check=True, env={**os.environ, "LC_ALL": "C"}).stdout
     assert target.read_bytes() == expected
     assert outcome.lines == 20_001
     assert 1 < outcome.runs < 12
@@ -209,9 +207,7 @@ def test_a_join_has_the_rows_of_a_nested_loop(tmp_path: Path, how: str, max_memo
 
 
 def test_joining_again_gives_the_same_bytes_and_odd_bytes_pass(tmp_path: Path) -> None:
-    (tmp_path / "l.csv").write_bytes(
-        b"id,a\n" + b"".join(b"%d,\xff\xfe%d\n" % (i % 50, i) for i in range(3000))
-    )
+    (tmp_path / "l.csv").write_bytes(b"id,a\n" + b"".join(b"%d,\xff\xfe%d\n" % (i % 50, i) for i in range(3000)))
     (tmp_path / "r.csv").write_bytes(b"b,id\n" + b"".join(b"r\xff%d,%d\n" % (i, i) for i in range(3000)))
     arguments = (str(tmp_path / "l.csv"), str(tmp_path / "r.csv"), str(tmp_path / "out"), "id")
     partitions = join_csv(*arguments, max_memory_bytes=65_536).partitions

@@ -72,8 +72,7 @@ def test_a_body_of_known_length_arrives_whole_with_its_headers() -> None:
     ("reply", "body"),
     [
         (
-            head("200 OK", "Transfer-Encoding: chunked")
-            + b"3\r\nabc\r\nA;x=1\r\n0123456789\r\n0\r\nT: 1\r\n\r\n",
+            head("200 OK", "Transfer-Encoding: chunked") + b"3\r\nabc\r\nA;x=1\r\n0123456789\r\n0\r\nT: 1\r\n\r\n",
             b"abc0123456789",
         ),
         (head("200 OK") + b"until the end", b"until the end"),
@@ -154,9 +153,7 @@ def test_what_is_not_http_is_a_connection_error(reply: bytes, message: str) -> N
 
 
 def test_redirects_are_followed_and_listed() -> None:
-    result, requests = fetched(
-        [head("302 Found", "Location: /there"), head("200 OK", "Content-Length: 0")], "/here"
-    )
+    result, requests = fetched([head("302 Found", "Location: /there"), head("200 OK", "Content-Length: 0")], "/here")
     assert result.url.endswith("/there")
     assert [url.rsplit("/", 1)[1] for url in result.redirects] == ["here"]
     assert requests[1].startswith(b"GET /there ")
@@ -167,9 +164,7 @@ def test_a_redirect_loop_ends() -> None:
         fetched(head("301 Moved", "Location: /"))
 
 
-@pytest.mark.parametrize(
-    "location", ["file:///etc/passwd", "ftp://host/", "gopher://x/", "http://user:pw@host/"]
-)
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://host/", "gopher://x/", "http://user:pw@host/"])
 def test_a_redirect_leads_to_plain_http_only(location: str) -> None:
     with pytest.raises(ValueError, match=r"only http and https|user name or password"):
         fetched(head("302 Found", f"Location: {location}"))
@@ -225,9 +220,7 @@ def test_urls_that_are_not_fetched_are_refused_with_the_reason(url: str, message
         ({"headers": {"host": "evil"}}, "set by the fetch itself"),
     ],
 )
-def test_bad_limits_and_headers_are_refused_before_anything_is_sent(
-    options: dict[str, Any], message: str
-) -> None:
+def test_bad_limits_and_headers_are_refused_before_anything_is_sent(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         asyncio.run(fetch("http://127.0.0.1:1/", **options))
 

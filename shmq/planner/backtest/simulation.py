@@ -101,16 +101,10 @@ def read_series(path: str | Path, step_s: float | None = None) -> Series:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error}. Give a text file with one count per line."
-        ) from error
+        raise ConfigError(f"{path} cannot be read: {error}. Give a text file with one count per line.") from error
     meta = dict(line[1:].partition(":")[::2] for line in lines if line.startswith("#"))
     known = {key.strip(): value.strip() for key, value in meta.items()}
-    rows = [
-        (i, line.rpartition(",")[2].strip())
-        for i, line in enumerate(lines, 1)
-        if line[:1] != "#" and line.strip()
-    ]
+    rows = [(i, line.rpartition(",")[2].strip()) for i, line in enumerate(lines, 1) if line[:1] != "#" and line.strip()]
     counts = [_count(path, i, text) for i, text in dropwhile(lambda row: not _is_number(row[1]), rows)]
     step_s = step_s if step_s is not None else _step(path, known.get("step_seconds"))
     if len(counts) < LEAST_STEPS:
@@ -276,9 +270,7 @@ def _share_above(start: float, slope: float, length: float, bound: float) -> flo
 
 def _run(name: str, series: Series, setting: Setting, workers: Floats, first: int) -> Run:
     queue = Queue(setting, series.step_s)
-    steps = [
-        queue.step(count, int(w)) for count, w in zip(series.counts.tolist(), workers.tolist(), strict=True)
-    ]
+    steps = [queue.step(count, int(w)) for count, w in zip(series.counts.tolist(), workers.tolist(), strict=True)]
     late = sum(step.late for step in steps[first:])
     scored = workers[first:]
     changes = np.diff(scored)

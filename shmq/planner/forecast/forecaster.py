@@ -58,9 +58,7 @@ class Forecaster:
         """Take the count of one step (ValueError unless finite; negative ones count as zero)."""
         z = max(float(count), 0.0) ** 0.5
         if not z < math.inf:
-            raise ValueError(
-                f"count = {count!r} is no number of arrivals; it was not taken, pass a finite one."
-            )
+            raise ValueError(f"count = {count!r} is no number of arrivals; it was not taken, pass a finite one.")
         t = self.t
         if t - self.since >= HORIZON:
             self._learn(z, t)
@@ -83,9 +81,7 @@ class Forecaster:
         # The two dearest updates take turns: a third of the steps teaches the covariances, another the weights.
         # Golden-ratio turns, because every third step would see the same hours of every day.
         turn = int(t * GOLDEN % 1.0 * 3)
-        self.regression.learn(
-            due.features, z, due.mixture, self.bands.error, self.features.scale, covariance=turn == 0
-        )
+        self.regression.learn(due.features, z, due.mixture, self.bands.error, self.features.scale, covariance=turn == 0)
         if turn == 1:
             self.mixture.learn(z, due.experts, due.mixture, error)
         self.bands.learn(z, np.abs(error, out=error), due.bounds)

@@ -42,9 +42,7 @@ class RecursiveMedian:
         self._product = np.zeros((HORIZON, d))
         self._ones = np.ones(d)
 
-    def learn(
-        self, x: Floats, z: float, said: Floats, error: Floats, scale: float, *, covariance: bool
-    ) -> None:
+    def learn(self, x: Floats, z: float, said: Floats, error: Floats, scale: float, *, covariance: bool) -> None:
         """Take the truth z of the lines x (H, d), for which `said` (H,) was forecast.
 
         `error`: mean absolute error per horizon; `scale`: of the counts; `covariance`: learn that too (the

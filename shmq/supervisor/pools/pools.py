@@ -54,9 +54,7 @@ class Pools:
 
     def set_rate(self, pool: Pool, rate_per_s: float | None, burst: int | None) -> None:
         """Limit the jobs that the group starts per second; None: no limit."""
-        self.rows.set_control(
-            pool.index, "burst", burst if burst is not None else max(int(rate_per_s or 0), 1)
-        )
+        self.rows.set_control(pool.index, "burst", burst if burst is not None else max(int(rate_per_s or 0), 1))
         milli = max(int(min(rate_per_s, 1e12) * 1000), 1) if rate_per_s else 0
         self.rows.set_control(pool.index, "rate_per_s_milli", milli)
         self.wake(pool)
@@ -161,11 +159,7 @@ class Pools:
         known = {w.index for w in self.all_workers()}
         for index in range(self.rows.count):
             # a held byte: somebody lives there, whatever the row's state says
-            if (
-                index not in known
-                and self.rows.is_free(index)
-                and not self._lock_file.holder(locks.worker_byte(index))
-            ):
+            if index not in known and self.rows.is_free(index) and not self._lock_file.holder(locks.worker_byte(index)):
                 return index
         return None
 
@@ -183,9 +177,7 @@ class Pools:
             _log.error("group %s: %s. Is /dev/shm full?", pool.name, error)
             self._back_off(pool)
             return False
-        pool.workers[index] = worker = Worker(
-            index, pool.index, bell, time.monotonic(), self.generation, server
-        )
+        pool.workers[index] = worker = Worker(index, pool.index, bell, time.monotonic(), self.generation, server)
         if not server.order(index, pool.index, serial):
             self._forget(worker, "")
             return False

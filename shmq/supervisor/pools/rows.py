@@ -143,9 +143,7 @@ class Rows:
         if not job or slot >= len(self._words):
             return False
         word = self._words[slot]
-        return bool(
-            word >> GENERATION_SHIFT == job >> 32 and word & STATE == RUNNING and owner_of(word) == index
-        )
+        return bool(word >> GENERATION_SHIFT == job >> 32 and word & STATE == RUNNING and owner_of(word) == index)
 
     def is_in_job(self, index: int) -> bool:
         """Does any job word say that this worker runs it? Looks at all: an async worker runs many."""

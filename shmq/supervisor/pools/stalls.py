@@ -95,9 +95,7 @@ class Stalls:
         if silent_ns < _SILENT_S * NS or self._rows.is_in_job(worker.index):
             return
         pool = self._pools.pools[worker.group]
-        if not worker.is_draining and not (
-            self._rows.backlog(pool.index) or self._rows.is_leasing(worker.index)
-        ):
+        if not worker.is_draining and not (self._rows.backlog(pool.index) or self._rows.is_leasing(worker.index)):
             return
         _log.warning(
             "group %s: worker %d (pid %d) has shown no sign of life for %.0f s outside any job: killed",

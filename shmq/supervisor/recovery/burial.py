@@ -77,9 +77,7 @@ class Burial:
         killed half-way is repeated in full by the next one.
         """
         row = self._rows[index]
-        death = Death(
-            *(int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes"))
-        )
+        death = Death(*(int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes")))
         pins = column(self._segment, "pins")
         pins[:, 1][pins[:, 1] == index + 1] = 0
         for slot in redeliverer.owned_by(index):
@@ -136,16 +134,12 @@ class Burial:
             group_of(word),
             len(self._groups),
         )
-        text = (
-            f"the job's word was overwritten ({word:#x}): some process damaged the segment.\nSubmit it again."
-        )
+        text = f"the job's word was overwritten ({word:#x}): some process damaged the segment.\nSubmit it again."
         self._failures.fail(redeliverer, slot, word & ~GROUP, Failure("ShmqError", text))
 
     def _is_hopeless(self, word: int, death: Death, *, is_culprit: bool) -> bool:
         """Is there no sense in another attempt? A job that alone is over the hard limit would be again."""
-        return (is_culprit and death.reason == MEMORY) or crashes_of(word) >= self._segment.header(
-            "max_attempts"
-        )
+        return (is_culprit and death.reason == MEMORY) or crashes_of(word) >= self._segment.header("max_attempts")
 
     def _timed_out(self, redeliverer: Redeliverer, slot: int, word: int) -> None:
         """The task did not end although TaskTimeout was raised in it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from typing import NamedTuple
 
 import msgspec
 
@@ -23,26 +22,10 @@ from shmq.transport.table import (
     with_state,
 )
 from shmq.wire.failure import Failure
-from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, result_room, result_word
+from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, Header, result_room, result_word
 
 _log = logging.getLogger("shmq.recovery")
 _MOST = (1 << 63) - 1
-
-
-class Head(NamedTuple):
-    """The header of a job. Its words may hold anything: only `length` is used as one, and is cut."""
-
-    key: int
-    length: int
-    block: int
-    nargs: int
-    kind: int
-    flags: int
-    retries: int
-    timeout_ns: int
-    expires_ns: int
-    submitted_ns: int
-    parent: int
 
 
 def job_name(word: int, slot: int) -> str:
@@ -94,9 +77,9 @@ class Failures:
         self._words[slot] = next_free(word) if head.flags & FORGET else with_state(word, FAILED)
         redeliverer.ring_producer_of(slot)
 
-    def head(self, slot: int) -> Head:
-        """The job's header."""
-        return Head(*HEADER.unpack_from(self._payload, slot * self._slot_bytes))
+    def head(self, slot: int) -> Header:
+        """The job's header. Its words may hold anything: only `length` is used as one, and is cut."""
+        return Header._make(HEADER.unpack_from(self._payload, slot * self._slot_bytes))
 
     def task_info(self, key: int) -> TaskInfo | None:
         """The published facts of a task."""
@@ -117,9 +100,7 @@ class Failures:
         except sqlite3.Error as error:  # disk full, file damaged: the other jobs must not wait for that
             _log.error("the dead letter of job %s (%s) cannot be kept: %s", letter.job, letter.task, error)
 
-    def _letter(
-        self, slot: int, word: int, failure: Failure, head: Head, how: str, peak_bytes: int
-    ) -> DeadLetter:
+    def _letter(self, slot: int, word: int, failure: Failure, head: Header, how: str, peak_bytes: int) -> DeadLetter:
         group = group_of(word)
         return DeadLetter(
             job=job_name(word, slot), epoch=min(self._segment.header("created_ns"), _MOST),
@@ -129,7 +110,7 @@ class Failures:
             failures=failures_of(word), how=how, peak_bytes=min(peak_bytes, _MOST),
         )  # fmt: skip
 
-    def _arguments(self, slot: int, head: Head) -> bytes:
+    def _arguments(self, slot: int, head: Header) -> bytes:
         """The job's message, from its slot or its block."""
         if not head.block:
             at = slot * self._slot_bytes + HEADER_BYTES

@@ -34,9 +34,7 @@ def _tidy_row(
         if is_holder_alive(segment, index):
             return
         if row[PRODUCER["pid"]]:
-            _log.info(
-                "producer row %d: its process (pid %d) is gone, taken over", index, row[PRODUCER["pid"]]
-            )
+            _log.info("producer row %d: its process (pid %d) is gone, taken over", index, row[PRODUCER["pid"]])
             take_over(segment, index)
         redeliverer.free_ended(index)
     finally:

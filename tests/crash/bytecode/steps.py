@@ -68,7 +68,9 @@ def dead_producer(stage: Stage) -> None:
     slot = victim._free[-1]
     victim._blocks.allocate_pinned(5000)
     victim._blocks.allocate(100, slot, stage.segment.view("words")[slot] >> 32)
-    stage.segment.view("tails")[stage.sent[3].job._client._registry.target(victim, stage.sent[3].task).route.lane] -= 1  # type: ignore[union-attr]
+    stage.segment.view("tails")[
+        stage.sent[3].job._origin.client._registry.target(victim, stage.sent[3].task).route.lane
+    ] -= 1  # type: ignore[union-attr]
     for client in clients:
         if client is not victim:
             stage.send(client, 10 + client._row.index)

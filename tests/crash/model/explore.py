@@ -179,9 +179,7 @@ def _pick(dice: random.Random, choices: list[Choice]) -> Choice:
     return dice.choice([c for c in choices if c[0] == a])
 
 
-def _pick_by_priority(
-    dice: random.Random, choices: list[Choice], priorities: dict[tuple[int, bool], float]
-) -> Choice:
+def _pick_by_priority(dice: random.Random, choices: list[Choice], priorities: dict[tuple[int, bool], float]) -> Choice:
     def key(choice: Choice) -> tuple[int, bool]:
         return choice[0], choice[1] >= 0  # an actor, or its stores under way
 

@@ -24,8 +24,11 @@ MUTANTS = (
     # fences
     Mutant("no_fence_publish", "no fence between tail and the look for sleepers", ("ring on",)),
     Mutant("no_fence_sleep", "no fence between the sleeping byte and the look for work", ("ring on",)),
-    Mutant("no_fence_after_nap", "no fence between the cleared byte and the look that decides who is rung on",
-           ("first look",)),
+    Mutant(
+        "no_fence_after_nap",
+        "no fence between the cleared byte and the look that decides who is rung on",
+        ("first look",),
+    ),
     Mutant("no_fence_claim", "no fence between LEASED and the read of `cancel`", ("cancel",)),
     Mutant("no_fence_cancel", "no fence between `cancel` and the read of the word", ("cancel",)),
     Mutant("no_fence_wait", "no fence between `waiting` and the look at the word", ("handshake",)),

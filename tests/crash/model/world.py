@@ -103,9 +103,7 @@ class World:
         self.shape = shape
         self.actors = actors
         # row of each actor: "worker1" and its replacement "worker1b" live in row 1
-        self.home = [
-            int(n[6]) if n.startswith("worker") else 0 if n == "scaler" else -1 for n in actors
-        ]
+        self.home = [int(n[6]) if n.startswith("worker") else 0 if n == "scaler" else -1 for n in actors]
         self.names: list[str] = []
         self.initial: list[int] = []
         self.kinds: list[tuple[str, tuple[int, ...]]] = []
@@ -129,9 +127,7 @@ class World:
         self.high = [self._cell("high", s, start=1) for s in slots]  # only when the word is split
         self.head = {at: self._cell("head", *at) for at in lanes}
         self.tail = {at: self._cell("tail", *at) for at in lanes}
-        self.ring = {
-            at: [self._cell("ring", *at, i) for i in range(self.room(at[1]))] for at in lanes
-        }
+        self.ring = {at: [self._cell("ring", *at, i) for i in range(self.room(at[1]))] for at in lanes}
         self.sleeping = [self._cell("sleeping", r) for r in rows]
         self.nap = [self._cell("nap", r) for r in rows]
         self.row = [self._cell("row", r, start=ROW_LIVE) for r in rows]
@@ -151,9 +147,7 @@ class World:
         self.accepted = [self._cell("accepted", j) for j in range(shape.jobs + 1)]
         # cancellation: 1 asked for, 2 called certain
         self.asked = [self._cell("asked", j) for j in range(shape.jobs + 1)]
-        self.rung = [
-            [self._cell("rung", a, r) for r in rows] if shape.naps else [] for a in range(len(actors))
-        ]
+        self.rung = [[self._cell("rung", a, r) for r in rows] if shape.naps else [] for a in range(len(actors))]
         self.budget = {name: self._cell("budget") for name in ("worker", "recovery", "producer", "timeout")}
         self.disturbed = self._cell("disturbed", start=int("recovery" in actors))  # deaths not yet dealt with
         self.ticks = self._cell("ticks")

@@ -168,7 +168,7 @@ class Stage:
         client._is_closed = True
         self.clients.remove(client)
         for sent in self.sent.values():
-            if sent.job is not None and sent.job._client is client:
+            if sent.job is not None and sent.job._origin.client is client:
                 sent.job = None
 
     # -- workers and recovery --------------------------------------------------------------

@@ -1,6 +1,6 @@
 """A producer: reserve a slot, publish, cancel, wait, read the result; and who takes over its row.
 
-    payload → ring cell → word QUEUED → tail → fence → wake one sleeper
+payload → ring cell → word QUEUED → tail → fence → wake one sleeper
 """
 
 from __future__ import annotations
@@ -271,4 +271,3 @@ def _end_unread(w: World, slot: int) -> Steps[None]:
     value = yield from read_word(w, slot)
     if state_of(value) in ENDS:
         yield from release(w, slot, value)
-

@@ -1,7 +1,7 @@
 """Recovery: redelivery after proven death, due jobs. Killable at any step.
 
-    row DEAD → LEASED | RUNNING of that row → REQUEUED → pushed
-    → sleeping byte cleared → fence → sleepers and waiting producers rung → row FREE
+row DEAD → LEASED | RUNNING of that row → REQUEUED → pushed
+→ sleeping byte cleared → fence → sleepers and waiting producers rung → row FREE
 """
 
 from __future__ import annotations
@@ -212,4 +212,3 @@ def _push(w: World, a: int, slot: int, group: int) -> Steps[bool]:
         yield fence()  # SYNC POINT: doorbell
     yield from wake_one(w, a, group)
     return True
-

@@ -1,7 +1,7 @@
 """A worker: claim under the group's byte, run, acknowledge; else say "I sleep", look, sleep.
 
-    group byte → entries: word LEASED → head → unlock → fence → read `cancel` → ring on
-    → each: word RUNNING, crashes + 1 → result → word → fence → notify who waits
+group byte → entries: word LEASED → head → unlock → fence → read `cancel` → ring on
+→ each: word RUNNING, crashes + 1 → result → word → fence → notify who waits
 """
 
 from __future__ import annotations
