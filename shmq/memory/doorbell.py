@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Protocol
 
 import posix_ipc
 
+_SHM = "/dev/shm"
 RESCUE_S = 0.1
 """Longest sleep without another look: the most that a lost notification can cost."""
 
@@ -61,11 +63,6 @@ class SemaphoreBell:
         self._handle: int | None = None  # libc's, for waiting
         self._until = _Timespec()
 
-    @classmethod
-    def new(cls) -> SemaphoreBell:
-        """A bell with a fresh random name."""
-        return cls(new_name(), create=True)
-
     def wait(self, timeout_s: float) -> bool:
         """Sleep until notified or `timeout_s` has passed; True when notified.
 
@@ -103,12 +100,23 @@ class SemaphoreBell:
         unlink(self.name)
 
 
-def new_name() -> str:
-    """A semaphore's name: nobody can have squatted on 128 random bits.
+def new_name(segment_name: str) -> str:
+    """A name for a semaphore of the segment: nobody can have squatted on 128 random bits.
 
     Whoever writes it into its row *before* creating the semaphore leaks none when it is killed in between.
     """
-    return f"/shmq-{os.geteuid()}-{secrets.token_hex(16)}"
+    return f"/{segment_name}.{secrets.token_hex(16)}"
+
+
+def names_of(segment_name: str) -> list[str]:
+    """Semaphores of the segment that exist, whether a row still names them or not."""
+    is_ours = re.compile(rf"sem\.{re.escape(segment_name)}\.[0-9a-f]{{32}}").fullmatch
+    found = []
+    for entry in os.scandir(_SHM):
+        with contextlib.suppress(FileNotFoundError):  # its owner was quicker
+            if is_ours(entry.name) and entry.stat().st_uid == os.geteuid():
+                found.append("/" + entry.name.removeprefix("sem."))
+    return sorted(found)
 
 
 class FifoBell:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shmq.memory import doorbell
 from tests.crash.chaos import crew as kinds
 from tests.crash.chaos.crew import Crew
 from tests.crash.chaos.records import FOLDER
@@ -77,9 +75,8 @@ def run(plan: Plan, report: Callable[[str], None] = lambda _: None) -> Outcome:
     crew = Crew(folder, namespace, plan.seed, plan.alive_producers)
     is_clean = False
     try:
-        with _marked_bells(namespace):
-            crew.start_supervisor()
-            outcome = _attack(crew, plan, report, started)
+        crew.start_supervisor()
+        outcome = _attack(crew, plan, report, started)
         is_clean = outcome.is_clean()
         return outcome
     finally:
@@ -137,25 +134,6 @@ def _open_jobs(segment: object) -> int:
     from shmq.supervisor.namespace import jobs_left
 
     return jobs_left(segment)  # type: ignore[arg-type]
-
-
-class _Marked:
-    """Stands in for `secrets` in the doorbells' module: semaphores whose names tell whose they are."""
-
-    def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
-
-    def token_hex(self, size: int) -> str:
-        return f"{self._namespace}-{os.urandom(size // 2).hex()}"
-
-
-@contextlib.contextmanager
-def _marked_bells(namespace: str) -> Iterator[None]:
-    secrets, doorbell.secrets = doorbell.secrets, _Marked(namespace)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        doorbell.secrets = secrets
 
 
 def _left(namespace: str) -> list[str]:
