@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
     from tests.crash.chaos.verdict import Verdict
 
+_LOOK_AHEAD = 64
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """How much of everything. The kills are spread over `seconds`; the load is whatever the producers can do meanwhile."""
 
     workers: int = 100
     producers: int = 100
@@ -36,11 +38,13 @@ class Plan:
     alive_producers: int = 3
 
     def order(self) -> list[str]:
-        """The kills in random order; fork server and recovery get a tenth of the workers' share."""
+        """The kills in random order; recovery gets a tenth of the workers' share, fork server and planner a fiftieth."""
         tenth = max(self.workers // 10, 1)
+        fiftieth = max(tenth // 5, 1)
         counts = {
             kinds.WORKER_KILL: self.workers, kinds.PRODUCER_KILL: self.producers,
-            kinds.SUPERVISOR_KILL: self.supervisors, kinds.SERVER_KILL: max(tenth // 5, 1), kinds.RECOVERY_KILL: tenth,
+            kinds.SUPERVISOR_KILL: self.supervisors, kinds.RECOVERY_KILL: tenth, kinds.SERVER_KILL: fiftieth,
+            kinds.PLANNER_KILL: fiftieth,
         }  # fmt: skip
         order = [kind for kind, count in counts.items() for _ in range(count)]
         random.Random(self.seed).shuffle(order)
@@ -57,6 +61,7 @@ class Outcome:
     producer_errors: str
     left: list[str]
     elapsed_s: float
+    judged_s: float
     exit_status: int
 
     def is_clean(self) -> bool:
@@ -102,11 +107,12 @@ def _attack(crew: Crew, plan: Plan, report: Callable[[str], None], started: floa
         if time.monotonic() < next_at:
             time.sleep(min(0.002, pause_s))
             continue
-        done = next((i for i, kind in enumerate(waiting[:8]) if crew.kill(kind, segment)), None)
+        # whatever comes next and is there: while a supervisor starts, there are only producers to kill
+        done = next((kind for kind in dict.fromkeys(waiting[:_LOOK_AHEAD]) if crew.kill(kind, segment)), None)
         if done is None:
-            time.sleep(0.001)
+            time.sleep(0.002)
             continue
-        del waiting[done]
+        waiting.remove(done)
         next_at = max(next_at + pause_s * crew._chance.uniform(0.2, 1.8), time.monotonic() - 1.0)
         if len(crew.kills) % 500 == 0:
             all_kills, elapsed_s = len(crew.kills) + len(waiting), time.monotonic() - started
@@ -121,12 +127,13 @@ def _attack(crew: Crew, plan: Plan, report: Callable[[str], None], started: floa
     crew.reap()
     from tests.crash.chaos.verdict import judge  # numpy: only now, when nothing is forked any more
 
+    ended = time.monotonic()
     verdict = judge(crew.folder / "ledger", crew.kills, crew.folder / "state" / crew.namespace / "dead.sqlite")
     errors = crew.folder / "ledger" / "errors"
     left = _left(crew.namespace) + ([f"{stuck} jobs that never end"] if stuck else [])
     return Outcome(
         Counter(kill.kind for kill in crew.kills), verdict, born, errors.read_text() if errors.exists() else "",
-        left, time.monotonic() - started, status,
+        left, ended - started, time.monotonic() - ended, status,
     )  # fmt: skip
 
 
@@ -149,9 +156,11 @@ def describe(plan: Plan, outcome: Outcome) -> str:
     """The figures, as they go into the README."""
     verdict = outcome.verdict
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
+    total = sum(outcome.kills.values())
     lines = [
-        f"seed {plan.seed}: {sum(outcome.kills.values())} kills in {outcome.elapsed_s:.0f} s: {kills}",
+        f"seed {plan.seed}: {total} kills in {outcome.elapsed_s:.0f} s (then {outcome.judged_s:.0f} s to judge): {kills}",
         f"producers {outcome.producers}, accepted {verdict.accepted}, executed {verdict.executed}, "  # noqa: ISC004
+        f"answered otherwise {verdict.answered} (cancelled, or told that the worker was lost), "
         f"dead letters {verdict.dead_letters}",
         f"lost {len(verdict.lost)}, phantom {len(verdict.phantom)}, altered {len(verdict.altered)}, "  # noqa: ISC004
         f"run although cancelled {len(verdict.cancelled_but_ran)}",
@@ -160,6 +169,8 @@ def describe(plan: Plan, outcome: Outcome) -> str:
         f"worker's death to its job's next start: {_spread(verdict.redelivery_s)}",
         f"supervisor's death to its workers' jobs' next start: {_spread(verdict.restart_s)}",
     ]
+    if not verdict.lost:
+        lines.append(f"0 lost in {total} kills: fewer than {3 / max(total, 1):.1e} per kill (95 %)")
     wrong = {
         "LOST": verdict.lost, "PHANTOM": verdict.phantom, "ALTERED": verdict.altered[:8],
         "UNEXPLAINED": verdict.unexplained[:8], "RAN ALTHOUGH CANCELLED": verdict.cancelled_but_ran,

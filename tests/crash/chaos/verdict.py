@@ -18,6 +18,7 @@ _DTYPE = np.dtype([
 ])  # fmt: skip
 assert _DTYPE.itemsize == records.RECORD.size
 _EXAMPLES = 8
+_PORTION = 1_000_000  # records that are Python objects at a time
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Verdict:
 
     accepted: int = 0
     executed: int = 0
+    answered: int = 0
     dead_letters: int = 0
     duplicates: int = 0
     explained: int = 0
@@ -53,7 +55,9 @@ def judge(ledger: Path, kills: list[Kill], dead: Path) -> Verdict:
     verdict.accepted, verdict.executed = len(accepted), len(np.unique(done_ids))
     answered = _ids(wrote[np.isin(wrote["kind"], (records.ASKED, records.LOST))])
     verdict.dead_letters = _dead_letters(dead)
-    missing = np.setdiff1d(np.setdiff1d(accepted, done_ids), answered)
+    missing = np.setdiff1d(accepted, done_ids)
+    verdict.answered = int(np.isin(missing, answered).sum())
+    missing = np.setdiff1d(missing, answered)
     verdict.lost = _named(_without_dead(missing, dead, ran))
     verdict.phantom = _phantom(wrote, ran)
     verdict.altered = _altered(done)
@@ -108,7 +112,8 @@ def _without_dead(missing: NDArray[np.uint64], dead: Path, ran: NDArray[np.void]
                 producer, sequence = msgspec.msgpack.decode(args, ext_hook=lambda _code, data: None)[:2]
                 letters.add(producer << 32 | sequence)
     worn_out = _ids(ran[(ran["kind"] == records.STARTED) & (ran["attempt"] >= 3)])  # its arguments were in a block
-    kept = [i for i in missing.tolist() if i not in letters and i not in set(worn_out.tolist())]
+    letters |= set(worn_out.tolist())
+    kept = [i for i in missing.tolist() if i not in letters]
     return np.array(kept, np.uint64)
 
 
@@ -117,20 +122,21 @@ def _phantom(wrote: NDArray[np.void], ran: NDArray[np.void]) -> list[str]:
     accepted = wrote[wrote["kind"] == records.ACCEPTED]
     known = np.unique(_ids(accepted))
     strangers = np.setdiff1d(np.unique(_ids(ran)), known)
-    highest: dict[int, int] = {}
-    for producer in np.unique(accepted["producer"]).tolist():
-        highest[producer] = int(accepted["sequence"][accepted["producer"] == producer].max())
-    odd = [i for i in strangers.tolist() if (i & 0xFFFFFFFF) != highest.get(i >> 32, 0) + 1]
+    highest = np.zeros(1 + max(int(rows["producer"].max(initial=0)) for rows in (wrote, ran)), np.int64)
+    np.maximum.at(highest, accepted["producer"], accepted["sequence"])
+    odd = [i for i in strangers.tolist() if (i & 0xFFFFFFFF) != int(highest[i >> 32]) + 1]
     return _named(np.array(odd, np.uint64))
 
 
 def _altered(done: NDArray[np.void]) -> list[str]:
     wrong: list[str] = []
-    for producer, sequence, total in done[["producer", "sequence", "sum"]].tolist():
-        if total != records.checksum(records.payload(producer, sequence)) and total != records.checksum(
-            np.full(1000, sequence, np.int64).tobytes()
-        ):
-            wrong.append(f"{producer}:{sequence}")
+    for first in range(0, len(done), _PORTION):
+        part = done[first : first + _PORTION]
+        for producer, sequence, total in part[["producer", "sequence", "sum"]].tolist():
+            if total != records.checksum(records.payload(producer, sequence)) and total != records.checksum(
+                np.full(1000, sequence, np.int64).tobytes()
+            ):
+                wrong.append(f"{producer}:{sequence}")
     return wrong
 
 
