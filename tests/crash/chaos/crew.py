@@ -47,7 +47,8 @@ class Crew:
                 "waiting": Group(min_workers=3, max_workers=3, mode="fixed", kind="io"),
             },
             memory=Memory(
-                max_producers=16, slots_per_producer=512, max_workers=32, block_budget_bytes=64 << 20, block_unit_bytes=8192
+                max_producers=16, slots_per_producer=512, max_workers=32,
+                block_budget_bytes=64 << 20, block_unit_bytes=8192,
             ),
             supervisor=SupervisorSettings(state_dir=str(folder / "state"), task_output="inherit"),
         )  # fmt: skip

@@ -18,9 +18,6 @@ from tests.crash.chaos.crew import Crew
 from tests.crash.chaos.records import FOLDER
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tests.crash.chaos.verdict import Verdict
 
 _LOOK_AHEAD = 64
@@ -28,7 +25,7 @@ _LOOK_AHEAD = 64
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything. The kills are spread over `seconds`; the load is whatever the producers can do meanwhile."""
+    """How much of everything. The kills are spread over `seconds`, the load is what the producers can do meanwhile."""
 
     workers: int = 100
     producers: int = 100
@@ -38,7 +35,7 @@ class Plan:
     alive_producers: int = 3
 
     def order(self) -> list[str]:
-        """The kills in random order; recovery gets a tenth of the workers' share, fork server and planner a fiftieth."""
+        """The kills in random order; recovery: a tenth of the workers' share, fork server and planner: a fiftieth."""
         tenth = max(self.workers // 10, 1)
         fiftieth = max(tenth // 5, 1)
         counts = {
@@ -158,7 +155,7 @@ def describe(plan: Plan, outcome: Outcome) -> str:
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
     total = sum(outcome.kills.values())
     lines = [
-        f"seed {plan.seed}: {total} kills in {outcome.elapsed_s:.0f} s (then {outcome.judged_s:.0f} s to judge): {kills}",
+        f"seed {plan.seed}: {total} kills in {outcome.elapsed_s:.0f} s (judged in {outcome.judged_s:.0f} s): {kills}",
         f"producers {outcome.producers}, accepted {verdict.accepted}, executed {verdict.executed}, "  # noqa: ISC004
         f"answered otherwise {verdict.answered} (cancelled, or told that the worker was lost), "
         f"dead letters {verdict.dead_letters}",
@@ -166,9 +163,12 @@ def describe(plan: Plan, outcome: Outcome) -> str:
         f"run although cancelled {len(verdict.cancelled_but_ran)}",
         f"duplicates {verdict.duplicates}: {verdict.explained} were the last act of a killed worker, "  # noqa: ISC004
         f"{len(verdict.unexplained)} unexplained",
-        f"worker's death to its job's next start: {_spread(verdict.redelivery_s)}",
-        f"supervisor's death to its workers' jobs' next start: {_spread(verdict.restart_s)}",
     ]
+    for whose, latencies in (("worker", verdict.redelivery), ("supervisor", verdict.restart)):
+        lines += [
+            f"{whose}'s death to the next start of what it cut off: {_spread(latencies.all_s)}",
+            f"    where nothing else was killed meanwhile: {_spread(latencies.undisturbed_s)}",
+        ]
     if not verdict.lost:
         lines.append(f"0 lost in {total} kills: fewer than {3 / max(total, 1):.1e} per kill (95 %)")
     wrong = {
@@ -180,10 +180,10 @@ def describe(plan: Plan, outcome: Outcome) -> str:
     return "\n".join(lines + [f"{what}: {', '.join(which)}" for what, which in wrong.items() if which])
 
 
-def _spread(values: NDArray[np.float64]) -> str:
+def _spread(values: list[float]) -> str:
     import numpy as np
 
-    if not len(values):
+    if not values:
         return "none seen"
-    p50, p99 = (1000 * float(np.quantile(values, q)) for q in (0.5, 0.99))
-    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {1000 * float(values.max()):.1f} ms ({len(values)} jobs)"
+    p50, p99, most = (1000 * float(np.quantile(values, q)) for q in (0.5, 0.99, 1.0))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {most:.1f} ms ({len(values)} jobs)"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tests.crash.chaos import records
-from tests.crash.chaos.crew import SUPERVISOR_KILL, WORKER_KILL, Kill
+from tests.crash.chaos.crew import PLANNER_KILL, PRODUCER_KILL, SUPERVISOR_KILL, WORKER_KILL, Kill
 
 _DTYPE = np.dtype([
     ("kind", "u1"), ("attempt", "u1"), ("-", "<u2"), ("producer", "<u4"), ("sequence", "<u4"), ("sum", "<u4"),
@@ -19,6 +20,13 @@ _DTYPE = np.dtype([
 assert _DTYPE.itemsize == records.RECORD.size
 _EXAMPLES = 8
 _PORTION = 1_000_000  # records that are Python objects at a time
+
+
+class Latencies(NamedTuple):
+    """Seconds from a death to the next start of the job that it cut off: of all, and where nothing else was killed."""
+
+    all_s: list[float]
+    undisturbed_s: list[float]
 
 
 @dataclass
@@ -36,8 +44,8 @@ class Verdict:
     altered: list[str] = field(default_factory=list)
     unexplained: list[str] = field(default_factory=list)
     cancelled_but_ran: list[str] = field(default_factory=list)
-    redelivery_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    restart_s: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    redelivery: Latencies = field(default_factory=lambda: Latencies([], []))
+    restart: Latencies = field(default_factory=lambda: Latencies([], []))
 
     def is_clean(self) -> bool:
         """Were all promises kept?"""
@@ -63,8 +71,8 @@ def judge(ledger: Path, kills: list[Kill], dead: Path) -> Verdict:
     verdict.altered = _altered(done)
     verdict.cancelled_but_ran = _started_after_cancel(wrote, ran)
     _explain_repeats(verdict, ran, kills)
-    verdict.redelivery_s = _latencies(ran, [k for k in kills if k.kind == WORKER_KILL])
-    verdict.restart_s = _latencies(ran, [k for k in kills if k.kind == SUPERVISOR_KILL])
+    verdict.redelivery = _latencies(ran, kills, WORKER_KILL)
+    verdict.restart = _latencies(ran, kills, SUPERVISOR_KILL)
     return verdict
 
 
@@ -166,8 +174,9 @@ def _explain_repeats(verdict: Verdict, ran: NDArray[np.void], kills: list[Kill])
             verdict.unexplained.append(f"{job} of worker {int(done['pid'][i])}")
 
 
-def _latencies(ran: NDArray[np.void], kills: list[Kill]) -> NDArray[np.float64]:
-    """From a kill to the start of the next attempt of the job that it cut off."""
+def _latencies(ran: NDArray[np.void], kills: list[Kill], kind: str) -> Latencies:
+    """From a kill of the kind to the start of the next attempt of the job that it cut off."""
+    disturbing = np.sort([kill.at_ns for kill in kills if kill.kind not in {PRODUCER_KILL, PLANNER_KILL}])
     started = ran[ran["kind"] == records.STARTED]
     ids = _ids(started)
     order = np.lexsort((started["at"], ids))
@@ -175,15 +184,17 @@ def _latencies(ran: NDArray[np.void], kills: list[Kill]) -> NDArray[np.float64]:
     again = (ids[1:] == ids[:-1]).nonzero()[0]
     at_kill: dict[int, list[int]] = {}
     for kill in kills:
-        for pid in kill.workers:
+        for pid in kill.workers if kill.kind == kind else ():
             at_kill.setdefault(pid, []).append(kill.at_ns)
-    found = []
+    found = Latencies([], [])
     for i in again.tolist():
         if not started["is_last"][i]:
             continue  # not cut off: the task raised, and was tried again
         began, next_began = int(started["at"][i]), int(started["at"][i + 1])
         for at in at_kill.get(int(started["pid"][i]), ()):
             if began <= at <= next_began:
-                found.append((next_began - at) / 1e9)
+                found.all_s.append((next_began - at) / 1e9)
+                if np.searchsorted(disturbing, next_began) - np.searchsorted(disturbing, at) == 1:
+                    found.undisturbed_s.append(found.all_s[-1])
                 break
-    return np.array(found)
+    return found
