@@ -111,12 +111,7 @@ def new_name(segment_name: str) -> str:
 def names_of(segment_name: str) -> list[str]:
     """Semaphores of the segment that exist, whether a row still names them or not."""
     is_ours = re.compile(rf"sem\.{re.escape(segment_name)}\.[0-9a-f]{{32}}").fullmatch
-    found = []
-    for entry in os.scandir(_SHM):
-        with contextlib.suppress(FileNotFoundError):  # its owner was quicker
-            if is_ours(entry.name) and entry.stat().st_uid == os.geteuid():
-                found.append("/" + entry.name.removeprefix("sem."))
-    return sorted(found)
+    return ["/" + name.removeprefix("sem.") for name in sorted(filter(is_ours, os.listdir(_SHM)))]
 
 
 class FifoBell:
@@ -178,9 +173,9 @@ def is_semaphore(name: str) -> bool:
 
 
 def unlink(name: str) -> None:
-    """Remove a bell's name; fine when it is gone already."""
+    """Remove a bell's name; fine when it is gone already, or another user's who took such a name."""
     if is_semaphore(name):
-        with contextlib.suppress(posix_ipc.ExistentialError):
+        with contextlib.suppress(posix_ipc.ExistentialError, posix_ipc.PermissionsError):
             posix_ipc.unlink_semaphore(name)
     elif name:
         Path(name).unlink(missing_ok=True)
