@@ -33,7 +33,7 @@ if IS_CONTROLLER:
 
 
 def left_in_shared_memory(mark: str) -> list[str]:
-    """Names that carry the mark. Semaphores carry none: scripts/test, which runs alone, sees those."""
+    """Names that carry the mark: segments, and semaphores, which begin with their segment's name."""
     return sorted(name for name in os.listdir(SHM) if mark in name)
 
 

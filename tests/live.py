@@ -109,7 +109,6 @@ class LiveSupervisor:
         self._clients: list[Any] = []
         self._own_client: Any = None
         self._segment: Any = None
-        self._bells: set[str] = set()
         for name, source in self._modules.items():
             self.write_module(name, source)
         self.write_config(config)
@@ -155,7 +154,6 @@ class LiveSupervisor:
         try:
             if self.control("ping")["pid"] != self.pid:
                 return False
-            self.notice()
             has_tasks = (self.state_dir / "registry.json").exists() and self.segment.header("registry") > 0
             return has_tasks and all(row["workers"] >= row["min_workers"] for row in self.controls())
         except (ShmqError, FileNotFoundError):
@@ -191,7 +189,6 @@ class LiveSupervisor:
         """Ask it to stop and wait; its exit code. Clients of this object are closed first."""
         assert self.process is not None
         self.close_clients()
-        self.notice()
         self.process.send_signal(number)
         try:
             return self.process.wait(GUARD_S)
@@ -201,14 +198,12 @@ class LiveSupervisor:
     def kill(self) -> None:
         """SIGKILL the supervisor alone; its workers end by their death signal, the segment stays."""
         assert self.process is not None
-        self.notice()
         self.process.kill()
         self.process.wait(GUARD_S)
 
     def discard(self) -> None:
         """End everything and remove all names, whatever state it is in."""
         self.close_clients()
-        self.notice()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(GUARD_S)
@@ -226,10 +221,8 @@ class LiveSupervisor:
     def names_left(self) -> list[Path]:
         """Names in /dev/shm that belong to this namespace: segment and semaphores."""
         base = f"shmq-{os.geteuid()}-{self.namespace}"
-        shm = Path("/dev/shm")
-        segments = [shm / name for name in os.listdir(shm) if name == base or name.startswith(f"{base}.")]
-        bells = [shm / f"sem.{name.lstrip('/')}" for name in sorted(self._bells)]
-        return segments + [path for path in bells if path.exists()]
+        names = ((name, name.removeprefix("sem.")) for name in sorted(os.listdir("/dev/shm")))
+        return [Path("/dev/shm", name) for name, bare in names if bare == base or bare.startswith(f"{base}.")]
 
     def processes(self) -> list[int]:
         """Pids of all other processes that map the namespace's segment (its name may be gone)."""
@@ -268,20 +261,6 @@ class LiveSupervisor:
             self._segment = attach(segment_name(self.namespace))
         return self._segment
 
-    def notice(self) -> None:
-        """Remember the doorbells that exist now, to look for them at the end."""
-        from shmq.errors import ShmqError
-
-        with contextlib.suppress(ShmqError, OSError):
-            segment = self.segment
-            for field, rows in (
-                ("worker_bells", segment.shape.workers),
-                ("producer_bells", segment.shape.producers),
-            ):
-                self._bells.update(
-                    name for row in range(rows) if (name := segment.text(field, row)).startswith("/shmq-")
-                )
-
     def control(self, command: str, **arguments: Any) -> dict[str, Any]:
         """One request to the control socket. Raises ShmqError with the supervisor's refusal."""
         from shmq.supervisor.control import request
@@ -290,7 +269,6 @@ class LiveSupervisor:
 
     def workers(self, group: str | None = None) -> list[dict[str, Any]]:
         """index, pid, group, live, draining ... of each worker, as the supervisor sees them."""
-        self.notice()
         found = self.control("workers")["workers"]
         return [worker for worker in found if group is None or worker["group"] == group]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import secrets
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Protocol
 
 import posix_ipc
 
+_SHM = "/dev/shm"
 RESCUE_S = 0.1
 """Longest sleep without another look: the most that a lost notification can cost."""
 
@@ -62,11 +64,6 @@ class SemaphoreBell:
         self._until = _Timespec()
         self._until_ref = ctypes.byref(self._until)
         self._rescue_s = 0.0  # the moment `doze` gives up, kept for as many calls as it serves
-
-    @classmethod
-    def new(cls) -> SemaphoreBell:
-        """A bell with a fresh random name."""
-        return cls(new_name(), create=True)
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until notified or `timeout_s` has passed; True when notified.
@@ -124,12 +121,18 @@ class SemaphoreBell:
         unlink(self.name)
 
 
-def new_name() -> str:
-    """A semaphore's name: nobody can have squatted on 128 random bits.
+def new_name(segment_name: str) -> str:
+    """A name for a semaphore of the segment: nobody can have squatted on 128 random bits.
 
     Whoever writes it into its row *before* creating the semaphore leaks none when it is killed in between.
     """
-    return f"/shmq-{os.geteuid()}-{secrets.token_hex(16)}"
+    return f"/{segment_name}.{secrets.token_hex(16)}"
+
+
+def names_of(segment_name: str) -> list[str]:
+    """Semaphores of the segment that exist, whether a row still names them or not."""
+    is_ours = re.compile(rf"sem\.{re.escape(segment_name)}\.[0-9a-f]{{32}}").fullmatch
+    return ["/" + name.removeprefix("sem.") for name in sorted(filter(is_ours, os.listdir(_SHM)))]
 
 
 class FifoBell:
@@ -191,9 +194,9 @@ def is_semaphore(name: str) -> bool:
 
 
 def unlink(name: str) -> None:
-    """Remove a bell's name; fine when it is gone already."""
+    """Remove a bell's name; fine when it is gone already, or another user's who took such a name."""
     if is_semaphore(name):
-        with contextlib.suppress(posix_ipc.ExistentialError):
+        with contextlib.suppress(posix_ipc.ExistentialError, posix_ipc.PermissionsError):
             posix_ipc.unlink_semaphore(name)
     elif name:
         Path(name).unlink(missing_ok=True)

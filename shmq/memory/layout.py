@@ -20,6 +20,7 @@ PRIORITIES = 5
 LANE_WORDS = 8  # one cache line of heads or tails per producer; priorities 1..5 use the first five
 HISTOGRAM_BUCKETS = 160
 NAME_BYTES = 72
+BELL_BYTES = 128  # a semaphore's name: uid, namespace, 128 random bits
 PATH_BYTES = 256
 
 
@@ -130,9 +131,9 @@ FIELDS: tuple[Field, ...] = (
     Field("task_limit_states", "Q", (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
     Field("producer_rows", "Q", ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, waiting flag, scheduled"),
-    Field("producer_bells", "B", ("producers", NAME_BYTES), _PRODUCER_BYTE, "doorbell name"),
+    Field("producer_bells", "B", ("producers", BELL_BYTES), _PRODUCER_BYTE, "doorbell name"),
     Field("worker_rows", "Q", ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
-    Field("worker_bells", "B", ("workers", NAME_BYTES), "supervisor (starting)", "doorbell name"),
+    Field("worker_bells", "B", ("workers", BELL_BYTES), "supervisor (starting)", "doorbell name"),
     Field("service_times", "Q", ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of run times"),
     Field("wait_times", "Q", ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of queue waits"),
     Field("heads", "Q", ("groups", "lane_rows", LANE_WORDS), _GROUP_BYTE, "next entry to claim"),

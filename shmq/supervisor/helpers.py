@@ -14,7 +14,6 @@ from shmq.config.model import Config
 from shmq.supervisor.pools.endings import describe
 
 _log = logging.getLogger("shmq.supervisor")
-_LONGEST_PAUSE_S = 5.0
 
 
 @dataclass
@@ -29,6 +28,7 @@ class Helper:
     deaths_in_a_row: int = 0
     restart_at: float = 0.0
     is_wanted: bool = True
+    longest_pause_s: float = 5.0
 
     def start(self) -> None:
         """Fork the helper. It dies with the supervisor."""
@@ -54,7 +54,7 @@ class Helper:
         """It was reaped: restart at once, slower and slower when it keeps dying young."""
         lived = time.monotonic() - self.started_at
         self.deaths_in_a_row = min(self.deaths_in_a_row + 1, 10) if lived < 1.0 else 0
-        pause = 0.0 if self.deaths_in_a_row < 3 else min(0.05 * 2**self.deaths_in_a_row, _LONGEST_PAUSE_S)
+        pause = 0.0 if self.deaths_in_a_row < 3 else min(0.05 * 2**self.deaths_in_a_row, self.longest_pause_s)
         self.pid, self.restart_at = 0, time.monotonic() + pause
         if self.is_wanted:
             _log.warning(
@@ -82,7 +82,7 @@ def recovery(segment_name: str, config: Config, lock_fd: int) -> Helper:
 
         Recovery(segment_name, config).run()
 
-    return Helper("recovery", main, (lock_fd,))
+    return Helper("recovery", main, (lock_fd,), longest_pause_s=0.5)  # jobs of the dead wait for it: promised < 1 s
 
 
 def planner(segment_name: str, config: Config, lock_fd: int) -> Helper:

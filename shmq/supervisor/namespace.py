@@ -80,7 +80,9 @@ def open_segment(config: Config, folder: Path, lock_file: locks.LockFile) -> Seg
     try:
         segment = attach(name)
     except NotRunning:
-        return _create(config, name, shape, folder)
+        segment = _create(config, name, shape, folder)
+        _remove_stray_bells(segment)  # of one whose name was removed: nothing else leads to them
+        return segment
     if segment.shape == shape and segment.group_names() == list(config.groups):
         _take_back(segment, folder, config, lock_file)
         return segment
@@ -115,7 +117,7 @@ def _retire(segment: Segment, name: str, folder: Path, lock_file: locks.LockFile
             "Start the old configuration, `shmq drain`, then start this one."
         )
     segment.set_header("detached", 1)
-    _remove_bells(segment, folder)
+    remove_bells(segment, folder)
     aside.unlink()
     holders = {lock_file.holder(locks.producer_byte(row)) for row in range(segment.shape.producers)} - {0}
     if holders:
@@ -137,8 +139,8 @@ def _take_back(segment: Segment, folder: Path, config: Config, lock_file: locks.
             row[WORKER["reason"]] = STOPPED  # it died with its supervisor: no job's fault
             row[WORKER["culprit"]] = 0
             row[WORKER["state"]] = WORKER_DEAD
-        _unlink_semaphore(segment.text("worker_bells", index))
     sleeping[:] = bytes(len(sleeping))  # nobody sleeps: a ring would go to the dead
+    _remove_stray_bells(segment)
     left = jobs_left(segment)
     _log.info(
         "found the segment of a former supervisor: epoch %d, %d unfinished jobs",
@@ -225,7 +227,7 @@ def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) 
         if jobs_left(segment):
             return False
         segment.set_header("detached", 1)
-        _remove_bells(segment, folder)
+        remove_bells(segment, folder)
         unlink(segment.path.name)
         return True
     finally:
@@ -233,17 +235,24 @@ def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) 
             lock_file.release(locks.producer_byte(row))
 
 
-def _remove_bells(segment: Segment, folder: Path) -> None:
-    """Doorbells of rows that nobody holds any more: semaphores, and the FIFOs of the state directory."""
-    for field, rows in (("worker_bells", segment.shape.workers), ("producer_bells", segment.shape.producers)):
-        for row in range(rows):
-            _unlink_semaphore(segment.text(field, row))
+def remove_bells(segment: Segment, folder: Path) -> None:
+    """All doorbells of a segment that nobody is to use any more: semaphores, and the FIFOs of the state directory.
+
+    Found by their names, not by the rows: what a row says may have been overwritten.
+    """
+    for name in doorbell.names_of(segment.path.name):
+        doorbell.unlink(name)
     for fifo in folder.glob("*.bell"):
         if fifo.is_fifo():
             fifo.unlink(missing_ok=True)
 
 
-def _unlink_semaphore(name: str) -> None:
-    """Remove a doorbell named in the segment: semaphores only, any other name could be any file."""
-    if doorbell.is_semaphore(name):
+def _remove_stray_bells(segment: Segment) -> None:
+    """Semaphores that no producer's row names: of dead workers, of rows that were overwritten, of a lost segment.
+
+    Caller must: have proven the former workers dead. The names are listed before the rows are read: a producer
+    names its bell before it makes it.
+    """
+    existing = set(doorbell.names_of(segment.path.name))
+    for name in existing - {segment.text("producer_bells", row) for row in range(segment.shape.producers)}:
         doorbell.unlink(name)

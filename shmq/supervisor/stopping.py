@@ -81,6 +81,7 @@ class Stopping:
         segment.set_header("recovery_pid", 0)
         left = namespace.jobs_left(segment)
         if not segment.is_linked():
+            namespace.remove_bells(segment, supervisor.state_dir)
             _log.warning("stopped; the segment's name had been removed, with it %d unfinished jobs", left)
         elif namespace.remove_if_unused(segment, supervisor.state_dir, supervisor.lock_file):
             _log.info("stopped; nothing left behind")

@@ -34,7 +34,7 @@ class ProducerRow:
         self._rows[self._at + PRODUCER["ticks"]] = clock.start_ticks(os.getpid())
         self._rows[self._at + PRODUCER["pid"]] = os.getpid()
         # INVARIANT: a bell exists only while a row with a pid names it, so whoever takes the row over finds it
-        segment.set_text("producer_bells", doorbell.new_name(), index)
+        segment.set_text("producer_bells", doorbell.new_name(segment.path.name), index)
         self.bell = SemaphoreBell(segment.text("producer_bells", index), create=True)
         self._rows[self._at + PRODUCER["bell_serial"]] += 1
 

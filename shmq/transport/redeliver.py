@@ -79,9 +79,14 @@ class Redeliverer:
         return slots
 
     def owned_by(self, worker: int) -> list[int]:
-        """Slots leased to or run by the worker row."""
-        states = self._np_words & _U(STATE)
-        owners = (self._np_words >> _U(OWNER_SHIFT)) & _U(0x3FF)
+        """Slots leased to or run by the worker row.
+
+        INVARIANT: each word is loaded once. State and owner of two moments make a lease that never was: a living
+        worker's job that ends in between has no owner any more, and would be given to row 0's heirs.
+        """
+        words = self._np_words.copy()
+        states = words & _U(STATE)
+        owners = (words >> _U(OWNER_SHIFT)) & _U(0x3FF)
         mine = (owners == worker) & ((states == LEASED) | (states == RUNNING))
         slots: list[int] = mine.nonzero()[0].tolist()
         return slots

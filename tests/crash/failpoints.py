@@ -1,16 +1,20 @@
-"""Named failpoints without a line of production code: `SYNC POINT: name` comments are the labels.
+"""Named failpoints without a line of production code.
 
-A line tracer stops where the code line behind such a comment is about to run, and kills, stops, raises or waits.
+Labels are the `SYNC POINT: name` comments, and every statement that stores into shared memory, named by its function
+and what it stores into: both are read from the source, so new code has its labels by itself. A line tracer stops where
+the labelled line is about to run, and kills, stops, raises or waits. Production code is not touched, and pays nothing.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,10 +22,11 @@ from types import FrameType
 from typing import Any
 
 import shmq
+from shmq.errors import ClientClosed
 from shmq.memory import locks
 from shmq.memory.layout import WORKER, WORKER_LIVE
 from shmq.transport.table import LEASED, RUNNING, STATE, owner_of
-from tests.crash.bytecode.run import arrange, finish
+from tests.crash.bytecode.run import all_steps, arrange, finish
 from tests.crash.bytecode.steps import Step
 from tests.crash.stage import board
 from tests.crash.stage.stage import HELPER, Stage
@@ -29,6 +34,11 @@ from tests.crash.stage.stage import HELPER, Stage
 ROOT = Path(shmq.__file__).parent
 ACTIONS = ("kill", "stop", "raise", "delay")
 _LABEL = re.compile(r"SYNC POINT: ([a-z-]+)")
+_FOLDERS = ("client", "memory", "supervisor", "transport", "worker")
+_SHARED = frozenset((
+    "cancels", "control", "dues", "heads", "kills", "map", "payload", "pins", "progress", "results", "rings", "row",
+    "rows", "sleeping", "table", "tags", "tails", "whole", "words",
+))  # fmt: skip
 _DELAY_S = 0.02
 
 
@@ -38,7 +48,7 @@ class Injected(BaseException):
 
 @dataclass(frozen=True, order=True)
 class Label:
-    """One labelled line. `line` is the first code line behind the comment, or the comment's own."""
+    """One labelled line: a store, or the first code line behind a comment (or the comment's own)."""
 
     file: str
     line: int
@@ -50,26 +60,59 @@ class Label:
 
 @cache
 def labels() -> tuple[Label, ...]:
-    """Every SYNC POINT that stands in code (docstrings mention them in parentheses)."""
-    found = []
+    """Every SYNC POINT that stands in code (docstrings mention them in parentheses), every store to shared memory."""
+    found: dict[tuple[str, int], Label] = {}
     for path in sorted(ROOT.rglob("*.py")):
-        lines = path.read_text().splitlines()
-        for number, line in enumerate(lines, 1):
-            comment = line.partition("#")[2]
-            match = _LABEL.search(comment)
-            if match is None:
-                continue
-            at = number
-            while lines[at - 1].strip().startswith("#") or not lines[at - 1].strip():
-                at += 1
-            found.append(Label(str(path), at, match[1]))
-    return tuple(found)
+        source = path.read_text()
+        for line, name in [*_sync_points(source), *_stores(source, path)]:
+            found.setdefault((str(path), line), Label(str(path), line, name))
+    return tuple(sorted(found.values()))
+
+
+def _sync_points(source: str) -> Iterator[tuple[int, str]]:
+    lines = source.splitlines()
+    for number, line in enumerate(lines, 1):
+        match = _LABEL.search(line.partition("#")[2])
+        if match is None:
+            continue
+        at = number
+        while lines[at - 1].strip().startswith("#") or not lines[at - 1].strip():
+            at += 1
+        yield at, match[1]
+
+
+def _stores(source: str, path: Path) -> Iterator[tuple[int, str]]:
+    if path.relative_to(ROOT).parts[0] not in _FOLDERS:
+        return
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            for target in targets:
+                if isinstance(target, ast.Subscript) and _is_shared(target):
+                    yield node.lineno, f"{function.name}: {ast.unparse(target)}"
+
+
+def _is_shared(target: ast.Subscript) -> bool:
+    """Is the container one of the segment's fields, by whatever name it has here?"""
+    base: ast.expr = target.value
+    while isinstance(base, ast.Subscript):
+        base = base.value
+    if isinstance(base, ast.Call):
+        return isinstance(base.func, ast.Attribute) and base.func.attr == "view"
+    name = base.attr if isinstance(base, ast.Attribute) else base.id if isinstance(base, ast.Name) else ""
+    return name.lstrip("_").removeprefix("np_") in _SHARED
+
+
+@cache
+def _by_place() -> tuple[dict[tuple[str, int], Label], frozenset[str]]:
+    return {(label.file, label.line): label for label in labels()}, frozenset(label.file for label in labels())
 
 
 def passed(step: Callable[[], Any], visit: Callable[[Label], None]) -> None:
     """Run the step; `visit` is called before each labelled line."""
-    by_place = {(label.file, label.line): label for label in labels()}
-    files = {label.file for label in labels()}
+    by_place, files = _by_place()
 
     def opened(frame: FrameType, event: str, _argument: object) -> Any:
         return inside if event == "call" and frame.f_code.co_filename in files else None
@@ -94,20 +137,12 @@ def labels_of(stage: Stage, step: Step) -> list[Label]:
     known = labels()
 
     def child() -> None:
-        run, count = step.prepare(stage), 0
+        passed(step.prepare(stage), lambda label: board.points.__setitem__(known.index(label), 1))
 
-        def visit(label: Label) -> None:
-            nonlocal count
-            count += 1
-            board.points[count] = known.index(label)
-            board.points[0] = count
-
-        passed(run, visit)
-
-    board.points[0] = 0
+    board.points[: len(known)] = memoryview(bytes(8 * len(known))).cast("Q")
     _, status = _wait(_fork(child))
     assert status == 0, f"{step.name} ends with {status:#x}"
-    return sorted({known[i] for i in board.points[1 : 1 + board.points[0]]})
+    return [label for label, is_passed in zip(known, board.points, strict=False) if is_passed]
 
 
 def attack(stage: Stage, step: Step, label: Label, action: str) -> None:
@@ -127,7 +162,8 @@ def attack(stage: Stage, step: Step, label: Label, action: str) -> None:
             passed(run, visit)
         except Injected:
             if step.name.startswith("producer") and stage.clients:  # it caught that, and lives on
-                stage.send(stage.clients[-1], 40)
+                with suppress(ClientClosed):  # it was about to leave
+                    stage.send(stage.clients[-1], 40)
 
     pid = _fork(child)
     if action == "stop":
@@ -197,3 +233,34 @@ def _fork(child: Callable[[], None]) -> int:
 
 def _wait(pid: int) -> tuple[int, int]:
     return os.waitpid(pid, 0)
+
+
+def main() -> int:
+    """Every action at every label in every step that comes by; with `--once` in the first such step only."""
+    stage = Stage(f"failpoints{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}")
+    done, broken = 0, []
+    seen: dict[Label, int] = {}
+    try:
+        for step in all_steps():
+            for label in labels_of(stage, step):
+                if "--once" in sys.argv and label in seen:
+                    continue
+                seen[label] = seen.get(label, 0) + 1
+                for action in ACTIONS:
+                    done += 1
+                    try:
+                        attack(stage, step, label, action)
+                    except Exception as error:
+                        broken.append(f"{step.name}, {label}, {action}: {type(error).__name__}: {error}")
+    finally:
+        stage.drop()
+        stage.close()
+    print(f"{done} attacks on {len(seen)} labels in {len(all_steps())} steps, {len(broken)} broke a promise")
+    print("\n".join(broken))
+    for label in labels():
+        print(f"{seen.get(label, 0):>4} steps  {label}")
+    return int(bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -127,7 +127,6 @@ def tour(tmp_path: Path) -> Iterator[Tour]:
     walk = Tour(folder, live)
     try:
         yield walk
-        live.notice()
         if walk.has_ended():
             live.assert_nothing_left()
     finally:

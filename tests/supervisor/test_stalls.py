@@ -84,7 +84,6 @@ def test_garbage_in_any_shared_word_does_not_end_the_supervisor(tmp_path):
         live.leaves_jobs = True
         live.submit("echo", 1).result(GUARD_S)
         live.close_clients()
-        live.notice()
         source = random.Random(7)
         fields = (
             "group_control", "group_claim", "group_plan", "group_reason", "sleeping", "producer_rows",

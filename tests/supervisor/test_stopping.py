@@ -130,7 +130,6 @@ def test_drain_runs_what_was_accepted_then_ends(live, tmp_path):
 
 def test_stop_removes_what_dead_producers_left(live):
     child = producer(live)
-    live.notice()
     end(child)
     assert live.stop() == 0
     assert "nothing left behind" in live.log()
@@ -198,7 +197,6 @@ def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_job
     live.start()
     live.control("resume", group="computation")
     until(lambda: lines(tmp_path / "runs"), "the job runs")
-    live.notice()
     live.kill()
     live.write_config(other)
     live.start()

@@ -9,9 +9,6 @@ DEAD row goes to recovery, which frees it when nothing of the worker is left.
 
 from __future__ import annotations
 
-import os
-import secrets
-
 import posix_ipc
 
 from shmq.clock import now_ns
@@ -86,9 +83,7 @@ class Rows:
         row[:] = memoryview(_EMPTY_ROW).cast("Q")
         for histogram in (self._services[index], self._waits[index]):
             histogram[:] = memoryview(_EMPTY_HISTOGRAM).cast("Q")
-        # 128 random bits: nobody can have squatted on the name. Written before the semaphore exists, so that
-        # whoever comes after our death finds and removes it.
-        name = f"/shmq-{os.geteuid()}-{secrets.token_hex(16)}"
+        name = doorbell.new_name(self.segment.path.name)
         self.segment.set_text("worker_bells", name, index)
         try:
             bell = SemaphoreBell(name, create=True)
@@ -111,9 +106,6 @@ class Rows:
         row[WORKER["state"]] = WORKER_DEAD
         for group in range(self.segment.shape.groups):
             self._sleeping[group * self._sleepers + 1 + index] = 0
-        name = self.segment.text("worker_bells", index)
-        if doorbell.is_semaphore(name):
-            doorbell.unlink(name)
         self._bells.notify_recovery()
 
     def take_counters(self, index: int) -> dict[str, int]:

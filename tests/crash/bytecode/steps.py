@@ -22,7 +22,6 @@ class Step:
     arrange: Callable[[Stage], Any]
     prepare: Callable[[Stage], Callable[[], Any]]
     after: Callable[[Stage], None]
-    is_inside_recovery: bool = False  # the kill follows another one
 
 
 def producer_steps() -> list[Step]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from shmq.memory import locks
 from shmq.memory.layout import WORKER, WORKER_FREE, WORKER_STARTING
 from shmq.supervisor import namespace
+from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.recovery import Recovery
 from shmq.worker.boot import _join
 from shmq.worker.seat import Seat
@@ -33,6 +35,7 @@ def worker_steps() -> list[Step]:
         *(step(f"runs {name}", arrange, _runs) for name, arrange in _kinds().items()),
         step("runs a batch", _batch, _runs_batch),
         step("gives back", _five, _gives_back),
+        step("drains", _five, _drains),
         step("goes to sleep", _five, _goes_to_sleep),
     ]
 
@@ -46,17 +49,25 @@ def recovery_steps() -> list[Step]:
             recovery = stage.fresh_recovery()
             return lambda: part(recovery)
 
-        return Step(f"recovery {name}", arrange, prepare, _nothing, is_inside_recovery=True)
+        return Step(f"recovery {name}", arrange, prepare, _nothing)
 
     return [
-        Step("recovery starts", dead_worker, _starts, _nothing, is_inside_recovery=True),
+        Step("recovery starts", dead_worker, _starts, _nothing),
         step("buries a worker", dead_worker, lambda recovery: recovery.bury(VICTIM)),
         step("delivers what is due", _due, lambda recovery: recovery._redeliverer.deliver_due(1 << 62)),
         step("takes over a producer's row", dead_producer, lambda recovery: recovery.tidy()),
         step("ends what was cancelled", _cancelled, lambda recovery: recovery.tidy()),
         step("does all after a worker's death", dead_worker, lambda recovery: recovery.step()),
         step("does all after a producer's death", dead_producer, lambda recovery: recovery.step()),
-        Step("supervisor takes the segment back", _all_dead, _takes_back, take_back, is_inside_recovery=True),
+    ]
+
+
+def supervisor_steps() -> list[Step]:
+    """A row made for a worker, a dead one's handed to recovery, the segment of a former supervisor taken back."""
+    return [
+        Step("supervisor prepares a worker's row", _five, _prepares, take_back),
+        Step("supervisor hands a row to recovery", _all_dead, _hands_over, take_back),
+        Step("supervisor takes the segment back", _all_dead, _takes_back, take_back),
     ]
 
 
@@ -137,6 +148,29 @@ def _gives_back(stage: Stage) -> Callable[[], Any]:
     bench.executor.run(slots[0], words[0])
     bench.seat.position = 1
     return bench.seat.give_back_rest
+
+
+def _drains(stage: Stage) -> Callable[[], Any]:
+    """SIGTERM in the first of five jobs: it ends, the others go back, the loop is left."""
+    bench = stage.bench(VICTIM)
+    bench.loop._service_ns = 1.0
+    run = bench.executor.run
+
+    def run_first(slot: int, word: int) -> None:
+        run(slot, word)
+        bench.seat.is_draining = True
+
+    bench.executor.run = run_first
+    return bench.loop.run
+
+
+def _prepares(stage: Stage) -> Callable[[], Any]:
+    return partial(Rows(stage.segment).prepare, VICTIM, 0)
+
+
+def _hands_over(stage: Stage) -> Callable[[], Any]:
+    rows = Rows(stage.segment)
+    return partial(rows.bury, VICTIM, status=9, reason=0, culprit=0, peak_bytes=0)
 
 
 def _goes_to_sleep(stage: Stage) -> Callable[[], Any]:

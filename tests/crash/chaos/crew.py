@@ -46,7 +46,10 @@ class Crew:
                 "computation": Group(min_workers=2, max_workers=2, mode="fixed"),
                 "waiting": Group(min_workers=3, max_workers=3, mode="fixed", kind="io"),
             },
-            memory=Memory(max_producers=16, slots_per_producer=256, block_budget_bytes=16 << 20, max_workers=32),
+            memory=Memory(
+                max_producers=16, slots_per_producer=512, max_workers=32,
+                block_budget_bytes=64 << 20, block_unit_bytes=8192,
+            ),
             supervisor=SupervisorSettings(state_dir=str(folder / "state"), task_output="inherit"),
         )  # fmt: skip
         self.kills: list[Kill] = []

@@ -7,14 +7,16 @@ import random
 import select
 import signal
 import socket
-import time
 import traceback
+from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 _RESULT_S = 60.0
-_OUTSTANDING = 150
+_OUTSTANDING = 300
 _BATCH = 40
+_CANCELLED_SHARE = 0.01
 
 
 def nursery(channel: socket.socket, folder: Path, namespace: str, count: int, seed: int) -> None:
@@ -86,15 +88,37 @@ def produce(folder: Path, namespace: str, number: int, seed: int) -> int:
     return 0
 
 
+def mix() -> list[tuple[Any, bool]]:
+    """(task with options, is its result read) for each hundredth of the load."""
+    from tests.crash.chaos import tasks
+
+    def some(task: Any, count: int, *, is_read: bool = True, **options: Any) -> list[tuple[Any, bool]]:
+        return [(task.options(block=_RESULT_S, **options), is_read)] * count
+
+    return [
+        *(one for priority in range(1, 6) for one in some(tasks.quick, 11, priority=priority)),
+        *some(tasks.quick, 10, is_read=False, forget=True),
+        *(one for delay in range(1, 9) for one in some(tasks.quick, 1, delay=0.006 * delay)),
+        *some(tasks.napping, 4),
+        *some(tasks.stumbling, 3),
+        *some(tasks.echoing, 16),
+        *some(tasks.summing, 4),
+    ]
+
+
 class _Load:
     def __init__(self, folder: Path, namespace: str, number: int, chance: random.Random) -> None:
+        import numpy as np
+
         from shmq.client.client import Client
+        from tests.crash.chaos import tasks
         from tests.crash.chaos.records import Book
 
         self.client = Client(namespace)
         self._book, self._number, self._chance = Book(folder, "producer"), number, chance
+        self._mix, self._summing, self._array = mix(), tasks.summing.name, partial(np.full, 1000, dtype=np.int64)
         self._sequence = 0
-        self._open: list[tuple[int, Any, bytes]] = []
+        self._open: deque[tuple[int, Any, bytes]] = deque()
 
     def submit_some(self) -> None:
         """A burst of mixed jobs."""
@@ -102,33 +126,16 @@ class _Load:
 
         for _ in range(self._chance.randrange(_BATCH)):
             self._sequence += 1
-            task, data, is_read = self._next(payload(self._number, self._sequence))
-            job = self.client.submit_task(task, (self._number, self._sequence, data), block=_RESULT_S)
+            task, is_read = self._chance.choice(self._mix)
+            data: Any = payload(self._number, self._sequence)
+            if task.name == self._summing:
+                data = self._array(self._sequence)
+            job = self.client.submit_task(task, (self._number, self._sequence, data))
             self._book.write(ACCEPTED, self._number, self._sequence)
             if is_read:
                 self._open.append((self._sequence, job, bytes(data)))
-            if self._chance.random() < 0.02:
+            if self._chance.random() < _CANCELLED_SHARE:
                 self._cancel(self._sequence, job)
-
-    def _next(self, data: bytes) -> tuple[Any, Any, bool]:
-        import numpy as np
-
-        from tests.crash.chaos import tasks
-
-        kind, priority = self._chance.random(), self._chance.randrange(1, 6)
-        if kind < 0.5:
-            return tasks.quick.options(priority=priority), data, True
-        if kind < 0.6:
-            return tasks.quick.options(forget=True), data, False
-        if kind < 0.7:
-            return tasks.quick.options(delay=self._chance.random() * 0.05), data, True
-        if kind < 0.8:
-            return tasks.napping, data, True
-        if kind < 0.85:
-            return tasks.stumbling, data, True
-        if kind < 0.95:
-            return tasks.echoing, data, True
-        return tasks.summing, np.full(1000, self._sequence, np.int64), True
 
     def _cancel(self, sequence: int, job: Any) -> None:
         from tests.crash.chaos.records import ASKED, CANCELLED
@@ -143,7 +150,7 @@ class _Load:
         from tests.crash.chaos.records import LOST, checksum
 
         while len(self._open) > keep:
-            sequence, job, data = self._open.pop(0)
+            sequence, job, data = self._open.popleft()
             try:
                 value = job.result(_RESULT_S)
             except JobCancelled:
@@ -153,5 +160,3 @@ class _Load:
                 continue
             if value not in (data, checksum(data)):
                 raise AssertionError(f"job {self._number}:{sequence} answers {value!r:.200}")
-        if not self._open and not keep:
-            time.sleep(0)

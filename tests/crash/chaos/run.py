@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shmq.memory import doorbell
 from tests.crash.chaos import crew as kinds
 from tests.crash.chaos.crew import Crew
 from tests.crash.chaos.records import FOLDER
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from tests.crash.chaos.verdict import Verdict
+
+_LOOK_AHEAD = 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much of everything."""
+    """How much of everything. The kills are spread over `seconds`, the load is what the producers can do meanwhile."""
 
     workers: int = 100
     producers: int = 100
@@ -38,11 +35,13 @@ class Plan:
     alive_producers: int = 3
 
     def order(self) -> list[str]:
-        """The kills in random order; fork server and recovery get a tenth of the workers' share."""
+        """The kills in random order; recovery: a tenth of the workers' share, fork server and planner: a fiftieth."""
         tenth = max(self.workers // 10, 1)
+        fiftieth = max(tenth // 5, 1)
         counts = {
             kinds.WORKER_KILL: self.workers, kinds.PRODUCER_KILL: self.producers,
-            kinds.SUPERVISOR_KILL: self.supervisors, kinds.SERVER_KILL: max(tenth // 5, 1), kinds.RECOVERY_KILL: tenth,
+            kinds.SUPERVISOR_KILL: self.supervisors, kinds.RECOVERY_KILL: tenth, kinds.SERVER_KILL: fiftieth,
+            kinds.PLANNER_KILL: fiftieth,
         }  # fmt: skip
         order = [kind for kind, count in counts.items() for _ in range(count)]
         random.Random(self.seed).shuffle(order)
@@ -59,6 +58,7 @@ class Outcome:
     producer_errors: str
     left: list[str]
     elapsed_s: float
+    judged_s: float
     exit_status: int
 
     def is_clean(self) -> bool:
@@ -77,9 +77,8 @@ def run(plan: Plan, report: Callable[[str], None] = lambda _: None) -> Outcome:
     crew = Crew(folder, namespace, plan.seed, plan.alive_producers)
     is_clean = False
     try:
-        with _marked_bells(namespace):
-            crew.start_supervisor()
-            outcome = _attack(crew, plan, report, started)
+        crew.start_supervisor()
+        outcome = _attack(crew, plan, report, started)
         is_clean = outcome.is_clean()
         return outcome
     finally:
@@ -105,11 +104,12 @@ def _attack(crew: Crew, plan: Plan, report: Callable[[str], None], started: floa
         if time.monotonic() < next_at:
             time.sleep(min(0.002, pause_s))
             continue
-        done = next((i for i, kind in enumerate(waiting[:8]) if crew.kill(kind, segment)), None)
+        # whatever comes next and is there: while a supervisor starts, there are only producers to kill
+        done = next((kind for kind in dict.fromkeys(waiting[:_LOOK_AHEAD]) if crew.kill(kind, segment)), None)
         if done is None:
-            time.sleep(0.001)
+            time.sleep(0.002)
             continue
-        del waiting[done]
+        waiting.remove(done)
         next_at = max(next_at + pause_s * crew._chance.uniform(0.2, 1.8), time.monotonic() - 1.0)
         if len(crew.kills) % 500 == 0:
             all_kills, elapsed_s = len(crew.kills) + len(waiting), time.monotonic() - started
@@ -124,12 +124,13 @@ def _attack(crew: Crew, plan: Plan, report: Callable[[str], None], started: floa
     crew.reap()
     from tests.crash.chaos.verdict import judge  # numpy: only now, when nothing is forked any more
 
+    ended = time.monotonic()
     verdict = judge(crew.folder / "ledger", crew.kills, crew.folder / "state" / crew.namespace / "dead.sqlite")
     errors = crew.folder / "ledger" / "errors"
     left = _left(crew.namespace) + ([f"{stuck} jobs that never end"] if stuck else [])
     return Outcome(
         Counter(kill.kind for kill in crew.kills), verdict, born, errors.read_text() if errors.exists() else "",
-        left, time.monotonic() - started, status,
+        left, ended - started, time.monotonic() - ended, status,
     )  # fmt: skip
 
 
@@ -137,25 +138,6 @@ def _open_jobs(segment: object) -> int:
     from shmq.supervisor.namespace import jobs_left
 
     return jobs_left(segment)  # type: ignore[arg-type]
-
-
-class _Marked:
-    """Stands in for `secrets` in the doorbells' module: semaphores whose names tell whose they are."""
-
-    def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
-
-    def token_hex(self, size: int) -> str:
-        return f"{self._namespace}-{os.urandom(size // 2).hex()}"
-
-
-@contextlib.contextmanager
-def _marked_bells(namespace: str) -> Iterator[None]:
-    secrets, doorbell.secrets = doorbell.secrets, _Marked(namespace)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        doorbell.secrets = secrets
 
 
 def _left(namespace: str) -> list[str]:
@@ -171,17 +153,24 @@ def describe(plan: Plan, outcome: Outcome) -> str:
     """The figures, as they go into the README."""
     verdict = outcome.verdict
     kills = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.kills.items()))
+    total = sum(outcome.kills.values())
     lines = [
-        f"seed {plan.seed}: {sum(outcome.kills.values())} kills in {outcome.elapsed_s:.0f} s: {kills}",
+        f"seed {plan.seed}: {total} kills in {outcome.elapsed_s:.0f} s (judged in {outcome.judged_s:.0f} s): {kills}",
         f"producers {outcome.producers}, accepted {verdict.accepted}, executed {verdict.executed}, "  # noqa: ISC004
+        f"answered otherwise {verdict.answered} (cancelled, or told that the worker was lost), "
         f"dead letters {verdict.dead_letters}",
         f"lost {len(verdict.lost)}, phantom {len(verdict.phantom)}, altered {len(verdict.altered)}, "  # noqa: ISC004
         f"run although cancelled {len(verdict.cancelled_but_ran)}",
         f"duplicates {verdict.duplicates}: {verdict.explained} were the last act of a killed worker, "  # noqa: ISC004
         f"{len(verdict.unexplained)} unexplained",
-        f"worker's death to its job's next start: {_spread(verdict.redelivery_s)}",
-        f"supervisor's death to its workers' jobs' next start: {_spread(verdict.restart_s)}",
     ]
+    for whose, latencies in (("worker", verdict.redelivery), ("supervisor", verdict.restart)):
+        lines += [
+            f"{whose}'s death to the next start of what it cut off: {_spread(latencies.all_s)}",
+            f"    where nothing else was killed meanwhile: {_spread(latencies.undisturbed_s)}",
+        ]
+    if not verdict.lost:
+        lines.append(f"0 lost in {total} kills: fewer than {3 / max(total, 1):.1e} per kill (95 %)")
     wrong = {
         "LOST": verdict.lost, "PHANTOM": verdict.phantom, "ALTERED": verdict.altered[:8],
         "UNEXPLAINED": verdict.unexplained[:8], "RAN ALTHOUGH CANCELLED": verdict.cancelled_but_ran,
@@ -191,10 +180,10 @@ def describe(plan: Plan, outcome: Outcome) -> str:
     return "\n".join(lines + [f"{what}: {', '.join(which)}" for what, which in wrong.items() if which])
 
 
-def _spread(values: NDArray[np.float64]) -> str:
+def _spread(values: list[float]) -> str:
     import numpy as np
 
-    if not len(values):
+    if not values:
         return "none seen"
-    p50, p99 = (1000 * float(np.quantile(values, q)) for q in (0.5, 0.99))
-    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {1000 * float(values.max()):.1f} ms ({len(values)} jobs)"
+    p50, p99, most = (1000 * float(np.quantile(values, q)) for q in (0.5, 0.99, 1.0))
+    return f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, most {most:.1f} ms ({len(values)} jobs)"

@@ -7,7 +7,7 @@ from typing import Any
 
 from shmq.clock import start_ticks
 from shmq.config.model import Group
-from shmq.memory import locks
+from shmq.memory import doorbell, locks
 from shmq.memory.blocks import WORKER_PIN, BlockPool
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.fence import new_fence
@@ -38,8 +38,8 @@ class Bench:
         settings: tuple[str, Group],
     ) -> None:  # fmt: skip
         self.segment, self.index = segment, index
-        self.bell = SemaphoreBell.new()
-        segment.set_text("worker_bells", self.bell.name, index)
+        segment.set_text("worker_bells", doorbell.new_name(segment.path.name), index)
+        self.bell = SemaphoreBell(segment.text("worker_bells", index), create=True)
         self.seat = Seat(segment, index, group, settings[0], settings[1])
         row = self.seat.row
         row[:] = memoryview(bytes(8 * WORKER_WORDS)).cast("Q")

@@ -34,17 +34,6 @@ HELPER = 3
 """Worker row of the bench that finishes what is left; rows 0 to 2 are for those that die."""
 
 
-class _Marked:
-    """Stands in for `secrets` in the doorbells' module: names that tell whose they are."""
-
-    def __init__(self, mark: str) -> None:
-        self._mark, self._count = mark, 0
-
-    def token_hex(self, _bytes: int) -> str:
-        self._count += 1
-        return f"{self._mark}-{os.getpid()}-{self._count}"
-
-
 @dataclass
 class Sent:
     """A job as the stage's own producer sent it."""
@@ -63,8 +52,7 @@ class Stage:
     def __init__(self, namespace: str, shape: Shape = SHAPE) -> None:
         # tmpfs: dead letters are synced to it thousands of times
         self.folder = Path(tempfile.mkdtemp(prefix=f"{namespace}-", dir="/dev/shm"))
-        self.namespace, self.mark = namespace, f"{namespace}-bell"
-        self._secrets, doorbell.secrets = doorbell.secrets, _Marked(self.mark)  # type: ignore[assignment]
+        self.namespace = namespace
         self.config = Config(namespace=namespace, groups=GROUPS)
         self.name = segment_name(namespace)
         self.segment = create(self.name, shape, groups=list(GROUPS), state_dir=self.folder, max_attempts=3)
@@ -105,19 +93,18 @@ class Stage:
         for byte in list(self.lock_file._held):
             self.lock_file.release(byte)
         for name in self.bells_left():
-            doorbell.unlink("/" + name.removeprefix("sem."))
+            doorbell.unlink(name)
 
     def close(self) -> None:
         """Leave nothing behind."""
         for name in self.bells_left():
-            doorbell.unlink("/" + name.removeprefix("sem."))
-        doorbell.secrets = self._secrets
+            doorbell.unlink(name)
         unlink(self.name)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def bells_left(self) -> list[str]:
         """Semaphores of this stage that still have a name."""
-        return sorted(name for name in os.listdir("/dev/shm") if self.mark in name and name.startswith("sem."))
+        return doorbell.names_of(self.name)
 
     # -- producers -------------------------------------------------------------------------
 
