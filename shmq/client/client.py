@@ -23,8 +23,11 @@ from shmq.clock import now_ns, to_ns
 from shmq.errors import ClientClosed, JobCancelled, QueueFull, ReentrantSubmit, ShmqError
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
+from shmq.memory.columns import column
 from shmq.memory.doorbell import deadline as deadline_after
+from shmq.memory.layout import WORKER
 from shmq.memory.segment import Segment, attach, segment_name
+from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo
 from shmq.tasks.task import Task
 from shmq.transport.membership import ProducerRow, register
@@ -69,7 +72,8 @@ class Client:
         self._blocks = BlockPool(segment, self._lock_file, PRODUCER_PIN, self._row.index)
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
         self._encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
-        self._waiter = Waiter(self._row)
+        self._wanted_blocks = column(segment, "worker_rows")[:, WORKER["wants_bytes"]]
+        self._waiter = Waiter(self._row, self.make_room_for_results)
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._first = self._publisher.first
         self._free = self._publisher.free
@@ -210,8 +214,7 @@ class Client:
         publisher.reserved.add(slot)
         word = 0
         try:
-            encoder.slot, encoder.generation = slot, self._words[slot] >> GENERATION_SHIFT or 1
-            encoder.used_blocks = False
+            encoder.begin(slot, self._words[slot] >> GENERATION_SHIFT or 1)
             data = encoder.encode(message)
             unit = encoder.place_message(data) + 1 if len(data) > self._inline_bytes else 0
             expires_ns = now_ns() + to_ns(target.expires_s) if target.expires_s is not None else 0
@@ -365,6 +368,9 @@ class Client:
         with self._lock:
             self._check_usable()
             unit = self._blocks.allocate_pinned(nbytes)
+            if unit is None:
+                self._sweep()
+                unit = self._blocks.allocate_pinned(nbytes)
         if unit is None:
             raise QueueFull(
                 f"no free block of {nbytes} bytes: {self._blocks.used_bytes()} bytes of the budget are in use.\n"
@@ -439,6 +445,13 @@ class Client:
             self._publisher.release(slot)
         return swept
 
+    def make_room_for_results(self) -> None:
+        """If a result waits for a free block: move what has ended here out of the blocks, into the handles."""
+        if self._wanted_blocks.any() and not self._is_busy():
+            with self._lock:
+                if self._pid == os.getpid() and not self._is_closed:
+                    self._sweep()
+
     def has_left(self, job: Job[Any]) -> bool:
         """Has the job left its slot? That is all that is known of a forgotten job."""
         return bool(self._words[job._slot] >> GENERATION_SHIFT != job._generation)
@@ -507,7 +520,12 @@ class Client:
             self._check_usable()
             from shmq.client.poller import Poller
 
-            self._poller = Poller(self._row, self._run_callbacks)
+            self._poller = Poller(self._row, self._look_around)
+
+    def _look_around(self) -> None:
+        """What the poller's thread does when it was rung, and now and then."""
+        self.make_room_for_results()
+        self._run_callbacks()
 
     def _run_callbacks(self) -> None:
         """Run the callbacks of jobs that have ended. Never under the lock."""
@@ -564,6 +582,14 @@ def close_all() -> None:
     """Close every client of this process."""
     for client in list(_clients):
         client.close()
+
+
+def _make_room_in_all() -> None:
+    for client in list(_clients):
+        client.make_room_for_results()
+
+
+current.set_make_room(_make_room_in_all)
 
 
 def _after_fork_in_child() -> None:

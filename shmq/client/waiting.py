@@ -15,10 +15,15 @@ _CHECK_EVERY_S = 1.0
 
 
 class Waiter:
-    """Waits for conditions that workers make true and ring for."""
+    """Waits for conditions that workers make true and ring for.
 
-    def __init__(self, row: ProducerRow) -> None:
+    Args:
+        rung: called by who waits after each ring that did not bring it, and now and then.
+    """
+
+    def __init__(self, row: ProducerRow, rung: Callable[[], None]) -> None:
         self._row = row
+        self._rung = rung
         self._leader = threading.RLock()
         self._handed_out = threading.Condition()
         self._followers = 0
@@ -32,7 +37,10 @@ class Waiter:
             Detached: the segment's name is gone, so nobody will ever ring again.
         """
         check_at = time.monotonic() + _CHECK_EVERY_S
+        has_slept = False
         while not is_ready():
+            if has_slept:
+                self._rung()
             now = time.monotonic()
             if now >= deadline:
                 return False
@@ -48,6 +56,7 @@ class Waiter:
                 self._resign()
             if not is_leader:
                 self._follow(slice_s)
+            has_slept = True
         return True
 
     def _sleep(self, is_ready: Callable[[], bool], slice_s: float) -> None:

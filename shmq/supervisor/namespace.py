@@ -135,7 +135,7 @@ def _take_back(segment: Segment, folder: Path, config: Config, lock_file: locks.
         if row[WORKER["state"]] not in {WORKER_FREE, WORKER_DEAD}:
             _prove_dead(segment, index, row, lock_file)
             row[WORKER["reason"]] = STOPPED  # it died with its supervisor: no job's fault
-            row[WORKER["culprit"]] = 0
+            row[WORKER["culprit"]] = row[WORKER["wants_bytes"]] = 0
             row[WORKER["state"]] = WORKER_DEAD
         _unlink_semaphore(segment.text("worker_bells", index))
     sleeping[:] = bytes(len(sleeping))  # nobody sleeps: a ring would go to the dead

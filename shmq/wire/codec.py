@@ -44,7 +44,7 @@ def needs_blocks(_value: Any) -> Any:
 
 
 class PoolFull(Exception):
-    """No block is free at present; the caller frees its slot, waits and tries again."""
+    """No block is free at present; the caller gives back what it took, waits and tries again."""
 
 
 class Encoder:
@@ -59,8 +59,21 @@ class Encoder:
         self.slot = 0
         self.generation = 0
         self.used_blocks = False
+        self.wanted_bytes = 0  # of blocks, by the present job so far
         self.placed_bytes = 0  # in blocks, ever
+        self._taken: list[tuple[int, int]] = []
         self.encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
+
+    def begin(self, slot: int, generation: int) -> None:
+        """Blocks are for this job from now on."""
+        self.slot, self.generation = slot, generation
+        self.used_blocks, self.wanted_bytes = False, 0
+        self._taken.clear()
+
+    def give_back(self) -> None:
+        """After PoolFull, when the job's slot stays as it is: what was taken is no use without the rest."""
+        self._blocks.give_back(self._taken)
+        self._taken.clear()
 
     def place_message(self, message: bytes) -> int:
         """Copy an oversize message into a block; its first unit."""
@@ -69,9 +82,11 @@ class Encoder:
         return unit
 
     def _allocate(self, nbytes: int) -> int:
+        self.wanted_bytes += self._blocks.units_for(nbytes) * self._blocks.unit_bytes
         unit = self._blocks.allocate(nbytes, self.slot, self.generation)
         if unit is None:
             raise PoolFull
+        self._taken.append((unit, nbytes))
         self.used_blocks = True
         self.placed_bytes += nbytes
         return unit
@@ -106,6 +121,7 @@ class Encoder:
         if not self._blocks.adopt(unit, array.nbytes, self.slot, self.generation):
             return None  # in use by another job: copy
         self.used_blocks = True
+        self._taken.append((unit, array.nbytes))
         return unit
 
 
@@ -141,9 +157,10 @@ class Decoder:
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
-        if self._blocks.is_pinned_by_another(unit):
-            # a former attempt's worker keeps a view: its pin word must stay its own, so this one gets a copy
-            return flat.copy().reshape(shape)
+        if self._blocks.must_be_copied(unit):
+            flat = flat.copy()
+            flat.flags.writeable = False
+            return flat.reshape(shape)
         flat.flags.writeable = False
         self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
         return flat.reshape(shape)

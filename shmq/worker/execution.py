@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from shmq.clock import now_ns
-from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, Reject, UnknownTask
+from shmq.errors import BadArguments, CircuitOpen, JobExpired, Reject, ShmqError, TooLarge, UnknownTask
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_order_fence
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
@@ -51,6 +51,7 @@ from shmq.wire.header import (
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.room import WaitForRoom
 from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
 
@@ -59,7 +60,6 @@ END = DONE - RUNNING
 _GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
-_BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
 _POSITION = re.compile(r" - at `\$\[(\d+)\](.*)`$")
 
@@ -108,7 +108,7 @@ class Executor:
         payload_at = self.segment.layout.offsets["payload"]
         message_at = payload_at + HEADER_BYTES
         unpack_from, encode, views = HEADER.unpack_from, self.encode, self.decoder.views
-        run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self.finish_large, self._record
+        run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self._finish_when_room, self._record
         order = new_order_fence()
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
 
@@ -303,32 +303,30 @@ class Executor:
         return self.decoder.decode(data), runnable.convert
 
     def _place_large(self, slot: int, running: int, value: Any) -> None:
-        """Store a result that needs the pool; waits a while for room."""
+        """Store a result that needs the pool. Raises PoolFull when there is no room at present."""
         encoder = self.encoder
-        give_up = time.monotonic() + _BLOCK_PATIENCE_S
-        while True:
-            encoder.slot, encoder.generation, encoder.used_blocks = slot, running >> GENERATION_SHIFT, False
-            try:
-                data = encoder.encode(value)
-                has_references = REFERENCES if encoder.used_blocks else 0
-                head = HEADER.unpack_from(self.payload, slot * self.stride)
-                at, room = result_room(self.stride, 0 if head[2] else head[1])
-                if len(data) <= room:
-                    from_ = slot * self.stride + at
-                    self.payload[from_ : from_ + len(data)] = data
-                    self.results[slot] = result_word(len(data), at, INLINE | has_references)
-                else:
-                    unit = encoder.place_message(data)
-                    self.results[slot] = result_word(len(data), unit, BLOCK | has_references)
-            except PoolFull:
-                if time.monotonic() < give_up:
-                    time.sleep(0.001)
-                    continue
-                raise QueueFull(
-                    f"no free block for the result of {self.seat.task_name()}: {self.blocks.used_bytes()} bytes are in "
-                    "use.\nRead or drop results sooner, or raise [memory] block_budget_bytes."
+        encoder.begin(slot, running >> GENERATION_SHIFT)
+        try:
+            data = encoder.encode(value)
+            has_references = REFERENCES if encoder.used_blocks else 0
+            head = HEADER.unpack_from(self.payload, slot * self.stride)
+            at, room = result_room(self.stride, 0 if head[2] else head[1])
+            if len(data) <= room:
+                from_ = slot * self.stride + at
+                self.payload[from_ : from_ + len(data)] = data
+                self.results[slot] = result_word(len(data), at, INLINE | has_references)
+            else:
+                unit = encoder.place_message(data)
+                self.results[slot] = result_word(len(data), unit, BLOCK | has_references)
+        except PoolFull:
+            encoder.give_back()
+            if encoder.wanted_bytes > self.blocks.budget_bytes:
+                raise TooLarge(
+                    f"the result of {self.seat.task_name()} takes more than {encoder.wanted_bytes} bytes of blocks, "
+                    f"all together are {self.blocks.budget_bytes}.\n"
+                    "Return less (a smaller chunk_size, a path), or raise [memory] block_budget_bytes."
                 ) from None
-            return
+            raise
 
     def store_inline(self, slot: int, data: bytes, head: tuple[int, ...]) -> bool:
         """Store an encoded result behind the arguments; False when it does not fit there."""
@@ -340,8 +338,33 @@ class Executor:
         self.results[slot] = result_word(len(data), at, INLINE)
         return True
 
+    def _finish_when_room(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
+        """Store a result that needs the pool, once it has room; the job word to store."""
+        wait: WaitForRoom | None = None
+        try:
+            while True:
+                try:
+                    return self.finish_large(slot, running, value, head)
+                except PoolFull:
+                    wait = wait or self.wait_for_room(slot, running, self.seat.deadline_ns)
+                    time.sleep(wait.pause_s())
+        except ShmqError as error:
+            return self.fail(slot, running, error, head)
+        finally:
+            if wait is not None:
+                wait.end()
+
+    def wait_for_room(self, slot: int, running: int, deadline_ns: int) -> WaitForRoom:
+        """What to do between two tries of `finish_large`, the last of which just found no room."""
+        task = self.seat.name_in(slot)
+        return WaitForRoom(self.seat, self.blocks, slot, running, task, self.encoder.wanted_bytes, deadline_ns)
+
     def finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
-        """Store a result that needs the pool; the job word to store."""
+        """Store a result that needs the pool; the job word to store.
+
+        Raises:
+            PoolFull: there is no room at present. Nothing is stored.
+        """
         try:
             try:
                 self._place_large(slot, running, value)
@@ -349,6 +372,9 @@ class Executor:
                 if head[4] != MANY:
                     raise
                 self._place_large(slot, running, self._what_can_travel(value))
+        except PoolFull:
+            if not head[5] & FORGET:  # else nobody will read it
+                raise
         except ENCODING_ERRORS as error:
             return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
         except Exception as error:
@@ -415,7 +441,7 @@ class Executor:
     def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: tuple[int, ...]) -> None:
         at, room = result_room(self.stride, 0 if head[2] else head[1])
         if len(data) > room:
-            self.encoder.slot, self.encoder.generation = slot, running >> GENERATION_SHIFT
+            self.encoder.begin(slot, running >> GENERATION_SHIFT)
             try:
                 self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK)
                 return
