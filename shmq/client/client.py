@@ -216,6 +216,8 @@ class Client:
         try:
             encoder.begin(slot, self._words[slot] >> GENERATION_SHIFT or 1)
             data = encoder.encode(message)
+            if encoder.has_odd_text and nargs != VARIADIC:
+                data, nargs = data if kind == MANY else encoder.encode((message, {})), VARIADIC
             unit = encoder.place_message(data) + 1 if len(data) > self._inline_bytes else 0
             expires_ns = now_ns() + to_ns(target.expires_s) if target.expires_s is not None else 0
             if target.delay_s or target.eta is not None:
@@ -425,7 +427,7 @@ class Client:
                 return
             try:
                 if job._state == RAW:
-                    job._outcome, job._state = job._decode(job._raw or b""), VALUE
+                    job._outcome, job._state = self._decoder.decode_as(job._decode, job._raw or b""), VALUE
                 else:
                     job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure)), ERROR
             except Exception as error:
@@ -520,15 +522,11 @@ class Client:
             self._check_usable()
             from shmq.client.poller import Poller
 
-            self._poller = Poller(self._row, self._look_around)
-
-    def _look_around(self) -> None:
-        """What the poller's thread does when it was rung, and now and then."""
-        self.make_room_for_results()
-        self._run_callbacks()
+            self._poller = Poller(self._row, self._run_callbacks)
 
     def _run_callbacks(self) -> None:
         """Run the callbacks of jobs that have ended. Never under the lock."""
+        self.make_room_for_results()
         with self._lock:
             ended = [job for job in self._with_callbacks if job.done()]
             self._with_callbacks.difference_update(ended)

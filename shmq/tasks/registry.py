@@ -27,13 +27,18 @@ FILE = "registry.json"
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """One published task. `options` as in `shmq.tasks.task.Options`, exception types by name."""
+    """One published task.
+
+    `options` as in `shmq.tasks.task.Options`, exception types by name; `words`: parameters in order, each with what a
+    plain word stands for there: "int", "float", "bool", or "" for text.
+    """
 
     name: str
     key: int
     signature: str
     options: dict[str, Any]
     doc: str = ""
+    words: list[tuple[str, str]] = []
 
 
 def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:

@@ -23,6 +23,14 @@ def pair(a: int, b: int = 2) -> list[int]:
     return [a, b]
 
 @shmq.task
+def typed(count: int, share: float | None = None, is_fast: bool = True) -> list:
+    return [count, share, is_fast]
+
+@shmq.task
+def summed(numbers: list[int]) -> int:
+    return sum(numbers)
+
+@shmq.task
 def boom(x):
     raise ValueError(f"no {x}")
 

@@ -77,10 +77,26 @@ def test_verbose_adds_the_traceback_of_the_worker(shmq):
     assert b'raise ValueError(f"no {x}")' in done.stderr
 
 
-def test_lines_that_are_not_utf8_fail_alone(shmq):
-    done = shmq.run("map", "jobs.echo", given=b"a\n\xff\nb")
-    assert results(done) == ["a", "b"]
-    assert failures(done) == ["line 2 (\\xff): Malformed: not UTF-8 at byte 0"]
+def test_names_of_files_that_are_not_utf8_travel_as_they_are(shmq, tmp_path):
+    paths = [os.fsencode(tmp_path) + name for name in (b"/plain", b"/\xff\xe9", "/é".encode(), b"/\xff new\nline")]
+    done = shmq.run("map", "--null", "jobs.note", given=b"\0".join(paths))
+    assert (done.returncode, done.stderr) == (exits.OK, b"")
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == sorted(path.rpartition(b"/")[2] for path in paths)
+    assert results(done) == [os.fsdecode(path.rpartition(b"/")[2]) for path in paths]
+
+
+def test_the_name_of_a_file_that_is_not_utf8_and_cannot_be_used_fails_alone(shmq):
+    done = shmq.run("map", "--null", "jobs.note", given=b"/no/\xff\0/no/b")
+    assert failures(done) == [
+        "line 1 (/no/\\xff): FileNotFoundError: [Errno 2] No such file or directory: '/no/\\udcff'",
+        "line 2 (/no/b): FileNotFoundError: [Errno 2] No such file or directory: '/no/b'",
+    ]
+
+
+def test_a_line_is_a_number_where_the_task_wants_one(shmq):
+    done = shmq.run("map", "jobs.typed", given="1\nx\n-3\n")
+    assert results(done) == [[1, None, True], [-3, None, True]]
+    assert failures(done) == ["line 2 (x): Malformed: argument 'count' must be a whole number, got 'x'"]
 
 
 def test_names_with_newlines_come_with_nul(shmq):

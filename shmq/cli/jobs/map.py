@@ -16,7 +16,7 @@ from shmq.cli import exits
 from shmq.cli.jobs.lines import Lines
 from shmq.cli.jobs.progress import Progress, progress
 from shmq.cli.jobs.sink import Sink
-from shmq.cli.jobs.values import Arguments, json_arguments, text_argument, to_json
+from shmq.cli.jobs.values import Arguments, json_arguments, text_argument, to_json, words_as
 from shmq.cli.jobs.window import Answer, Window
 from shmq.cli.options import connected, namespace_option, priority_option, timeout_option
 from shmq.cli.text import printable
@@ -64,7 +64,8 @@ def map_lines(
 ) -> None:
     """Run a task for each line of the input.
 
-    A line is the task's one argument, without its end. With --json it holds a JSON array (the arguments), an
+    A line is the task's one argument, without its end; it becomes a number or a truth value where the task's
+    annotation is int, float or bool. With --json it holds a JSON array (the arguments), an
     object (arguments by name) or a single value. Results come as JSON lines in the order of the input; a line
     that fails has none: it is reported on stderr, and the exit code is 1.
 
@@ -72,10 +73,10 @@ def map_lines(
         find . -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
         printf '[%d, %d]\\n' 0 1000 1000 2000 | shmq map --json workers.computation.count_primes
     """  # noqa: D301 - click wants the backspace itself
-    parse: Callable[[bytes], Arguments | None] = _json_line if is_json else text_argument
     with connected(namespace) as client, progress() as shown:
         signal.signal(signal.SIGTERM, _terminate)
         wanted = client._registry.task(task).options(**{k: v for k, v in options.items() if v is not None})
+        parse = _json_line if is_json else _text_line(words_as(client.registry()[task].words))
         lines = Lines(sys.stdin.fileno(), b"\0" if null else b"\n")
         window = Window(
             client, wanted, lines, parse,
@@ -91,6 +92,10 @@ def map_lines(
 def _terminate(_signal: int, _frame: object) -> None:
     """End as by Ctrl-C: what has not started is cancelled on the way out."""
     raise exits.Terminated
+
+
+def _text_line(convert: Callable[[tuple[Any, ...], dict[str, Any]], Arguments]) -> Callable[[bytes], Arguments]:
+    return lambda line: convert(*text_argument(line))
 
 
 def _json_line(line: bytes) -> Arguments | None:
