@@ -118,13 +118,14 @@ class Rows:
             doorbell.unlink(name)
         self._bells.notify_recovery()
 
-    def take_counters(self, index: int) -> dict[str, int]:
-        """The counters of a worker that ended; they are 0 afterwards, so that none is added twice."""
-        row, counters = self._workers[index], {}
+    def keep_counters(self, index: int) -> None:
+        """Add the counters of a worker that is proven dead to its group's; 0 afterwards, so none is added twice."""
+        row = self._workers[index]
+        group = row[WORKER["group"]]
         for name in _PAST:
-            counters[name] = min(row[WORKER[name]], _MOST)
-            row[WORKER[name]] = 0
-        return counters
+            value, row[WORKER[name]] = min(row[WORKER[name]], _MOST), 0
+            if group < len(self._control):
+                self.add(group, f"past_{name}", value)
 
     def ended(self, index: int) -> int:
         """Jobs that the worker has run, retried attempts included."""
