@@ -102,6 +102,11 @@ class SemaphoreBell:
         """Remove the name; handles stay usable."""
         unlink(self.name)
 
+    def remove(self) -> None:
+        """Name and handles, whatever any row says by now."""
+        self.unlink()
+        self.close()
+
 
 def new_name() -> str:
     """A semaphore's name: nobody can have squatted on 128 random bits.

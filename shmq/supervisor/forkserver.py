@@ -138,6 +138,7 @@ class Setting:
     segment_name: str
     state_dir: Path
     task_output: str
+    log_format: str
     lock_fd: int
     late: tuple[str, ...] = ()
 
@@ -264,7 +265,7 @@ class _Server:
                 run(
                     Order(
                         setting.segment_name, order.index, order.serial, order.group, name, settings,
-                        self._supervisor_pid, setting.task_output, setting.late, setting.folder,
+                        self._supervisor_pid, setting.task_output, setting.log_format, setting.late, setting.folder,
                         self._config.namespace,
                         tuple(self._config.limits),
                     ),

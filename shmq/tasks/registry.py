@@ -117,8 +117,11 @@ def read(state_dir: Path) -> dict[str, TaskInfo]:
 
 def nearest(name: str, known: list[str]) -> str:
     """Did you mean ...? for a misspelt name, or a list of what there is."""
-    by_tail = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    close = by_tail or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    tails: dict[str, list[str]] = {}
+    for whole in known:
+        tails.setdefault(whole.rsplit(".", 1)[-1], []).append(whole)
+    alike = difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=3)  # modules have long names in common
+    close = tails.get(name.rsplit(".", 1)[-1]) or [whole for tail in alike for whole in tails[tail]]
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"Registered: {', '.join(sorted(known)[:12]) or 'nothing'}."

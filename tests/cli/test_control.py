@@ -45,7 +45,7 @@ def test_a_job_that_fails_shows_its_error(shmq):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["jobs.ecco", "x"], exits.REFUSED, "Did you mean jobs.echo "),
+        (["jobs.ecco", "x"], exits.REFUSED, "Did you mean jobs.echo?"),
         (["--json", "jobs.echo", "text"], exits.USAGE, "Text in JSON needs quotes"),
         (["jobs.echo", "-k", "novalue"], exits.USAGE, "NAME=VALUE"),
         (["jobs.echo", "--priority", "6", "x"], exits.USAGE, "priority"),

@@ -111,7 +111,7 @@ def test_no_input_is_no_work(shmq):
 def test_an_unknown_task_gets_the_nearest_names(shmq):
     done = shmq.run("map", "jobs.ecco", given="a\n")
     assert done.returncode == exits.REFUSED
-    assert b"Did you mean jobs.echo " in done.stderr
+    assert b"Did you mean jobs.echo?" in done.stderr
 
 
 def test_a_result_comes_although_the_input_pauses(shmq):

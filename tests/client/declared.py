@@ -423,3 +423,8 @@ def die_at_three(number: int) -> int:
 def parent_of(path: Path) -> Path:
     assert isinstance(path, Path)
     return path.parent
+
+
+@shmq.task(group="single")
+def mutter(text: str) -> None:
+    sys.stdout.write(text)

@@ -70,7 +70,7 @@ def map_lines(
     that fails has none: it is reported on stderr, and the exit code is 1.
 
     \b
-        find . -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
+        find "$PWD" -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
         printf '[%d, %d]\\n' 0 1000 1000 2000 | shmq map --json workers.computation.count_primes
     """  # noqa: D301 - click wants the backspace itself
     with connected(namespace) as client, progress() as shown:

@@ -110,7 +110,7 @@ def _report(error: Exception, *, is_json: bool, verbose: bool) -> None:
         click.echo(printable(str(error.__cause__)), err=True)
     kind = type(error).__name__
     click.echo(f"shmq submit: {'' if isinstance(error, JobError) else f'{kind}: '}{printable(str(error))}", err=True)
-    if isinstance(error, BadArguments) and not is_json:
+    if isinstance(error, BadArguments) and "got `str`" in str(error) and not is_json:
         click.echo("ARGS were taken as plain text; what is neither text nor a number needs --json.", err=True)
 
 
