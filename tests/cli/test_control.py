@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import msgspec
@@ -61,6 +62,20 @@ def test_what_is_wrong_with_a_job_is_told(shmq, arguments, code, told):
     done = shmq("submit", *arguments)
     assert done.exit_code == code
     assert told in done.output
+
+
+def test_a_job_that_waits_says_why_and_is_cancelled_by_sigterm(shmq, tmp_path):
+    assert shmq("pause", "computation").exit_code == exits.OK
+    try:
+        process = shmq.start("submit", "jobs.note", str(tmp_path / "ran"))
+        told = process.stderr.readline()
+        assert told == b"shmq submit waits: group computation: paused, 1 job waiting (shmq resume computation)\n"
+        process.send_signal(signal.SIGTERM)
+        assert (process.communicate(timeout=60), process.returncode) == ((b"", b""), exits.TERMINATED)
+    finally:
+        assert shmq("resume", "computation").exit_code == exits.OK
+    assert shmq("submit", "jobs.echo", "next").exit_code == exits.OK
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_waiting_only_the_id_is_shown(shmq, tmp_path):

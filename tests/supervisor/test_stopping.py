@@ -9,6 +9,7 @@ import time
 import pytest
 
 from shmq.observe.snapshot import take
+from shmq.supervisor.namespace import jobs_left
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -201,7 +202,7 @@ def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_job
     live.write_config(ONE)
     live.start()
     live.control("resume", group="computation")
-    until(lambda: lines(tmp_path / "runs"), "the job runs")
+    until(lambda: lines(tmp_path / "runs") and not jobs_left(live.segment), "the job has run and ended")
     live.notice()
     live.kill()
     live.write_config(other)

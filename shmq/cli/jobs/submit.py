@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shmq.cli import exits
 from shmq.cli.jobs.values import Arguments, Malformed, json_value, to_json, words_as
+from shmq.cli.jobs.waiting import end_as_by_ctrl_c, explainer
 from shmq.cli.options import connected, namespace_option, priority_option, timeout_option
 from shmq.cli.text import printable
 from shmq.errors import BadArguments, JobError
 
+if TYPE_CHECKING:
+    from shmq.client.client import Client
+    from shmq.client.handle import Job
+
+_QUIET_S = 1.0
 _SECONDS = click.FloatRange(min=0)
 
 
@@ -61,12 +67,13 @@ def submit(
         wanted = client._registry.task(task).options(**options, forget=not wait)
         if not is_json:
             values = _as_annotated(client.registry()[task].words, values)
+        end_as_by_ctrl_c()
         job = client.submit_task(wanted, *values)
         if not wait:
             click.echo(job.id)
             return
         try:
-            result = job.result(patience)
+            result = _result(client, job, wanted.settings.group, patience)
         except KeyboardInterrupt:
             job.cancel()
             raise
@@ -80,6 +87,17 @@ def submit(
                 _report(error, is_json=is_json, verbose=verbose)
             sys.exit(exits.FAILED)
         click.echo(_shown(result))
+
+
+def _result(client: Client, job: Job[Any], group: str, patience: float | None) -> Any:
+    """The result; why it does not come is told meanwhile."""
+    if patience is not None:
+        return job.result(patience)
+    if not client.wait_any([job], _QUIET_S):
+        explain = explainer(client, "submit", group, lambda text: click.echo(printable(text), err=True))
+        while not client.wait_any([job], _QUIET_S):
+            explain()
+    return job.result()
 
 
 def _split(text: str) -> tuple[str, str]:
