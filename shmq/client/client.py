@@ -128,6 +128,8 @@ class Client:
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
             self._forget_row()
+        self._waiter.close()  # never under the lock: who sleeps looks at its job first
+        with self._lock:
             self._row.release()
             self._lock_file.release(locks.producer_byte(self._row.index))
 
@@ -264,11 +266,7 @@ class Client:
         return bool(self._free)
 
     def _wait_for_blocks(self, task: Task[..., Any] | resolve.ChunkOf, give_up: float) -> None:
-        """Give back blocks of results that nobody waits for, then pause.
-
-        Blocks become free without a ring (a view dies, another producer reads), so this looks
-        every few milliseconds.
-        """
+        """Give back blocks of results that nobody waits for, then pause: blocks become free without a ring."""
         with self._lock:
             self._sweep()
         self._run_callbacks()

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmq.errors import Detached
+from shmq.errors import ClientClosed, Detached
 from shmq.memory.doorbell import RESCUE_S
 from shmq.memory.fence import new_fence
 from shmq.transport.membership import ProducerRow
@@ -29,6 +29,7 @@ class Waiter:
         self._followers = 0
         self._fence = new_fence()  # used by the leader only
         self.rescues = 0
+        self.is_closed = False
 
     def wait(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Return True once `is_ready()`, False when `time.monotonic()` passes `deadline`.
@@ -59,7 +60,15 @@ class Waiter:
             has_slept = True
         return True
 
+    def close(self) -> None:
+        """Return once no thread sleeps on the bell any more: it may be closed then."""
+        self._row.bell.notify()
+        with self._leader:
+            self.is_closed = True
+
     def _sleep(self, is_ready: Callable[[], bool], slice_s: float) -> None:
+        if self.is_closed:
+            raise ClientClosed("this client was closed while a thread waited for it; connect again")
         self._row.set("waiting", 1)
         self._fence()  # SYNC POINT: doorbell — "I wait" is visible before the second look
         try:

@@ -73,14 +73,14 @@ class SemaphoreBell:
         signal handler raised by its own SignalError. A handler ends the sleep early; callers look
         again anyway.
         """
-        if _clockwait is None:
+        if self._handle is None and _clockwait is not None:
+            self._handle = _sem_open(self.name.encode(), 0)
+        if self._handle is None or _clockwait is None:  # an old libc, or somebody has removed the name meanwhile
             try:
                 self._semaphore.acquire(timeout_s)
             except (posix_ipc.BusyError, posix_ipc.SignalError):
                 return False
             return True
-        if self._handle is None:
-            self._handle = _sem_open(self.name.encode(), 0)
         until = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + int(timeout_s * 1e9)
         self._until.seconds, self._until.nanoseconds = divmod(until, 1_000_000_000)
         return bool(_clockwait(self._handle, time.CLOCK_MONOTONIC, self._until) == 0)
