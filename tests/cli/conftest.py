@@ -40,6 +40,12 @@ def note(path: str, seconds: float = 0.0) -> str:
     with open(path, "w"):
         return os.path.basename(path)
 
+@shmq.task(timeout=60.0)
+def note_after(path: str, awaited: str) -> str:
+    while not os.path.exists(awaited):
+        time.sleep(0.001)
+    return note(path)
+
 @shmq.task
 def length(text: str) -> int:
     return len(text)

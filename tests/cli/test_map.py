@@ -125,26 +125,28 @@ def test_a_result_comes_although_the_input_pauses(shmq):
 
 
 def test_new_lines_are_taken_while_an_earlier_one_runs(shmq, tmp_path):
-    process = shmq.start("map", "--json", "--unordered", "jobs.note")
-    process.stdin.write(b'["%s", 2.0]\n' % bytes(tmp_path / "slow"))
+    process = shmq.start("map", "--json", "--unordered", "jobs.note_after")
+    process.stdin.write(b'["%s", "%s"]\n' % (bytes(tmp_path / "slow"), bytes(tmp_path / "go")))
     process.stdin.flush()
     until(lambda: take(shmq.live.segment).group("computation").running, "the slow one runs")
-    process.stdin.write(b'["%s", 0.0]\n' % bytes(tmp_path / "quick"))
-    out, _ = process.communicate()
-    assert [json.loads(line) for line in out.splitlines()] == ["quick", "slow"]
+    process.stdin.write(b'["%s", "/"]\n' % bytes(tmp_path / "quick"))
+    process.stdin.flush()
+    assert process.stdout.readline() == b'"quick"\n'
+    (tmp_path / "go").touch()
+    assert process.communicate(timeout=60) == (b'"slow"\n', b"")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, exits.INTERRUPTED), (signal.SIGTERM, exits.TERMINATED)])
 def test_an_interrupt_cancels_what_has_not_started(shmq, tmp_path, number, code):
-    process = shmq.start("map", "--json", "--chunk-size", "10", "jobs.note")
-    process.stdin.write(b"".join(b'["%s", 0.1]\n' % bytes(tmp_path / str(i)) for i in range(40)))
+    process = shmq.start("map", "--json", "--chunk-size", "5", "jobs.note")
+    process.stdin.write(b"".join(b'["%s", 0.05]\n' % bytes(tmp_path / str(i)) for i in range(40)))
     process.stdin.flush()
     until(lambda: list(tmp_path.iterdir()), "the first line has run")
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, b"")
     until(lambda: not unfinished(shmq), "nothing is under way")
-    assert len(list(tmp_path.iterdir())) <= 20  # two workers had begun a chunk each
+    assert len(list(tmp_path.iterdir())) <= 10  # two workers had begun a chunk each
 
 
 def test_a_closed_pipe_ends_it_quietly(shmq):
