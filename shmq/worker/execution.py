@@ -327,6 +327,9 @@ class Executor:
                     "Return less (a smaller chunk_size, a path), or raise [memory] block_budget_bytes."
                 ) from None
             raise
+        except ENCODING_ERRORS:
+            encoder.give_back()
+            raise
 
     def store_inline(self, slot: int, data: bytes, head: tuple[int, ...]) -> bool:
         """Store an encoded result behind the arguments; False when it does not fit there."""
@@ -395,6 +398,8 @@ class Executor:
                 failures[i] = describe(explain(error, f"the result of {self.seat.task_name()}"))
             else:
                 kept.append(value)
+            finally:
+                self.encoder.give_back()  # this was but a try
         return run_ns, kept, failures
 
     def fail(self, slot: int, running: int, error: BaseException, head: tuple[int, ...]) -> int:

@@ -24,6 +24,10 @@ def ones(count: int) -> np.ndarray:
     return np.ones(count)
 
 @shmq.task
+def ones_or_odd(count: int):
+    return np.ones(count) if count >= 0 else object()
+
+@shmq.task
 def text(count: int) -> str:
     return "x" * count
 
@@ -104,6 +108,12 @@ class TestWhoeverReadsOrWaitsGoesOn:
     def test_results_of_several_blocks_each_do_not_starve_each_other(self, submit):
         jobs = [submit("arrays", 3, COUNT) for _ in range(MANY)]
         assert all(len(job.result(30)) == 3 for job in reversed(jobs))
+
+    def test_a_chunk_with_a_value_that_cannot_travel_takes_no_block_twice(self, live):
+        counts = [COUNT, COUNT, -1, COUNT, COUNT]  # one chunk: four blocks of eight
+        answers = live.client().map_calls("jobs.ones_or_odd", [(count,) for count in counts], chunk_size=5)
+        found = [value.sum() if is_value else type(value).__name__ for _, is_value, value in answers]
+        assert found == [COUNT, COUNT, "Unencodable", COUNT, COUNT]
 
     def test_a_task_whose_own_unread_results_are_in_the_way(self, submit):
         assert submit("leaves_unread", 12, COUNT).result(30).sum() == COUNT
