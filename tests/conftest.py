@@ -9,6 +9,7 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,8 @@ RUN = os.environ.setdefault("SHMQ_TEST_RUN", secrets.token_hex(4))
 _numbers = itertools.count(1)
 
 os.environ.pop("SHMQ_NAMESPACE", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started with `&` by a script: tests send it to their children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if IS_CONTROLLER:
     # Short, because the path of a socket has at most 107 bytes. Workers and children inherit it.
     os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="shmq-")

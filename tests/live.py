@@ -48,6 +48,7 @@ from shmq.config.load import load
 from shmq.errors import ShmqError
 from shmq.supervisor.main import supervise
 path = Path(sys.argv[1])
+exec(sys.argv[4])
 try:
     sys.exit(supervise(load(path), path, log_format=sys.argv[2], task_output=sys.argv[3]))
 except ShmqError as error:
@@ -75,6 +76,7 @@ class LiveSupervisor:
         config: TOML after `namespace` and `tasks`; a small [memory] is added unless it has one.
         modules: other modules to list as tasks, by name, with their source.
         env: added to the environment of the process tree.
+        prelude: Python that the supervisor runs first, to shorten one of its patiences.
     """
 
     module = "jobs"
@@ -89,6 +91,7 @@ class LiveSupervisor:
         env: dict[str, str] | None = None,
         log_format: str = "text",
         task_output: str = "log",
+        prelude: str = "",
         namespace: str | None = None,
     ) -> None:
         run = os.environ.get("SHMQ_TEST_RUN") or secrets.token_hex(4)
@@ -104,7 +107,7 @@ class LiveSupervisor:
         self.env = {
             **os.environ, "PYTHONPATH": str(_ROOT), "XDG_STATE_HOME": str(self.state_home), **(env or {}),
         }  # fmt: skip
-        self._arguments = (log_format, task_output)
+        self._arguments = (log_format, task_output, prelude)
         self._modules = {self.module: tasks, **(modules or {})}
         self._clients: list[Any] = []
         self._own_client: Any = None

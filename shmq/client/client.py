@@ -24,8 +24,11 @@ from shmq.clock import now_ns, to_ns
 from shmq.errors import ClientClosed, JobCancelled, QueueFull, ReentrantSubmit, ShmqError
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
+from shmq.memory.columns import column
 from shmq.memory.doorbell import deadline as deadline_after
+from shmq.memory.layout import WORKER
 from shmq.memory.segment import Segment, attach, segment_name
+from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo
 from shmq.tasks.task import Task
 from shmq.transport.membership import ProducerRow, register
@@ -70,7 +73,8 @@ class Client:
         self._blocks = BlockPool(segment, self._lock_file, PRODUCER_PIN, self._row.index)
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
         self._encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
-        self._waiter = Waiter(self._row)
+        self._wanted_blocks = column(segment, "worker_rows")[:, WORKER["wants_bytes"]]
+        self._waiter = Waiter(self._row, self.make_room_for_results)
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._first = self._publisher.first
         self._free = self._publisher.free
@@ -125,6 +129,8 @@ class Client:
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
             self._forget_row()
+        self._waiter.close()  # never under the lock: who sleeps looks at its job first
+        with self._lock:
             self._row.release()
             self._lock_file.release(locks.producer_byte(self._row.index))
 
@@ -226,9 +232,10 @@ class Client:
         publisher.reserved.add(slot)
         word = 0
         try:
-            encoder.slot, encoder.generation = slot, self._words[slot] >> GENERATION_SHIFT or 1
-            encoder.used_blocks = False
+            encoder.begin(slot, self._words[slot] >> GENERATION_SHIFT or 1)
             data = encoder.encode(message)
+            if encoder.has_odd_text and nargs != VARIADIC:
+                data, nargs = data if kind == MANY else encoder.encode((message, {})), VARIADIC
             unit = encoder.place_message(data) + 1 if len(data) > self._inline_bytes else 0
             expires_ns = now_ns() + to_ns(target.expires_s) if target.expires_s is not None else 0
             if target.delay_s or target.eta is not None:
@@ -278,11 +285,7 @@ class Client:
         return bool(self._free)
 
     def _wait_for_blocks(self, task: Task[..., Any] | resolve.ChunkOf, give_up: float) -> None:
-        """Give back blocks of results that nobody waits for, then pause.
-
-        Blocks become free without a ring (a view dies, another producer reads), so this looks
-        every few milliseconds.
-        """
+        """Give back blocks of results that nobody waits for, then pause: blocks become free without a ring."""
         with self._lock:
             self._sweep()
         self._run_callbacks()
@@ -384,6 +387,9 @@ class Client:
         with self._lock:
             self._check_usable()
             unit = self._blocks.allocate_pinned(nbytes)
+            if unit is None:
+                self._sweep()
+                unit = self._blocks.allocate_pinned(nbytes)
         if unit is None:
             raise QueueFull(
                 f"no free block of {nbytes} bytes: {self._blocks.used_bytes()} bytes of the budget are in use.\n"
@@ -438,7 +444,7 @@ class Client:
                 return
             try:
                 if job._state == RAW:
-                    job._outcome, job._state = job._origin.decode(job._raw or b""), VALUE
+                    job._outcome, job._state = self._decoder.decode_as(job._origin.decode, job._raw or b""), VALUE
                 else:
                     job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure)), ERROR
             except Exception as error:
@@ -457,6 +463,13 @@ class Client:
                 swept.append(job)
             self._publisher.release(slot)
         return swept
+
+    def make_room_for_results(self) -> None:
+        """If a result waits for a free block: move what has ended here out of the blocks, into the handles."""
+        if self._wanted_blocks.any() and not self._is_busy():
+            with self._lock:
+                if self._pid == os.getpid() and not self._is_closed:
+                    self._sweep()
 
     def has_left(self, job: Job[Any]) -> bool:
         """Has the job left its slot? That is all that is known of a forgotten job."""
@@ -537,6 +550,7 @@ class Client:
 
     def _run_callbacks(self) -> None:
         """Run the callbacks of jobs that have ended. Never under the lock."""
+        self.make_room_for_results()
         with self._lock:
             ended = [job for job in self._with_callbacks if job.done()]
             self._with_callbacks.difference_update(ended)
@@ -590,6 +604,14 @@ def close_all() -> None:
     """Close every client of this process."""
     for client in list(_clients):
         client.close()
+
+
+def _make_room_in_all() -> None:
+    for client in list(_clients):
+        client.make_room_for_results()
+
+
+current.set_make_room(_make_room_in_all)
 
 
 def _after_fork_in_child() -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from shmq.errors import Detached
+from shmq.errors import ClientClosed, Detached
 from shmq.memory.doorbell import RESCUE_S
 from shmq.memory.fence import new_fence
 from shmq.transport.membership import ProducerRow
@@ -16,15 +16,21 @@ _FOREVER = float("inf")
 
 
 class Waiter:
-    """Waits for conditions that workers make true and ring for."""
+    """Waits for conditions that workers make true and ring for.
 
-    def __init__(self, row: ProducerRow) -> None:
+    Args:
+        rung: called by who waits after each ring that did not bring it, and now and then.
+    """
+
+    def __init__(self, row: ProducerRow, rung: Callable[[], None]) -> None:
         self._row = row
+        self._rung = rung
         self._leader = threading.RLock()
         self._handed_out = threading.Condition()
         self._followers = 0
         self._fence = new_fence()  # used by the leader only
         self.rescues = 0
+        self.is_closing = self.is_closed = False
 
     def wait(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Return True once `is_ready()`, False when `time.monotonic()` passes `deadline`.
@@ -44,10 +50,20 @@ class Waiter:
                 self._resign()
             if not is_leader:
                 self._follow(min(deadline - time.monotonic(), RESCUE_S))
+                self._rung()
         return True
+
+    def close(self) -> None:
+        """Return once no thread sleeps on the bell any more: it may be closed then."""
+        self.is_closing = True
+        self._row.bell.notify()
+        with self._leader:
+            self.is_closed = True
 
     def _lead(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Sleep on the row's bell until `is_ready()` or the deadline; wake followers each time it rings."""
+        if self.is_closed:
+            raise ClientClosed("this client was closed while a thread waited for it; connect again")
         bell, check_at = self._row.bell, time.monotonic() + _CHECK_EVERY_S
         self._row.set_waiting(1)
         try:
@@ -67,6 +83,10 @@ class Waiter:
                 if self._followers:
                     with self._handed_out:
                         self._handed_out.notify_all()
+                if self.is_closing:
+                    return is_ready()
+                if not is_ready():
+                    self._rung()
         finally:
             self._row.set_waiting(0)
 

@@ -7,6 +7,7 @@ checks still find the rest.
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 import tomllib
@@ -164,7 +165,13 @@ def _leaf(annotation: Any, value: object, where: str, problems: list[str]) -> ob
 
 
 def _unknown_key(key: str, where: str, known: Collection[str]) -> str:
-    """The sentence about a key that nobody reads; a key of another table is told where it belongs."""
+    """The sentence about a key that nobody reads; a key of another table is told where it belongs.
+
+    Unless it is but a letter away from one of this table: who writes [group.x] means [groups.x].
+    """
+    slips = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
+    if slips:
+        return f"unknown key {_join(where, key)}; did you mean {slips[0]}?"
     homes = [row.key for row in rows() if row.key.rpartition(".")[2] == key]
     hint = f"it belongs to {' and '.join(homes)}" if homes else nearest(key, known)
     return f"unknown key {_join(where, key)}; {hint}"

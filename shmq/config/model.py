@@ -244,7 +244,11 @@ class Memory(Table, frozen=True, kw_only=True):
     ] = 65536
     arenas: Annotated[
         int,
-        Meta(ge=1, le=8, description="parts of the block memory with a lock each; a block fits into one part"),
+        Meta(
+            ge=1,
+            le=8,
+            description="parts of the block memory with a lock each; a block fits one part, the last is for results",
+        ),
     ] = 2
     max_workers: Annotated[
         SomeWorkers,

@@ -4,6 +4,9 @@ The pool is `units` of `unit_bytes`, split into arenas with a lock byte each. A 
 power-of-two run of units. Freeing takes no action at all: a unit is free when the generation in its
 tag is no longer its slot's and nobody pins it, so no crash can leak a block or free one twice.
 Low runs are taken first, so pages that were faulted in once are used again.
+
+The last arena (of one: its upper half) is for results only, and readers copy out of it instead of pinning:
+it empties by reading alone, so arguments and kept views never keep a job that has run from ending.
 """
 
 from __future__ import annotations
@@ -48,7 +51,13 @@ class BlockPool:
         self._base = self._address(self._data)
         per_arena = shape.units // shape.arenas
         self._arenas = [(a * per_arena, (a + 1) * per_arena) for a in range(shape.arenas)]
-        self.largest_bytes = (1 << (per_arena.bit_length() - 1)) * self.unit_bytes if per_arena else 0
+        self._for_results = (shape.arenas - 1) * per_arena if shape.arenas > 1 else per_arena - per_arena // 2
+        self._mine = self._arenas
+        if side == PRODUCER_PIN:
+            self._mine = self._arenas[:-1] if shape.arenas > 1 else [(0, self._for_results)]
+        longest = max(last - first for first, last in self._mine)
+        self.largest_bytes = (1 << (longest.bit_length() - 1)) * self.unit_bytes if longest else 0
+        self.budget_bytes = shape.units * self.unit_bytes
 
     def units_for(self, nbytes: int) -> int:
         """Units of the run that holds `nbytes`: the next power of two."""
@@ -76,7 +85,7 @@ class BlockPool:
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
         give_up = time.monotonic() + _BUSY_S
-        arenas = list(range(len(self._arenas)))
+        arenas = list(range(len(self._mine)))
         while arenas:
             arena = arenas.pop(0)
             if self._lock_file.try_acquire(locks.arena_byte(arena)):
@@ -90,7 +99,7 @@ class BlockPool:
 
     def _take_locked(self, arena: int, count: int, tag: int, *, pin: bool) -> int | None:
         """Caller must: hold the arena's byte; it is released here."""
-        first, last = self._arenas[arena]
+        first, last = self._mine[arena]
         try:
             tags = self._tags[first:last]
             # SYNC POINT: block-pin — generation before pin: a reader pins before it frees the slot
@@ -120,9 +129,25 @@ class BlockPool:
         """Keep the block although its job ends: a view of it lives in this process."""
         self._pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
 
-    def is_pinned_by_another(self, unit: int) -> bool:
-        """Does another process of this side keep a view of the block?"""
+    def must_be_copied(self, unit: int) -> bool:
+        """May no view of the block be kept? It is in the way of results, or another process of this side pins it:
+        a former attempt's worker, say, whose pin word must stay its own.
+        """
+        if self._side == PRODUCER_PIN and unit >= self._for_results:
+            return True
         return int(self._pins[unit, self._side]) not in (0, self._mark)
+
+    def give_back(self, units: list[tuple[int, int]]) -> None:
+        """Take the tags off blocks (unit, bytes) that were allocated for a job whose word still lives."""
+        for unit, nbytes in units:
+            arena = self._arena_of(unit)
+            give_up = time.monotonic() + _BUSY_S
+            while not self._lock_file.try_acquire(locks.arena_byte(arena)):
+                if time.monotonic() > give_up:  # its holder is stopped: these units come back with the slot
+                    return
+                time.sleep(0)
+            self._tags[unit : unit + self.units_for(nbytes)] = 0
+            self._lock_file.release(locks.arena_byte(arena))
 
     def unpin(self, unit: int, nbytes: int) -> None:
         """Let the block go with its job. Plain stores: safe in finalizers."""
@@ -143,7 +168,7 @@ class BlockPool:
 
     def adopt(self, unit: int, nbytes: int, slot: int, generation: int) -> bool:
         """Tag a pinned, job-less block with a job; False when it belongs to a live job already."""
-        arena = next(a for a, (first, last) in enumerate(self._arenas) if first <= unit < last)
+        arena = self._arena_of(unit)
         if not self._lock_file.try_acquire(locks.arena_byte(arena)):
             return False  # busy at this moment: the caller copies instead
         try:
@@ -161,6 +186,9 @@ class BlockPool:
         at = address - self._base
         inside = 0 <= at < len(self._data) and at % self.unit_bytes == 0
         return at // self.unit_bytes if inside else None
+
+    def _arena_of(self, unit: int) -> int:
+        return next(a for a, (first, last) in enumerate(self._arenas) if first <= unit < last)
 
     def used_bytes(self) -> int:
         """Bytes of units that a live job or a pin holds, at this moment."""

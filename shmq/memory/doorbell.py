@@ -72,28 +72,32 @@ class SemaphoreBell:
         signal handler raised by its own SignalError. A handler ends the sleep early; callers look
         again anyway.
         """
-        if _clockwait is None:
+        handle = self._handle or self._open()
+        if handle is None or _clockwait is None:
             return self._wait_by_wall_clock(timeout_s)
         self._rescue_s = 0.0
         until = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + int(timeout_s * 1e9)
         self._until.seconds, self._until.nanoseconds = divmod(until, 1_000_000_000)
-        return bool(_clockwait(self._handle or self._open(), _MONOTONIC, self._until_ref) == 0)
+        return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0)
 
     def doze(self) -> bool:
         """As `wait(RESCUE_S)`, for whoever only wants a bound: half of it at least.
 
         What libc is told stays the same for many calls: a short sleep costs a third of `wait`.
         """
-        if _clockwait is None:
+        handle = self._handle or self._open()
+        if handle is None or _clockwait is None:
             return self._wait_by_wall_clock(RESCUE_S)
         now = time.monotonic()
         if not now + RESCUE_S / 2 < self._rescue_s:
             self._rescue_s = now + RESCUE_S
             self._until.seconds, self._until.nanoseconds = divmod(int(self._rescue_s * 1e9), 1_000_000_000)
-        return bool(_clockwait(self._handle or self._open(), _MONOTONIC, self._until_ref) == 0)
+        return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0)
 
-    def _open(self) -> ctypes.c_void_p:
-        self._handle = ctypes.c_void_p(_sem_open(self.name.encode(), 0))
+    def _open(self) -> ctypes.c_void_p | None:
+        """Libc's handle; None with an old libc, or when somebody has removed the name meanwhile."""
+        opened = _sem_open(self.name.encode(), 0) if _clockwait is not None else None
+        self._handle = ctypes.c_void_p(opened) if opened else None
         return self._handle
 
     def _wait_by_wall_clock(self, timeout_s: float) -> bool:
@@ -119,6 +123,11 @@ class SemaphoreBell:
     def unlink(self) -> None:
         """Remove the name; handles stay usable."""
         unlink(self.name)
+
+    def remove(self) -> None:
+        """Name and handles, whatever any row says by now."""
+        self.unlink()
+        self.close()
 
 
 def new_name(segment_name: str) -> str:

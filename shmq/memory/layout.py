@@ -105,7 +105,7 @@ WORKER = {
     name: i
     for i, name in enumerate((
         "pid", "ticks", "group", "state", "deadline_ns", "heartbeat_ns", "scheduled", "bell_serial", "naps",
-        "job", "task", "done", "failed", "busy_ns", "blocked", "exit_status", "culprit", "rescues",
+        "job", "wants_bytes", "done", "failed", "busy_ns", "blocked", "exit_status", "culprit", "rescues",
         "started_ns", "claims", "claimed", "retried", "alloc_bytes", "fork_ns", "peak_bytes", "misses",
         "service_sum_ns", "service_sq_us2", "wait_sum_ns", "escalate", "reason", "producer",
     ))

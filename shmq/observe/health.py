@@ -10,6 +10,7 @@ STUCK_S = 60.0
 """A worker that has taken no work for this long, while jobs wait, counts as stuck."""
 _OVERDUE_S = 10.0
 _HELD_S = 60.0
+_LIVE = frozenset({"idle", "busy", "blocked", "waiting"})
 
 
 def health(snapshot: Snapshot, previous: Snapshot | None = None, *, stuck_s: float = STUCK_S) -> list[Problem]:
@@ -73,7 +74,15 @@ def _of_group(group: GroupState, workers: list[WorkerState], stuck_s: float) -> 
             f"no worker (min_workers is {group.min_workers}), {waiting}",
             "workers cannot start or die at once, perhaps a task module fails: the supervisor's log says why",
         )
-    if stuck := _all_stuck(workers, stuck_s if group.queued else float("inf")):
+    live = [worker for worker in workers if worker.state in _LIVE]
+    if live and all(worker.state == "waiting" for worker in live):
+        yield Problem(
+            "no-room",
+            name,
+            f"its workers wait for free blocks for the results of jobs that have run, {waiting}",
+            "read or drop results (shmq status -v shows whose are unread), or raise [memory] block_budget_bytes",
+        )
+    elif stuck := _all_stuck(workers, stuck_s if group.queued else float("inf")):
         yield Problem(
             "stuck",
             name,
@@ -99,7 +108,7 @@ def _of_group(group: GroupState, workers: list[WorkerState], stuck_s: float) -> 
 
 def _all_stuck(workers: list[WorkerState], stuck_s: float) -> list[str]:
     """Why each live worker is stuck; empty when one is not, or there is none."""
-    live = [worker for worker in workers if worker.state in {"idle", "busy", "blocked"}]
+    live = [worker for worker in workers if worker.state in _LIVE]
     reasons = [_why_stuck(worker, stuck_s) for worker in live]
     return reasons if all(reasons) else []
 

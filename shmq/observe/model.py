@@ -27,13 +27,15 @@ class Workers(Struct, frozen=True, kw_only=True):
     busy: int = 0
     blocked: int = 0
     """Inside a job, waiting for another job of the same group."""
+    waiting: int = 0
+    """Done with a job, waiting for a free block for its result."""
     dead: int = 0
     """Ended, their jobs not redelivered yet."""
 
     @property
     def live(self) -> int:
         """Workers that take or run jobs."""
-        return self.idle + self.busy + self.blocked
+        return self.idle + self.busy + self.blocked + self.waiting
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -94,13 +96,15 @@ class WorkerState(Struct, frozen=True, kw_only=True):
     pid: int
     group: str
     state: str
-    """starting, idle, busy, blocked or dead."""
+    """starting, idle, busy, blocked, waiting or dead; see `Workers`."""
     running: int
     """Jobs that it runs at this moment: more than one only where `concurrency` is."""
     task: str
     """Name of the task it began last, while that job runs; else ""."""
     job: str
     """Id of that job."""
+    wants_bytes: int
+    """Bytes of blocks that results wait for; 0 unless waiting."""
     ended: int
     """Jobs that this worker has brought to an end, well or not."""
     age_s: float | None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 
 from shmq.clock import NS
@@ -27,7 +29,8 @@ from shmq.transport.table import (
 def read_workers(segment: Segment, now_ns: int, previous: Snapshot | None) -> tuple[WorkerState, ...]:
     """Every worker row that is not free."""
     rows = checked(segment, "worker_rows").tolist()
-    task_keys = column(segment, "worker_rows")[:, WORKER["task"]].tolist()  # hashes: no value is absurd
+    key_of = struct.Struct("<Q").unpack_from  # the first word of a job's header: a hash, so no value is absurd
+    payload, stride = segment.view("payload"), segment.shape.slot_bytes
     groups = segment.group_names()
     tasks = {info.key: name for name, info in registry.read(segment.state_dir).items()}
     running = _running_by_owner(segment)
@@ -41,7 +44,7 @@ def read_workers(segment: Segment, now_ns: int, previous: Snapshot | None) -> tu
         pid = checked_pid(word["pid"])
         is_in_job = _is_in_job(segment, word["job"], index)
         state = _state(word, running[index])
-        key = task_keys[index]
+        (key,) = key_of(payload, (word["job"] & 0xFFFFFFFF) * stride) if is_in_job else (0,)
         found.append(
             WorkerState(
                 row=index,
@@ -50,6 +53,7 @@ def read_workers(segment: Segment, now_ns: int, previous: Snapshot | None) -> tu
                 state=state,
                 running=running[index],
                 task=tasks.get(key, f"{key:#x}") if is_in_job else "",
+                wants_bytes=word["wants_bytes"] if state == "waiting" else 0,
                 job=f"{word['job'] >> 32:x}-{word['job'] & 0xFFFFFFFF:x}" if is_in_job else "",
                 ended=word["done"],
                 age_s=age_s(word["started_ns"], now_ns),
@@ -110,6 +114,8 @@ def _state(word: dict[str, int], running: int) -> str:
         return "dead"
     if word["blocked"]:
         return "blocked"
+    if word["wants_bytes"]:
+        return "waiting"
     return "busy" if running else "idle"
 
 

@@ -16,7 +16,6 @@ import logging
 import os
 import socket
 import sys
-import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -61,9 +60,9 @@ class Late(msgspec.Struct, tag=True):
 
 
 class Failed(msgspec.Struct, tag=True):
-    """The task modules cannot be imported."""
+    """The task modules cannot be used."""
 
-    traceback: str
+    why: str
 
 
 class Forked(msgspec.Struct, tag=True):
@@ -139,6 +138,7 @@ class Setting:
     segment_name: str
     state_dir: Path
     task_output: str
+    log_format: str
     lock_fd: int
     late: tuple[str, ...] = ()
 
@@ -177,9 +177,10 @@ class _Server:
         self._settle()
         try:
             tasks = self._import()
-        except BaseException:
-            text = traceback.format_exc()
-            self._channel.send(_encode(Failed(text[-_PACKET // 8 :])))
+        except BaseException as error:
+            from shmq.tasks.registry import why_not_loaded
+
+            self._channel.send(_encode(Failed(why_not_loaded(error)[-_PACKET // 8 :])))
             return
         if tasks is None:
             return
@@ -212,7 +213,7 @@ class _Server:
         Only the first server of a row knows all tasks; those that follow leave out what starts threads.
         """
         import shmq.worker.boot  # noqa: F401 - what every worker needs, imported once
-        from shmq.tasks.registry import load, publish
+        from shmq.tasks.registry import load, publish, refuse_unknown_groups
 
         late = self._setting.late
         early = [name for name in self._config.tasks if name not in late]
@@ -223,6 +224,7 @@ class _Server:
             if probes.thread_count() > before:
                 threaded.append(name)
         tasks = load(early, self._setting.folder)
+        refuse_unknown_groups(tasks.values(), self._config.groups)
         if not late:
             publish(tasks, self._setting.state_dir)
         if threaded:
@@ -261,7 +263,7 @@ class _Server:
                 run(
                     Order(
                         setting.segment_name, order.index, order.serial, order.group, name, settings,
-                        self._supervisor_pid, setting.task_output, setting.late, setting.folder,
+                        self._supervisor_pid, setting.task_output, setting.log_format, setting.late, setting.folder,
                         self._config.namespace,
                         tuple(self._config.limits),
                     ),

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import setproctitle
+
 from shmq import clock, kernel, probes
 from shmq.config.model import Config
 from shmq.errors import ConfigError, ShmqError
@@ -47,13 +49,14 @@ def supervise(config: Config, config_path: Path, *, log_format: str = "text", ta
         ShmqError: refused at start (already running, no space, incompatible segment, broken tasks).
     """
     configure(log_format)
-    return Supervisor(config, config_path.absolute(), task_output).run()
+    setproctitle.setproctitle(f"shmq: supervisor {config.namespace}")
+    return Supervisor(config, config_path.absolute(), task_output, log_format).run()
 
 
 class Supervisor:
     """One namespace's supervisor. Construction takes the namespace, or raises and leaves nothing behind."""
 
-    def __init__(self, config: Config, config_path: Path, task_output: str) -> None:
+    def __init__(self, config: Config, config_path: Path, task_output: str, log_format: str = "text") -> None:
         os.umask(0o077)
         if probes.thread_count() != 1:
             raise ShmqError(
@@ -88,7 +91,7 @@ class Supervisor:
             helpers.planner(self.segment.path.name, config, lock_fd),
         ]
         self.servers = Servers(
-            Setting(config, config_path.parent, self.segment.path.name, state_dir, task_output, lock_fd),
+            Setting(config, config_path.parent, self.segment.path.name, state_dir, task_output, log_format, lock_fd),
             self.pools,
             watch=self._watch, unwatch=self._unwatch, ready=self._announce_tasks, give_up=self._give_up,
         )  # fmt: skip

@@ -16,6 +16,7 @@ from shmq.errors import AlreadyRunning, ConfigError, IncompatibleSegment, NotRun
 from shmq.memory import doorbell, locks
 from shmq.memory.layout import GROUP_CONTROL, PRODUCER, WORKER, WORKER_DEAD, WORKER_FREE, Shape
 from shmq.memory.segment import Segment, attach, create, segment_name, unlink
+from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import STOPPED
 from shmq.transport.table import DONE, FIRST_FREE, FREE, STATE
 
@@ -132,12 +133,13 @@ def _take_back(segment: Segment, folder: Path, config: Config, lock_file: locks.
     segment.set_header("detached", 0)
     segment.set_header("max_attempts", config.supervisor.max_attempts)
     segment.set_text("state_dir", str(folder))
-    sleeping = segment.view("sleeping")
+    sleeping, rows = segment.view("sleeping"), Rows(segment)
     for index, row in enumerate(segment.rows("worker_rows")):
         if row[WORKER["state"]] not in {WORKER_FREE, WORKER_DEAD}:
             _prove_dead(segment, index, row, lock_file)
             row[WORKER["reason"]] = STOPPED  # it died with its supervisor: no job's fault
-            row[WORKER["culprit"]] = 0
+            row[WORKER["culprit"]] = row[WORKER["wants_bytes"]] = 0
+            rows.keep_counters(index)
             row[WORKER["state"]] = WORKER_DEAD
     sleeping[:] = bytes(len(sleeping))  # nobody sleeps: a ring would go to the dead
     _remove_stray_bells(segment)

@@ -128,8 +128,8 @@ class Servers:
                 self._put_in_charge(server, tasks)
             case Late(modules=modules) if server is self._coming:
                 self._leave_out(modules)
-            case Failed(traceback=text) if server is self._coming:
-                self._refuse(f"a task module cannot be imported\n{text}")
+            case Failed(why=why) if server is self._coming:
+                self._refuse(why)
             case _:
                 return
 
@@ -160,7 +160,7 @@ class Servers:
             self._coming.hang_up()
         self._coming, self.refused = None, why
         if not self._has_been_ready:
-            self._give_up(f"{why}\nNothing was started. Correct the module, then start again.")
+            self._give_up(f"{why}\nNothing was started. Correct that, then start again.")
         elif self._pools.fork_server is None:
             _log.error("no new workers for now, those that run go on; tried again in %.1f s: %s", self._pause(), why)
         else:

@@ -46,8 +46,10 @@ class Stopping:
         is_first = not self.has_begun
         self._at = min(self._at, time.monotonic() + grace_s)
         if is_first:
-            _log.info("stopping: workers have %g s to finish what they run", grace_s)
-            for worker in self._supervisor.pools.all_workers():
+            workers = self._supervisor.pools.all_workers()
+            if workers:
+                _log.info("stopping: workers have %g s to finish what they run", grace_s)
+            for worker in workers:
                 worker.drain()
 
     def is_over(self) -> bool:

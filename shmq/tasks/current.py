@@ -7,6 +7,7 @@ code through `shmq.cancelled()` and `shmq.current_job()`.
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +60,24 @@ def set_worker(worker: WorkerSeat | None) -> None:
 def worker() -> WorkerSeat | None:
     """The worker this process is, if it is one."""
     return _worker
+
+
+def _nothing() -> None:
+    return
+
+
+_make_room: Callable[[], None] = _nothing
+
+
+def set_make_room(function: Callable[[], None]) -> None:
+    """Called by the client's module: moves this process's ended results out of the blocks."""
+    global _make_room
+    _make_room = function
+
+
+def make_room() -> None:
+    """A result finds no free block: this process's own unread results may hold them."""
+    _make_room()
 
 
 def set_job(job: CurrentJob | None) -> contextvars.Token[CurrentJob | None]:

@@ -11,12 +11,15 @@ import difflib
 import importlib
 import os
 import sys
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
+from shmq.config import check
 from shmq.errors import ConfigError
 from shmq.tasks.task import Task
 
@@ -24,13 +27,18 @@ FILE = "registry.json"
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
-    """One published task. `options` as in `shmq.tasks.task.Options`, exception types by name."""
+    """One published task.
+
+    `options` as in `shmq.tasks.task.Options`, exception types by name; `words`: parameters in order, each with what a
+    plain word stands for there: "int", "float", "bool", or "" for text.
+    """
 
     name: str
     key: int
     signature: str
     options: dict[str, Any]
     doc: str = ""
+    words: list[tuple[str, str]] = []
 
 
 def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:
@@ -51,6 +59,38 @@ def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:
             if other.name != task.name:
                 raise ConfigError(f"tasks {other.name} and {task.name} share the key {task.key:#x}; rename one")
     return tasks
+
+
+def refuse_unknown_groups(tasks: Iterable[Task[..., Any]], groups: Iterable[str]) -> None:
+    """Raises ConfigError that names every task whose group the configuration lacks."""
+    known = {*groups, "auto"}
+    problems = [
+        f"task {task.name} asks for group {task.settings.group!r}, which the configuration lacks; "
+        f"{check.nearest(task.settings.group, groups)}\n"
+        f"Add [groups.{task.settings.group}], or change the task's group."
+        for task in tasks
+        if task.settings.group not in known
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def why_not_loaded(error: BaseException) -> str:
+    """What the user must know about a task module that cannot be used: no line of shmq or importlib."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    told = traceback.TracebackException.from_exception(error)
+    theirs = [i for i, frame in enumerate(told.stack) if not _is_machinery(frame.filename)]
+    told.stack = traceback.StackSummary.from_list(told.stack[theirs[0] :] if theirs else [])
+    lines = told.format() if theirs else told.format_exception_only()
+    text = "a task module cannot be imported\n" + "".join(lines).rstrip()
+    if isinstance(error, ModuleNotFoundError) and not theirs:
+        text += "\nTask modules are looked for in the configuration's folder, then as Python does."
+    return text
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith(("<frozen", importlib.__file__, str(Path(__file__).parent.parent)))
 
 
 def tasks_of(module: ModuleType) -> list[Task[..., Any]]:
@@ -77,8 +117,11 @@ def read(state_dir: Path) -> dict[str, TaskInfo]:
 
 def nearest(name: str, known: list[str]) -> str:
     """Did you mean ...? for a misspelt name, or a list of what there is."""
-    by_tail = [k for k in known if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    close = by_tail or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    tails: dict[str, list[str]] = {}
+    for whole in known:
+        tails.setdefault(whole.rsplit(".", 1)[-1], []).append(whole)
+    alike = difflib.get_close_matches(name.rsplit(".", 1)[-1], tails, n=3)  # modules have long names in common
+    close = tails.get(name.rsplit(".", 1)[-1]) or [whole for tail in alike for whole in tails[tail]]
     if close:
         return f"Did you mean {' or '.join(close)}?"
     return f"Registered: {', '.join(sorted(known)[:12]) or 'nothing'}."

@@ -7,6 +7,7 @@ signature allows, else the message is [args, kwargs] (VARIADIC).
 from __future__ import annotations
 
 import inspect
+import types
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,7 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any], name: str) -> None:
         self.name = name
-        self._signature = inspect.signature(function)
+        self._signature = _unquoted(inspect.signature(function))
         parameters = list(self._signature.parameters.values())
         self.positional = [p for p in parameters if p.kind in _POSITIONAL]
         self.least = sum(1 for p in self.positional if p.default is p.empty)
@@ -65,12 +66,46 @@ class Signature:
         """Types of parameters by name."""
         return {name: _decodable(kind) for name, kind in self._hints.items() if name != "return"}
 
+    def words(self) -> list[tuple[str, str]]:
+        """(name, "int", "float", "bool" or "") of each named parameter, positional ones first."""
+        keyword_only = [p for p in self._signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+        return [(p.name, _word_kind(self._hints.get(p.name))) for p in self.positional + keyword_only]
+
     def result_type(self) -> Any:
         """The type results are decoded to."""
         return _decodable(self.returns)
 
     def __str__(self) -> str:
         return str(self._signature)
+
+
+def _word_kind(kind: Any) -> str:
+    """What a plain word stands for where a value of that type, or None, is expected."""
+    left = [part for part in typing.get_args(kind) if part is not type(None)] if _is_union(kind) else [kind]
+    return left[0].__name__ if len(left) == 1 and left[0] in {int, float, bool} else ""
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in {typing.Union, types.UnionType}
+
+
+class _Bare(str):
+    """An annotation that is kept as text: shown without quotes."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _unquoted(signature: inspect.Signature) -> inspect.Signature:
+    def bare(annotation: Any) -> Any:
+        return _Bare(annotation) if isinstance(annotation, str) else annotation
+
+    return signature.replace(
+        parameters=[p.replace(annotation=bare(p.annotation)) for p in signature.parameters.values()],
+        return_annotation=bare(signature.return_annotation),
+    )
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

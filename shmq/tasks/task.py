@@ -132,7 +132,7 @@ class Task(Generic[P, R]):
             options[types] = [kind.__name__ for kind in getattr(self.settings, types)]
         return {
             "name": self.name, "key": self.key, "signature": str(self.signature), "options": options,
-            "doc": (self.function.__doc__ or "").strip().split("\n")[0],
+            "doc": (self.function.__doc__ or "").strip().split("\n")[0], "words": self.signature.words(),
         }  # fmt: skip
 
     def __repr__(self) -> str:

@@ -5,14 +5,17 @@ block and the message holds a reference, so that the reader gets a view without 
 
     ext 1  reference  <unit u32><nbytes u64><dtype length u8><dtype><dimension u64>*
     ext 2  inline     <dtype length u8><dims u8><dtype><dimension u64>*<raw bytes>
+    ext 3  text       that stands for other bytes than UTF-8, as `os.fsdecode` makes it of a file's name: <the bytes>
 
-Every other ext code is refused. Decoding always works on a private copy of the message.
+A message with such text is decoded plainly first, then converted to its types: no typed decoder takes ext for str.
+Paths travel as text. Every other ext code is refused. Decoding always works on a private copy of the message.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any, get_origin
 
 import msgspec
@@ -23,7 +26,7 @@ from shmq.errors import TooLarge, Unencodable
 from shmq.memory.blocks import BlockPool
 
 INLINE_ARRAY_BYTES = 4096
-_REFERENCE, _INLINE = 1, 2
+_REFERENCE, _INLINE, _TEXT = 1, 2, 3
 _REF = struct.Struct("<IQB")
 
 
@@ -44,7 +47,7 @@ def needs_blocks(_value: Any) -> Any:
 
 
 class PoolFull(Exception):
-    """No block is free at present; the caller frees its slot, waits and tries again."""
+    """No block is free at present; the caller gives back what it took, waits and tries again."""
 
 
 class Encoder:
@@ -59,8 +62,31 @@ class Encoder:
         self.slot = 0
         self.generation = 0
         self.used_blocks = False
+        self.wanted_bytes = 0  # of blocks, by the present job so far
         self.placed_bytes = 0  # in blocks, ever
-        self.encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
+        self._taken: list[tuple[int, int]] = []
+        self.has_odd_text = False
+        self._encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
+
+    def encode(self, message: Any) -> bytes:
+        """The message as bytes; its arrays go to blocks of the present job."""
+        try:
+            return self._encode(message)
+        except UnicodeEncodeError:
+            self.give_back()
+            self.has_odd_text = True
+            return self._encode(_with_odd_text(message))
+
+    def begin(self, slot: int, generation: int) -> None:
+        """Blocks are for this job from now on."""
+        self.slot, self.generation = slot, generation
+        self.used_blocks, self.wanted_bytes, self.has_odd_text = False, 0, False
+        self._taken.clear()
+
+    def give_back(self) -> None:
+        """After PoolFull, when the job's slot stays as it is: what was taken is no use without the rest."""
+        self._blocks.give_back(self._taken)
+        self._taken.clear()
 
     def place_message(self, message: bytes) -> int:
         """Copy an oversize message into a block; its first unit."""
@@ -69,9 +95,11 @@ class Encoder:
         return unit
 
     def _allocate(self, nbytes: int) -> int:
+        self.wanted_bytes += self._blocks.units_for(nbytes) * self._blocks.unit_bytes
         unit = self._blocks.allocate(nbytes, self.slot, self.generation)
         if unit is None:
             raise PoolFull
+        self._taken.append((unit, nbytes))
         self.used_blocks = True
         self.placed_bytes += nbytes
         return unit
@@ -81,6 +109,8 @@ class Encoder:
             return self._array(value)
         if isinstance(value, np.generic):
             return value.item()
+        if isinstance(value, PurePath):
+            return str(value)
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
@@ -106,6 +136,7 @@ class Encoder:
         if not self._blocks.adopt(unit, array.nbytes, self.slot, self.generation):
             return None  # in use by another job: copy
         self.used_blocks = True
+        self._taken.append((unit, array.nbytes))
         return unit
 
 
@@ -119,13 +150,27 @@ class Decoder:
 
     def typed(self, kind: Any) -> msgspec.msgpack.Decoder[Any]:
         """A reusable decoder for a type."""
-        return msgspec.msgpack.Decoder(kind, dec_hook=accept, ext_hook=self._array)
+        return msgspec.msgpack.Decoder(kind, dec_hook=accept, ext_hook=self._extension)
 
     def decode(self, message: bytes) -> Any:
         """The message as plain values."""
         return self._untyped(message)
 
-    def _array(self, code: int, data: memoryview) -> NDArray[Any]:
+    def decode_as(self, decode: Callable[[bytes], Any], message: bytes) -> Any:
+        """What a typed decoder's `decode` gives, also for a message that holds odd text."""
+        try:
+            return decode(message)
+        except msgspec.ValidationError:
+            kind = decode.__self__.type  # type: ignore[attr-defined]
+            try:
+                return msgspec.convert(self._untyped(message), kind, str_keys=False, dec_hook=accept)
+            except DECODING_ERRORS:
+                pass
+            raise
+
+    def _extension(self, code: int, data: memoryview) -> NDArray[Any] | str:
+        if code == _TEXT:
+            return bytes(data).decode("utf-8", "surrogateescape")
         if code == _INLINE:
             size, dims = data[0], data[1]
             shape = struct.unpack_from(f"<{dims}Q", data, 2 + size)
@@ -141,9 +186,10 @@ class Decoder:
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
-        if self._blocks.is_pinned_by_another(unit):
-            # a former attempt's worker keeps a view: its pin word must stay its own, so this one gets a copy
-            return flat.copy().reshape(shape)
+        if self._blocks.must_be_copied(unit):
+            flat = flat.copy()
+            flat.flags.writeable = False
+            return flat.reshape(shape)
         flat.flags.writeable = False
         self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
         return flat.reshape(shape)
@@ -158,9 +204,27 @@ class Decoder:
         self.views.clear()
 
 
+def _with_odd_text(value: Any) -> Any:
+    """Plain containers with each text that UTF-8 does not hold as ext 3."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return msgspec.msgpack.Ext(_TEXT, value.encode("utf-8", "surrogateescape"))
+    elif isinstance(value, list | tuple):
+        return [_with_odd_text(item) for item in value]
+    elif isinstance(value, dict):
+        return {key: _with_odd_text(item) for key, item in value.items()}  # no key is an ext: none has a hash
+    elif isinstance(value, PurePath):
+        return _with_odd_text(str(value))
+    return value
+
+
 def accept(kind: type, value: Any) -> Any:
-    """Custom annotations (ndarray and its generic forms) take the value that ext decoding made."""
+    """Custom annotations take the value that ext decoding made (ndarray and its generic forms), or text (paths)."""
     origin = get_origin(kind) or kind
+    if isinstance(value, str) and isinstance(origin, type) and issubclass(origin, PurePath):
+        return origin(value)
     if isinstance(origin, type) and isinstance(value, origin):
         return value
     raise TypeError(f"expected {kind}, got {type(value).__name__}")
@@ -174,5 +238,5 @@ def explain(error: Exception, what: str) -> Exception:
         return Unencodable(f"{what}: nested deeper than Python's recursion limit; flatten it")
     return Unencodable(
         f"{what}: {error}.\nmsgpack types, ndarray, datetime, UUID, Decimal, dataclasses, msgspec Structs, "
-        "enums, sets and tuples can travel; pass plain data or a path instead."
+        "enums, sets, tuples and paths can travel; pass plain data or a path instead."
     )

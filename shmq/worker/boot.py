@@ -59,6 +59,7 @@ class Order:
     settings: Group
     supervisor_pid: int
     task_output: str
+    log_format: str
     late_modules: tuple[str, ...]
     folder: Path | None
     namespace: str
@@ -95,7 +96,7 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     seat = Seat(segment, order.index, order.group, order.group_name, order.settings)
     if not _join(seat, lock_file, order.serial):
         return EXIT_ORPHAN
-    writer = redirect(order.task_output, seat)
+    writer = redirect(order.task_output, seat, order.log_format)
     if order.late_modules:  # modules that start threads at import must not be imported before a fork
         tasks = {**tasks, **load(list(order.late_modules), order.folder)}
     os.environ["SHMQ_NAMESPACE"] = order.namespace

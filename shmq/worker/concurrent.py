@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shmq.clock import NS, now_ns
-from shmq.errors import JobCancelled, JobExpired, TaskTimeout, UnknownTask
+from shmq.errors import JobCancelled, JobExpired, ShmqError, TaskTimeout, UnknownTask
 from shmq.memory import doorbell
 from shmq.memory.doorbell import RESCUE_S, FifoBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.tasks import current
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
-from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
+from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks, PoolFull
 from shmq.wire.header import FORGET, MANY, VARIADIC, Header
 from shmq.worker.execution import END, START, Executor
 from shmq.worker.limiting import TaskLimits
+from shmq.worker.room import WaitForRoom
 from shmq.worker.runnable import Runnable
 from shmq.worker.seat import Seat
 
@@ -220,7 +221,16 @@ class ConcurrentLoop:
                 job.deadline_ns = 0
                 self._show_deadline()
             del timer
-        self._end(job, value, error)
+        ended = 0
+        if error is None:
+            try:
+                ended = await self._store_when_room(job, value)
+            except asyncio.CancelledError:
+                error = self._why_cancelled(job)
+            except ShmqError as raised:
+                error = raised
+        value = None
+        self._end(job, ended, error)
 
     def _why_cancelled(self, job: Running) -> BaseException:
         if job.has_timed_out and job.runnable is not None:
@@ -343,17 +353,14 @@ class ConcurrentLoop:
         job.views += self._executor.decoder.views
         self._executor.decoder.views.clear()
 
-    def _end(self, job: Running, value: Any, error: BaseException | None) -> None:
-        """Store the outcome; the job word is the last store."""
+    def _end(self, job: Running, ended: int, error: BaseException | None) -> None:
+        """Store the outcome; the job word is the last store: `ended`, once a result is stored."""
         executor, seat = self._executor, self._seat
         seat.row[WORKER["job"]] = job.job
         if job.was_killed and isinstance(error, JobCancelled):
             ended = with_state(job.word, CANCELLED)
         elif error is not None:
             ended = executor.fail(job.slot, job.word, error)
-        else:
-            ended = self._store(job, value)
-        value = None
         self._running.discard(job)
         executor.decoder.views += job.views
         executor.decoder.pin_living_views()
@@ -375,6 +382,22 @@ class ConcurrentLoop:
         if not self._to_notify:
             asyncio.get_running_loop().call_soon(self._notify)
         self._to_notify.add(slot >> self._shift)
+
+    async def _store_when_room(self, job: Running, value: Any) -> int:
+        """Store the result, once there is a block for it; the other jobs go on."""
+        wait: WaitForRoom | None = None
+        try:
+            while True:
+                try:
+                    return self._store(job, value)
+                except PoolFull:
+                    limit_ns = job.head.timeout_ns or (job.runnable.timeout_ns if job.runnable is not None else 0)
+                    deadline_ns = job.started_ns + limit_ns if limit_ns else 0
+                    wait = wait or self._executor.wait_for_room(job.slot, job.word, deadline_ns)
+                    await asyncio.sleep(wait.pause_s())
+        finally:
+            if wait is not None:
+                wait.end()
 
     def _store(self, job: Running, value: Any) -> int:
         executor = self._executor

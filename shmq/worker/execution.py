@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from shmq.clock import now_ns
-from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, Reject, UnknownTask
+from shmq.errors import BadArguments, CircuitOpen, JobExpired, Reject, ShmqError, TooLarge, UnknownTask
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_fence, new_order_fence
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
@@ -57,6 +57,7 @@ from shmq.wire.header import (
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.room import WaitForRoom
 from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
 
@@ -67,7 +68,6 @@ _GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 SLOW_NS = 50_000
 """Jobs that take longer are measured one by one."""
 _NOTIFY_NS = 200_000  # results wait at most this long for the end of their batch
-_BLOCK_PATIENCE_S = 5.0
 INHERIT_RETRIES = 255
 _POSITION = re.compile(r" - at `\$\[(\d+)\](.*)`$")
 
@@ -118,7 +118,7 @@ class Executor:
         payload_at = self.segment.layout.offsets["payload"]
         message_at = payload_at + HEADER_BYTES
         encode, views, order, notify = self.encode, self.decoder.views, new_order_fence(), self.notify
-        run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self.finish_large, self._record
+        run_slowly, fail, finish_large, record = self._run_slowly, self.fail, self._finish_when_room, self._record
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
         plain, forget = PLAIN << FLAGS_SHIFT, FORGET << FLAGS_SHIFT
 
@@ -342,31 +342,32 @@ class Executor:
         return self.decoder.decode(data), runnable.convert
 
     def _place_large(self, slot: int, running: int, value: Any) -> None:
-        """Store a result that needs the pool; waits a while for room."""
+        """Store a result that needs the pool. Raises PoolFull when there is no room at present."""
         encoder = self.encoder
-        give_up = time.monotonic() + _BLOCK_PATIENCE_S
-        while True:
-            encoder.slot, encoder.generation, encoder.used_blocks = slot, running >> GENERATION_SHIFT, False
-            try:
-                data = encoder.encode(value)
-                has_references = REFERENCES if encoder.used_blocks else 0
-                at, room = self._result_room(self.header(slot))
-                if len(data) <= room:
-                    from_ = slot * self.stride + at
-                    self.payload[from_ : from_ + len(data)] = data
-                    self.results[slot] = result_word(len(data), at, INLINE | has_references)
-                else:
-                    unit = encoder.place_message(data)
-                    self.results[slot] = result_word(len(data), unit, BLOCK | has_references)
-            except PoolFull:
-                if time.monotonic() < give_up:
-                    time.sleep(0.001)
-                    continue
-                raise QueueFull(
-                    f"no free block for the result of {self.seat.task_name()}: {self.blocks.used_bytes()} bytes are in "
-                    "use.\nRead or drop results sooner, or raise [memory] block_budget_bytes."
+        encoder.begin(slot, running >> GENERATION_SHIFT)
+        try:
+            data = encoder.encode(value)
+            has_references = REFERENCES if encoder.used_blocks else 0
+            at, room = self._result_room(self.header(slot))
+            if len(data) <= room:
+                from_ = slot * self.stride + at
+                self.payload[from_ : from_ + len(data)] = data
+                self.results[slot] = result_word(len(data), at, INLINE | has_references)
+            else:
+                unit = encoder.place_message(data)
+                self.results[slot] = result_word(len(data), unit, BLOCK | has_references)
+        except PoolFull:
+            encoder.give_back()
+            if encoder.wanted_bytes > self.blocks.budget_bytes:
+                raise TooLarge(
+                    f"the result of {self.seat.task_name()} takes more than {encoder.wanted_bytes} bytes of blocks, "
+                    f"all together are {self.blocks.budget_bytes}.\n"
+                    "Return less (a smaller chunk_size, a path), or raise [memory] block_budget_bytes."
                 ) from None
-            return
+            raise
+        except ENCODING_ERRORS:
+            encoder.give_back()
+            raise
 
     def _result_room(self, head: Header) -> tuple[int, int]:
         return result_room(self.stride, 0 if head.block else head.length)
@@ -381,8 +382,33 @@ class Executor:
         self.results[slot] = result_word(len(data), at, INLINE)
         return True
 
+    def _finish_when_room(self, slot: int, running: int, value: Any) -> int:
+        """Store a result that needs the pool, once it has room; the job word to store."""
+        wait: WaitForRoom | None = None
+        try:
+            while True:
+                try:
+                    return self.finish_large(slot, running, value)
+                except PoolFull:
+                    wait = wait or self.wait_for_room(slot, running, self.seat.deadline_ns)
+                    time.sleep(wait.pause_s())
+        except ShmqError as error:
+            return self.fail(slot, running, error)
+        finally:
+            if wait is not None:
+                wait.end()
+
+    def wait_for_room(self, slot: int, running: int, deadline_ns: int) -> WaitForRoom:
+        """What to do between two tries of `finish_large`, the last of which just found no room."""
+        task = self.seat.name_in(slot)
+        return WaitForRoom(self.seat, self.blocks, slot, running, task, self.encoder.wanted_bytes, deadline_ns)
+
     def finish_large(self, slot: int, running: int, value: Any) -> int:
-        """Store a result that needs the pool; the job word to store."""
+        """Store a result that needs the pool; the job word to store.
+
+        Raises:
+            PoolFull: there is no room at present. Nothing is stored.
+        """
         try:
             try:
                 self._place_large(slot, running, value)
@@ -390,6 +416,9 @@ class Executor:
                 if self.header(slot).kind != MANY:
                     raise
                 self._place_large(slot, running, self._what_can_travel(value))
+        except PoolFull:
+            if not self.header(slot).flags & FORGET:  # else nobody will read it
+                raise
         except ENCODING_ERRORS as error:
             return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"))
         except Exception as error:
@@ -410,6 +439,8 @@ class Executor:
                 failures[i] = describe(explain(error, f"the result of {self.seat.task_name()}"))
             else:
                 kept.append(value)
+            finally:
+                self.encoder.give_back()  # this was but a try
         return run_ns, kept, failures
 
     def fail(self, slot: int, running: int, error: BaseException) -> int:
@@ -456,7 +487,7 @@ class Executor:
     def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: Header) -> None:
         at, room = self._result_room(head)
         if len(data) > room:
-            self.encoder.slot, self.encoder.generation = slot, running >> GENERATION_SHIFT
+            self.encoder.begin(slot, running >> GENERATION_SHIFT)
             try:
                 self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK)
                 return

@@ -116,7 +116,11 @@ class Seat:
 
     def task_name(self) -> str:
         """Name of the task that runs, or ran last."""
-        return self.names.get(self._key_at(self.row[_JOB] & 0xFFFFFFFF), "a task")
+        return self.name_in(self.row[_JOB] & 0xFFFFFFFF)
+
+    def name_in(self, slot: int) -> str:
+        """Name of the task that the slot's job calls."""
+        return self.names.get(self._key_at(slot), "a task")
 
     def is_cancelled(self, slot: int, generation: int) -> bool:
         """Was the job asked to stop?"""

@@ -23,6 +23,14 @@ def pair(a: int, b: int = 2) -> list[int]:
     return [a, b]
 
 @shmq.task
+def typed(count: int, share: float | None = None, is_fast: bool = True) -> list:
+    return [count, share, is_fast]
+
+@shmq.task
+def summed(numbers: list[int]) -> int:
+    return sum(numbers)
+
+@shmq.task
 def boom(x):
     raise ValueError(f"no {x}")
 
@@ -31,6 +39,12 @@ def note(path: str, seconds: float = 0.0) -> str:
     time.sleep(seconds)
     with open(path, "w"):
         return os.path.basename(path)
+
+@shmq.task(timeout=60.0)
+def note_after(path: str, awaited: str) -> str:
+    while not os.path.exists(awaited):
+        time.sleep(0.001)
+    return note(path)
 
 @shmq.task
 def length(text: str) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 
 import msgspec
@@ -25,6 +26,9 @@ from tests.live import until
         (["jobs.echo", "-k", "x=a=b"], '"a=b"\n'),
         (["--priority", "1", "--timeout", "9", "--retries", "0", "--expires", "60", "jobs.echo", "a"], '"a"\n'),
         (["--delay", "0.1", "jobs.echo", "a"], '"a"\n'),
+        (["jobs.pair", "3", "-k", "b=4"], "[3,4]\n"),
+        (["jobs.typed", "7", "2.5", "no"], "[7,2.5,false]\n"),
+        (["jobs.typed", "-k", "share=1e3", "--", "-7"], "[-7,1000.0,true]\n"),
     ],
     ids=str,
 )
@@ -42,11 +46,13 @@ def test_a_job_that_fails_shows_its_error(shmq):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["jobs.ecco", "x"], exits.REFUSED, "Did you mean jobs.echo "),
+        (["jobs.ecco", "x"], exits.REFUSED, "Did you mean jobs.echo?"),
         (["--json", "jobs.echo", "text"], exits.USAGE, "Text in JSON needs quotes"),
         (["jobs.echo", "-k", "novalue"], exits.USAGE, "NAME=VALUE"),
         (["jobs.echo", "--priority", "6", "x"], exits.USAGE, "priority"),
-        (["jobs.pair", "text"], exits.FAILED, "BadArguments"),
+        (["jobs.pair", "text"], exits.USAGE, "argument 'a' must be a whole number, got 'text'."),
+        (["jobs.typed", "1", "2", "maybe"], exits.USAGE, "argument 'is_fast' must be true or false, got 'maybe'."),
+        (["jobs.summed", "1"], exits.FAILED, "needs --json"),
         (["jobs.echo", "a", "b"], exits.FAILED, "too many positional arguments"),
         (["--patience", "0.05", "--json", "jobs.note", '"/dev/null"', "1"], exits.FAILED, "no result within 0.05 s"),
     ],
@@ -56,6 +62,20 @@ def test_what_is_wrong_with_a_job_is_told(shmq, arguments, code, told):
     done = shmq("submit", *arguments)
     assert done.exit_code == code
     assert told in done.output
+
+
+def test_a_job_that_waits_says_why_and_is_cancelled_by_sigterm(shmq, tmp_path):
+    assert shmq("pause", "computation").exit_code == exits.OK
+    try:
+        process = shmq.start("submit", "jobs.note", str(tmp_path / "ran"))
+        told = process.stderr.readline()
+        assert told == b"shmq submit waits: group computation: paused, 1 job waiting (shmq resume computation)\n"
+        process.send_signal(signal.SIGTERM)
+        assert (process.communicate(timeout=60), process.returncode) == ((b"", b""), exits.TERMINATED)
+    finally:
+        assert shmq("resume", "computation").exit_code == exits.OK
+    assert shmq("submit", "jobs.echo", "next").exit_code == exits.OK
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_waiting_only_the_id_is_shown(shmq, tmp_path):

@@ -77,10 +77,26 @@ def test_verbose_adds_the_traceback_of_the_worker(shmq):
     assert b'raise ValueError(f"no {x}")' in done.stderr
 
 
-def test_lines_that_are_not_utf8_fail_alone(shmq):
-    done = shmq.run("map", "jobs.echo", given=b"a\n\xff\nb")
-    assert results(done) == ["a", "b"]
-    assert failures(done) == ["line 2 (\\xff): Malformed: not UTF-8 at byte 0"]
+def test_names_of_files_that_are_not_utf8_travel_as_they_are(shmq, tmp_path):
+    paths = [os.fsencode(tmp_path) + name for name in (b"/plain", b"/\xff\xe9", "/é".encode(), b"/\xff new\nline")]
+    done = shmq.run("map", "--null", "jobs.note", given=b"\0".join(paths))
+    assert (done.returncode, done.stderr) == (exits.OK, b"")
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == sorted(path.rpartition(b"/")[2] for path in paths)
+    assert results(done) == [os.fsdecode(path.rpartition(b"/")[2]) for path in paths]
+
+
+def test_the_name_of_a_file_that_is_not_utf8_and_cannot_be_used_fails_alone(shmq):
+    done = shmq.run("map", "--null", "jobs.note", given=b"/no/\xff\0/no/b")
+    assert failures(done) == [
+        "line 1 (/no/\\xff): FileNotFoundError: [Errno 2] No such file or directory: '/no/\\udcff'",
+        "line 2 (/no/b): FileNotFoundError: [Errno 2] No such file or directory: '/no/b'",
+    ]
+
+
+def test_a_line_is_a_number_where_the_task_wants_one(shmq):
+    done = shmq.run("map", "jobs.typed", given="1\nx\n-3\n")
+    assert results(done) == [[1, None, True], [-3, None, True]]
+    assert failures(done) == ["line 2 (x): Malformed: argument 'count' must be a whole number, got 'x'"]
 
 
 def test_names_with_newlines_come_with_nul(shmq):
@@ -95,7 +111,7 @@ def test_no_input_is_no_work(shmq):
 def test_an_unknown_task_gets_the_nearest_names(shmq):
     done = shmq.run("map", "jobs.ecco", given="a\n")
     assert done.returncode == exits.REFUSED
-    assert b"Did you mean jobs.echo " in done.stderr
+    assert b"Did you mean jobs.echo?" in done.stderr
 
 
 def test_a_result_comes_although_the_input_pauses(shmq):
@@ -109,26 +125,28 @@ def test_a_result_comes_although_the_input_pauses(shmq):
 
 
 def test_new_lines_are_taken_while_an_earlier_one_runs(shmq, tmp_path):
-    process = shmq.start("map", "--json", "--unordered", "jobs.note")
-    process.stdin.write(b'["%s", 2.0]\n' % bytes(tmp_path / "slow"))
+    process = shmq.start("map", "--json", "--unordered", "jobs.note_after")
+    process.stdin.write(b'["%s", "%s"]\n' % (bytes(tmp_path / "slow"), bytes(tmp_path / "go")))
     process.stdin.flush()
     until(lambda: take(shmq.live.segment).group("computation").running, "the slow one runs")
-    process.stdin.write(b'["%s", 0.0]\n' % bytes(tmp_path / "quick"))
-    out, _ = process.communicate()
-    assert [json.loads(line) for line in out.splitlines()] == ["quick", "slow"]
+    process.stdin.write(b'["%s", "/"]\n' % bytes(tmp_path / "quick"))
+    process.stdin.flush()
+    assert process.stdout.readline() == b'"quick"\n'
+    (tmp_path / "go").touch()
+    assert process.communicate(timeout=60) == (b'"slow"\n', b"")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, exits.INTERRUPTED), (signal.SIGTERM, exits.TERMINATED)])
 def test_an_interrupt_cancels_what_has_not_started(shmq, tmp_path, number, code):
-    process = shmq.start("map", "--json", "--chunk-size", "10", "jobs.note")
-    process.stdin.write(b"".join(b'["%s", 0.1]\n' % bytes(tmp_path / str(i)) for i in range(40)))
+    process = shmq.start("map", "--json", "--chunk-size", "5", "jobs.note")
+    process.stdin.write(b"".join(b'["%s", 0.05]\n' % bytes(tmp_path / str(i)) for i in range(40)))
     process.stdin.flush()
     until(lambda: list(tmp_path.iterdir()), "the first line has run")
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (code, b"")
     until(lambda: not unfinished(shmq), "nothing is under way")
-    assert len(list(tmp_path.iterdir())) <= 20  # two workers had begun a chunk each
+    assert len(list(tmp_path.iterdir())) <= 10  # two workers had begun a chunk each
 
 
 def test_a_closed_pipe_ends_it_quietly(shmq):

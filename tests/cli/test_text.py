@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import json
+import os
 import uuid
 
 import numpy as np
@@ -91,9 +92,9 @@ def test_a_line_of_text_is_the_one_argument():
     assert text_argument(b"") == (("",), {})
 
 
-def test_a_line_that_is_not_utf8_is_malformed():
-    with pytest.raises(Malformed, match="not UTF-8 at byte 1"):
-        text_argument(b"a\xff")
+def test_a_line_that_is_not_utf8_is_what_the_system_calls_such_a_file():
+    assert text_argument(b"a\xff") == ((os.fsdecode(b"a\xff"),), {})
+    assert to_json(["a\udcff", "é"]) == b'["a\\udcff","\\u00e9"]'
 
 
 @pytest.mark.parametrize(

@@ -417,3 +417,14 @@ def die_at_three(number: int) -> int:
     if number == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+@shmq.task
+def parent_of(path: Path) -> Path:
+    assert isinstance(path, Path)
+    return path.parent
+
+
+@shmq.task(group="single")
+def mutter(text: str) -> None:
+    sys.stdout.write(text)

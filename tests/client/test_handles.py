@@ -98,7 +98,7 @@ class TestSlots:
         until((tmp_path / "one more").exists)
 
     def test_a_forgotten_job_that_fails_frees_its_slot(self, client):
-        for _ in range(3 * SLOTS):
+        for _ in range(SLOTS + 10):
             declared.fail_as.options(forget=True).submit("ValueError", "x")
         assert declared.echo.submit(1).result(10) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from uuid import uuid4
 
 import msgspec
@@ -125,6 +126,23 @@ def test_numbers_beyond_64_bits_are_refused(number):
 def test_a_lone_surrogate_is_refused():
     with pytest.raises(Unencodable, match="echo"):
         declared.echo.submit("\ud800")
+
+
+@pytest.mark.parametrize("value", ["\udcff", ["a", {"k": ["é", "\udce9\n"]}], Path("\udcff") / "b"])
+def test_names_of_files_that_are_not_utf8_travel(value):
+    plain = str(value) if isinstance(value, Path) else value
+    assert declared.echo.submit(value).result(10) == plain
+    assert declared.echo.submit(value=value).result(10) == plain
+    assert list(shmq.map(declared.echo, ["first", value, 3])) == ["first", plain, 3]
+    array, text = declared.echo.submit([np.ones(1000), value]).result(10)
+    assert (array.sum(), text) == (1000, plain)
+
+
+@pytest.mark.parametrize("path", ["a/b", "/tmp/\udcff"])
+def test_a_path_is_a_path_where_the_annotations_say_so(path):
+    assert declared.parent_of.submit(Path(path)).result(10) == Path(path).parent
+    assert declared.parent_of.submit(path).result(10) == Path(path).parent
+    assert list(shmq.map(declared.parent_of, [path, Path(path)])) == [Path(path).parent] * 2
 
 
 @pytest.mark.parametrize("depth", [100_000, 1_000])

@@ -94,7 +94,7 @@ class TestUnknownKeys:
         [
             ("namespce = 'a'", "unknown key namespce; did you mean namespace?"),
             ("[groups.a]\ntimeout = 3", "unknown key groups.a.timeout; did you mean timeout_s?"),
-            ("[group.a]", "unknown key group; it belongs to routes[].group"),
+            ("[group.a]", "unknown key group; did you mean groups?"),
             ("max_producers = 3", "unknown key max_producers; it belongs to memory.max_producers"),
             (
                 "[dead_letters]\nzzz = 3",

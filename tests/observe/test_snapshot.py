@@ -16,6 +16,7 @@ from shmq.tasks import registry
 from shmq.tasks.task import Options, Task
 from shmq.transport.limits import HALF_OPEN, OPEN
 from shmq.transport.table import CANCELLED, DONE, FAILED, LEASED, QUEUED, REQUEUED, RUNNING, SCHEDULED, job_id
+from shmq.wire.header import HEADER
 
 NOBODY = 2**31 - 1  # a pid that no process has
 
@@ -58,11 +59,22 @@ def test_workers_are_told_by_what_they_do(fake):
 def test_the_task_of_a_running_job_is_named(fake, tmp_path):
     task = Task(len, Options(), "some.task")
     registry.publish({task.key: task}, tmp_path)
-    fake.worker(0, group=0, task=task.key, job=job_id(fake.word(3, RUNNING, generation=7), 3))
+    HEADER.pack_into(fake.segment.view("payload"), 3 * 256, task.key, *[0] * 10)
+    fake.worker(0, group=0, job=job_id(fake.word(3, RUNNING, generation=7), 3))
 
     (worker,) = take(fake.segment).workers
 
     assert (worker.task, worker.job, worker.running) == ("some.task", "7-3", 1)
+
+
+def test_a_worker_whose_result_finds_no_room_is_waiting(fake):
+    fake.worker(0, group=0, job=job_id(fake.word(3, RUNNING), 3), wants_bytes=4096)
+    fake.worker(1, group=0, state=WORKER_DEAD, wants_bytes=4096)
+
+    snapshot = take(fake.segment)
+
+    assert [(worker.state, worker.wants_bytes) for worker in snapshot.workers] == [("waiting", 4096), ("dead", 0)]
+    assert snapshot.group("computation").workers.live == 1
 
 
 def test_a_job_that_has_ended_no_longer_counts_as_running(fake):

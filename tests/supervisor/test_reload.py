@@ -45,10 +45,15 @@ def test_reload_under_load_loses_no_job_and_refuses_no_submit(live):
 
 def test_a_module_that_cannot_be_imported_leaves_the_old_code_in_place(live):
     before = live.submit("version").result(GUARD_S)
-    live.write_module("jobs", TASKS + "\nraise RuntimeError('no good')\n")
-    live.control("reload")
-    until(lambda: "reload refused" in live.log(), "the refusal")
-    assert "RuntimeError: no good" in live.log()
+    for bad, why in (
+        ("\nraise RuntimeError('no good')\n", "RuntimeError: no good"),
+        ("\nlen = shmq.task(group='gpu')(len)\n", "'gpu', which the configuration lacks"),
+    ):
+        refused = live.log().count("reload refused")
+        live.write_module("jobs", TASKS + bad)
+        live.control("reload")
+        until(lambda refused=refused: live.log().count("reload refused") > refused, "the refusal")
+        assert why in live.log()
     assert live.submit("version").result(GUARD_S) == before
 
 

@@ -38,7 +38,7 @@ def nap(s: float):
 
 
 def test_a_stopped_holder_of_the_claim_lock_is_killed_and_nobody_pays(tmp_path):
-    config = "[groups.computation]\nmin_workers = 2\nmax_workers = 2\n"
+    config = "[groups.computation]\nmin_workers = 2\nmax_workers = 2\n[supervisor]\ntick_s = 0.05\n"
     with LiveSupervisor(tmp_path, TASKS, config) as live:
         job = live.submit("stop_while_claiming", str(tmp_path / "mark"))
         until((tmp_path / "mark").exists, "it runs")
@@ -70,7 +70,9 @@ def _task_is_running(live, index):
 
 
 def test_an_idle_worker_that_was_stopped_is_replaced_when_jobs_wait(tmp_path):
-    with LiveSupervisor(tmp_path, TASKS, "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n") as live:
+    config = "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[supervisor]\ntick_s = 0.1\n"
+    hurry = "from shmq.supervisor.pools import stalls; stalls._SILENT_S, stalls._SLOW_LOOK_S = 1.0, 0.1"
+    with LiveSupervisor(tmp_path, TASKS, config, prelude=hurry) as live:
         (worker,) = live.live_workers()
         os.kill(worker["pid"], signal.SIGSTOP)
         assert live.submit("echo", 1).result(GUARD_S) == 1

@@ -70,7 +70,8 @@ def test_jobs_run_in_named_workers_and_a_second_supervisor_is_refused_by_name_of
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("import shmq\n1 / 0\n", "ZeroDivisionError"),
+        ("import shmq\n1 / 0\n", "line 2, in <module>\n    1 / 0\n    ~~^~~\nZeroDivisionError"),
+        ("import shmq\nf = shmq.task(group='computatoin')(len)\n", "'computatoin', which the configuration lacks; did"),
         ("import sys\nsys.exit(0)\n", "SystemExit"),
         ("import os\nos._exit(0)\n", "ended while it imported"),
         ("import os\nos.kill(os.getpid(), 11)\n", "SIGSEGV"),

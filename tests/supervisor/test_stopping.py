@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+from shmq.observe.snapshot import take
+from shmq.supervisor.namespace import jobs_left
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -163,6 +165,8 @@ def test_a_worker_taken_down_by_its_job_while_it_is_drained_has_crashed(live, tm
 
 def test_after_sigkill_of_the_supervisor_a_new_one_goes_on_with_every_job(live, tmp_path):
     path, slow = tmp_path / "runs", tmp_path / "slow"
+    assert [live.submit("echo", i).result(GUARD_S) for i in range(30)] == list(range(30))
+    until(lambda: take(live.segment).group("computation").done == 30, "they are counted")
     first = live.submit("stubborn", str(slow))
     until(lambda: lines(slow), "a job runs")
     jobs = [live.submit("echo", i) for i in range(50)]
@@ -175,6 +179,7 @@ def test_after_sigkill_of_the_supervisor_a_new_one_goes_on_with_every_job(live, 
     first.result(GUARD_S)
     assert [job.result(GUARD_S) for job in jobs] == list(range(50))
     assert delayed.result(GUARD_S) == "later"
+    until(lambda: take(live.segment).group("computation").done == 82, "nothing that was counted is forgotten")
     assert "found the segment of a former supervisor" in live.log()
     until(lambda: len([p for p in bells if p.exists()]) <= 2, "bells of dead workers are gone")
     assert not lines(path)
@@ -196,7 +201,7 @@ def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_job
     live.write_config(ONE)
     live.start()
     live.control("resume", group="computation")
-    until(lambda: lines(tmp_path / "runs"), "the job runs")
+    until(lambda: lines(tmp_path / "runs") and not jobs_left(live.segment), "the job has run and ended")
     live.kill()
     live.write_config(other)
     live.start()

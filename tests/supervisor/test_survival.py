@@ -23,6 +23,12 @@ def pid():
     return os.getpid()
 
 @shmq.task
+def pid_once_there(path: str):
+    while not os.path.exists(path):
+        time.sleep(0.001)
+    return os.getpid()
+
+@shmq.task
 def die_once(path: str, number: int):
     if not os.path.exists(path):
         open(path, "w").close()
@@ -76,15 +82,18 @@ def test_the_fork_server_holds_no_socket_but_its_own(live):
     assert not [target for target in targets if target.endswith(".bell")]
 
 
-def test_the_fork_server_is_replaced_when_it_dies_and_workers_go_on(live):
+def test_the_fork_server_is_replaced_when_it_dies_and_workers_go_on(live, tmp_path):
     before = {worker["pid"] for worker in live.live_workers()}
+    job = live.submit("pid_once_there", str(tmp_path / "go"))
+    until(lambda: job.state == "running", "it runs")
     (old,) = live.named("shmq: fork server")
     os.kill(old, signal.SIGKILL)
     assert live.submit("echo", 1).result(GUARD_S) == 1
     until(lambda: [p for p in live.named("shmq: fork server") if p != old], "another fork server")
     live.control("scale", group="computation", workers=3)
     until(lambda: len(live.live_workers()) == 3, "a third worker")
-    assert before & {worker["pid"] for worker in live.live_workers()}
+    (tmp_path / "go").touch()
+    assert job.result(GUARD_S) in before
     live.control("scale", group="computation", workers=None)
 
 

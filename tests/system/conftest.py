@@ -22,6 +22,7 @@ max_workers = 1
 min_workers = 1
 max_workers = 1
 max_batch = 1
+[groups.parked]
 [memory]
 max_producers = 6
 slots_per_producer = {SLOTS}

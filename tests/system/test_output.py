@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
 from tests.client import declared
 from tests.live import LiveSupervisor, until
+
+NOISY = """
+import logging, shmq
+
+logging.basicConfig()
+
+@shmq.task
+def noisy():
+    print("printed of mine")
+    logging.warning("logged of mine")
+"""
 
 
 def line_of(service: LiveSupervisor, text: str) -> str:
@@ -36,6 +48,25 @@ def test_a_logged_line_names_its_job(client, service):
     assert f"log {job.id} | " in line_of(service, "a warning of mine")
 
 
+def test_a_line_that_a_job_leaves_unfinished_is_its_own(client, service):
+    first, second = (declared.mutter.submit(word) for word in ("begun", "other"))
+    first.result(30), second.result(30)
+    line = line_of(service, "begun")
+    assert line.endswith(f"declared.mutter {first.id} | begun")
+
+
+def test_lines_follow_the_format_of_the_log_also_those_of_handlers_made_at_import(tmp_path):
+    with LiveSupervisor(tmp_path, NOISY, "[groups.computation]\nmax_workers = 1\n", log_format="json") as live:
+        job = live.submit("noisy")
+        job.result(30)
+        lines = until(lambda: [line for line in live.log().splitlines() if "of mine" in line][1:] and live.log())
+        told = [entry for entry in map(json.loads, lines.splitlines()) if entry["logger"] == "task"]
+        assert [entry["message"] for entry in told] == ["printed of mine", "WARNING:root:logged of mine"]
+        assert {(entry["task"], entry["job"], entry["group"]) for entry in told} == {
+            ("jobs.noisy", job.id, "computation")
+        }
+
+
 def test_control_characters_never_reach_the_log(client, service):
     declared.speak.submit("esc \x1b[31m and bell \x07 and nul \0 are gone").result(30)
     assert line_of(service, "are gone").endswith("esc [31m and bell  and nul  are gone")
@@ -55,7 +86,7 @@ def test_output_goes_where_the_configuration_says(tmp_path, target):
     with LiveSupervisor(
         tmp_path,
         "from tests.client.declared import *",
-        "[groups.computation]\nmax_workers = 1\n[groups.single]\n",
+        "[groups.computation]\nmax_workers = 1\n[groups.single]\n[groups.parked]\n",
         task_output=where,
     ) as live:
         job = live.client().submit(declared.speak, "plain words")

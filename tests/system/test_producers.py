@@ -15,6 +15,8 @@ import pytest
 
 import shmq
 from shmq.errors import ReentrantSubmit, ShmqError, TooManyProducers
+from shmq.memory.doorbell import SemaphoreBell, new_name
+from shmq.memory.layout import PRODUCER
 from tests.client import declared
 from tests.live import until
 
@@ -80,6 +82,36 @@ class TestThreads:
         for thread in threads:
             thread.join()
         assert seen == [True] * 8
+
+    def test_closing_the_client_ends_the_waits_of_its_threads(self, service, tmp_path):
+        client, ends = shmq.connect(service.namespace), []
+
+        def wait(job: shmq.Job) -> None:
+            try:
+                job.result(30)
+            except ShmqError as error:
+                ends.append(str(error))
+
+        slow = client.submit(declared.wait_for_file, str(tmp_path / "go"))
+        threads = [threading.Thread(target=wait, args=(slow,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        row = service.segment.rows("producer_rows")[client._row.index]
+        until(lambda: row[PRODUCER["waiting"]], "one of them sleeps on the bell")
+        client.close()
+        for thread in threads:
+            thread.join()
+        assert len(ends) == 4
+        assert all("closed" in end for end in ends)
+        (tmp_path / "go").touch()
+
+    def test_a_bell_whose_name_was_removed_before_the_first_wait_still_rings(self):
+        bell = SemaphoreBell(new_name("shmq-test-bell"), create=True)
+        bell.unlink()
+        bell.notify()
+        assert bell.wait(30)
+        assert not bell.wait(0.01)
+        bell.close()
 
     def test_a_waiting_thread_does_not_keep_others_from_their_results(self, tmp_path):
         slow = declared.wait_for_file.submit(str(tmp_path / "go"))
@@ -244,8 +276,8 @@ class TestReentry:
         try:
             for round_ in range(300):
                 fired.clear()
-                signal.setitimer(signal.ITIMER_REAL, 0.0003 + round_ % 7 * 0.00005)
                 try:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0003 + round_ % 7 * 0.00005)
                     while not fired.is_set():
                         assert declared.echo.submit(5).result(30) == 5
                 except Interrupted:

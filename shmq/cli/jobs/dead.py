@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_REFERENCE = 1  # wire.codec: an array that lay in a block, which is gone
+_REFERENCE, _TEXT = 1, 3  # wire.codec: an array that lay in a block, which is gone; the name of a file
 
 
 def _duration(_context: click.Context, _parameter: click.Parameter, value: str | None) -> float | None:
@@ -190,9 +191,13 @@ def _submit_again(client: Client, letter: DeadLetter) -> None:
 def _arguments(letter: DeadLetter) -> Any:
     """The job's message as plain values; None when it was not kept or cannot be read."""
     try:
-        return msgspec.msgpack.decode(letter.args) if letter.args else None
+        return msgspec.msgpack.decode(letter.args, ext_hook=_extension) if letter.args else None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _extension(code: int, data: memoryview) -> Any:
+    return os.fsdecode(bytes(data)) if code == _TEXT else msgspec.msgpack.Ext(code, bytes(data))
 
 
 def _has_reference(value: Any) -> bool:

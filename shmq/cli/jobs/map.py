@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import signal
 import sys
-import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,15 +13,11 @@ from shmq.cli import exits
 from shmq.cli.jobs.lines import Lines
 from shmq.cli.jobs.progress import Progress, progress
 from shmq.cli.jobs.sink import Sink
-from shmq.cli.jobs.values import Arguments, json_arguments, text_argument, to_json
+from shmq.cli.jobs.values import Arguments, json_arguments, text_argument, to_json, words_as
+from shmq.cli.jobs.waiting import end_as_by_ctrl_c, explainer
 from shmq.cli.jobs.window import Answer, Window
 from shmq.cli.options import connected, namespace_option, priority_option, timeout_option
 from shmq.cli.text import printable
-
-if TYPE_CHECKING:
-    from shmq.client.client import Client
-
-_EXPLAIN_EVERY_NS = 1_000_000_000
 
 
 def _chunk_size(_context: click.Context, _parameter: click.Parameter, value: str) -> int | str:
@@ -64,23 +57,24 @@ def map_lines(
 ) -> None:
     """Run a task for each line of the input.
 
-    A line is the task's one argument, without its end. With --json it holds a JSON array (the arguments), an
+    A line is the task's one argument, without its end; it becomes a number or a truth value where the task's
+    annotation is int, float or bool. With --json it holds a JSON array (the arguments), an
     object (arguments by name) or a single value. Results come as JSON lines in the order of the input; a line
     that fails has none: it is reported on stderr, and the exit code is 1.
 
     \b
-        find . -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
+        find "$PWD" -name '*.py' | shmq map workers.filesystem.hash_file > hashes.jsonl
         printf '[%d, %d]\\n' 0 1000 1000 2000 | shmq map --json workers.computation.count_primes
     """  # noqa: D301 - click wants the backspace itself
-    parse: Callable[[bytes], Arguments | None] = _json_line if is_json else text_argument
     with connected(namespace) as client, progress() as shown:
-        signal.signal(signal.SIGTERM, _terminate)
+        end_as_by_ctrl_c()
         wanted = client._registry.task(task).options(**{k: v for k, v in options.items() if v is not None})
+        parse = _json_line if is_json else _text_line(words_as(client.registry()[task].words))
         lines = Lines(sys.stdin.fileno(), b"\0" if null else b"\n")
         window = Window(
             client, wanted, lines, parse,
             ordered=not unordered, chunk_size=chunk_size,
-            explain=_explainer(client, wanted.settings.group, shown),
+            explain=explainer(client, "map", wanted.settings.group, shown.say),
         )  # fmt: skip
         ended, failed = _show(window, lines, shown, verbose=verbose)
     if failed:
@@ -88,9 +82,8 @@ def map_lines(
         sys.exit(exits.FAILED)
 
 
-def _terminate(_signal: int, _frame: object) -> None:
-    """End as by Ctrl-C: what has not started is cancelled on the way out."""
-    raise exits.Terminated
+def _text_line(convert: Callable[[tuple[Any, ...], dict[str, Any]], Arguments]) -> Callable[[bytes], Arguments]:
+    return lambda line: convert(*text_argument(line))
 
 
 def _json_line(line: bytes) -> Arguments | None:
@@ -125,26 +118,3 @@ def _failure(answer: Answer, *, verbose: bool) -> str:
     reason = f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
     more = [*lines[1:], printable(str(error.__cause__ or ""))] if verbose else []
     return "\n".join([f"line {answer.line.number} ({text}): {reason}", *filter(None, more)])
-
-
-def _explainer(client: Client, group: str, shown: Progress) -> Callable[[], None]:
-    """Says why nothing moves, when that is for somebody else to mend: each reason once."""
-    from shmq.observe.health import health
-    from shmq.observe.snapshot import take
-
-    told: set[str] = set()
-    before = take(client.segment)
-
-    def explain() -> None:
-        nonlocal before
-        if time.monotonic_ns() - before.taken_ns < _EXPLAIN_EVERY_NS:
-            return
-        now = take(client.segment)
-        for problem in health(now, before, stuck_s=math.inf):  # a long job is no reason to worry here
-            if problem.kind not in told and problem.group in {None, group}:
-                told.add(problem.kind)
-                where = f"group {group}: " if problem.group else ""
-                shown.say(f"shmq map waits: {where}{problem.reason} ({problem.advice})")
-        before = now
-
-    return explain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,36 @@ class Malformed(ValueError):
 
 
 def text_argument(line: bytes) -> Arguments:
-    """The whole line is the one argument."""
+    """The whole line is the one argument; what is no UTF-8, as file names may be, becomes what `os.fsdecode` makes."""
+    return (line.decode(errors="surrogateescape"),), {}
+
+
+def words_as(words: list[tuple[str, str]]) -> Callable[[tuple[Any, ...], dict[str, Any]], Arguments]:
+    """Turns plain words into the numbers and truth values that a task's parameters want (`TaskInfo.words`)."""
+    by_name = dict(words)
+
+    def convert(args: tuple[Any, ...], named: dict[str, Any]) -> Arguments:
+        known = [*words, *[("", "")] * (len(args) - len(words))]
+        return (
+            tuple(_from_word(text, *parameter) for text, parameter in zip(args, known, strict=False)),
+            {name: _from_word(text, name, by_name.get(name, "")) for name, text in named.items()},
+        )
+
+    return convert
+
+
+def _from_word(text: str, name: str, kind: str) -> Any:
     try:
-        return (line.decode(),), {}
-    except UnicodeDecodeError as error:
-        raise Malformed(f"not UTF-8 at byte {error.start}") from None
+        if kind == "bool":
+            return _TRUTH[text.strip().lower()]
+        return _NUMBERS[kind](text) if kind else text
+    except (ValueError, KeyError):
+        raise Malformed(f"argument {name!r} must be {_CALLED[kind]}, got {text!r}") from None
+
+
+_NUMBERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float}
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+_CALLED = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def json_arguments(line: bytes) -> Arguments:
@@ -50,9 +76,18 @@ def _plain(value: Any) -> Any:
     raise NotImplementedError(f"a {type(value).__qualname__} has no JSON form")
 
 
-to_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=_plain).encode
-"""JSON of any result: bytes become base64, arrays nested lists, NaN and infinities null.
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 
-Raises:
-    TypeError, NotImplementedError, ValueError, RecursionError: the value has no JSON form.
-"""
+
+def to_json(value: Any) -> bytes:
+    """JSON of any result: bytes become base64, arrays nested lists, NaN and infinities null, names of files that
+    are no UTF-8 what `json.dumps` makes of them.
+
+    Raises:
+        TypeError, NotImplementedError, ValueError, RecursionError: the value has no JSON form.
+    """
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        return json.dumps(plain, separators=(",", ":")).encode()

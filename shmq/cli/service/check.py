@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import platform
 import sys
-import traceback
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from shmq.cli import exits
 from shmq.cli.options import json_option, override_namespace
 from shmq.cli.service.toml import as_toml
 from shmq.cli.text import size
-from shmq.config.check import nearest
 from shmq.config.load import load
 from shmq.config.model import Config
 from shmq.errors import ConfigError, NoSpace
@@ -102,19 +100,18 @@ def _compared(needed: int, needed_more: int) -> dict[str, Any]:
 def _import(config: Config, folder: Path) -> tuple[list[str], list[Task[..., Any]]]:
     """(problems, tasks) of the task modules. What they print at import goes to stderr."""
     from shmq.tasks.registry import load as load_tasks
+    from shmq.tasks.registry import refuse_unknown_groups, why_not_loaded
 
+    tasks: list[Task[..., Any]] = []
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            tasks = list(load_tasks(list(config.tasks), folder).values())
+            tasks += load_tasks(list(config.tasks), folder).values()
+        refuse_unknown_groups(tasks, config.groups)
     except ConfigError as error:
-        return error.problems, []
-    except Exception:
-        return [f"a task module cannot be imported\n{traceback.format_exc()}"], []
-    return [
-        f"task {task.name} asks for group {group!r}; {nearest(group, config.groups)}"
-        for task in tasks
-        if (group := task.settings.group) not in {*config.groups, "auto"}
-    ], tasks
+        return error.problems, tasks
+    except Exception as error:
+        return [why_not_loaded(error)], tasks
+    return [], tasks
 
 
 def _in_words(room: dict[str, Any], tasks: list[Task[..., Any]], *, is_importing: bool) -> list[str]:

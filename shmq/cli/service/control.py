@@ -164,4 +164,6 @@ def scale(namespace: str, group: str, workers: str) -> None:
         raise click.BadParameter(f"{workers!r}: a number from 0 to 1000, or auto.", param_hint="N")
     wanted = None if workers == "auto" else int(workers)
     answer = ask(namespace, "scale", group=known_group(namespace, group), workers=wanted)
-    click.echo(f"{group}: {answer.get('workers')} workers, {'chosen by the planner' if wanted is None else 'fixed'}")
+    count = answer.get("workers")
+    plural = "" if count == 1 else "s"
+    click.echo(f"{group}: {count} worker{plural}, {'chosen by the planner' if wanted is None else 'fixed'}")

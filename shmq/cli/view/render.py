@@ -53,6 +53,7 @@ def _groups(groups: tuple[GroupState, ...]) -> str:
 
 def _group(group: GroupState) -> list[str]:
     workers = group.workers
+    in_jobs = workers.busy + workers.blocked + workers.waiting
     notes = [
         text
         for is_so, text in (
@@ -61,13 +62,14 @@ def _group(group: GroupState) -> list[str]:
             (group.limits.rate_per_s is not None, f"limit {group.limits.rate_per_s or 0:g}/s"),
             (workers.starting > 0, f"{workers.starting} starting"),
             (workers.blocked > 0, f"{workers.blocked} blocked"),
+            (workers.waiting > 0, f"{workers.waiting} waiting for room for results"),
             (group.workers_crashed > 0, f"{group.workers_crashed} crashed"),
         )
         if is_so
     ]
     return [
         group.name,
-        f"{workers.live} of {group.min_workers}-{group.max_workers}, {workers.busy + workers.blocked} busy",
+        f"{workers.live} of {group.min_workers}-{group.max_workers}, {in_jobs} busy",
         number(group.queued + group.leased),
         number(group.running),
         number(group.scheduled),
@@ -99,7 +101,7 @@ def _workers(workers: tuple[WorkerState, ...]) -> str:
             str(worker.row),
             str(worker.pid or NOTHING),
             worker.group,
-            "stopped" if worker.is_stopped else worker.state,
+            "stopped" if worker.is_stopped else _doing(worker),
             NOTHING if worker.busy_share is None else f"{worker.busy_share:.0%}",
             number(worker.ended),
             seconds(worker.age_s),
@@ -109,6 +111,10 @@ def _workers(workers: tuple[WorkerState, ...]) -> str:
         for worker in workers
     ]
     return table(head, rows) if rows else ""
+
+
+def _doing(worker: WorkerState) -> str:
+    return f"waiting for {size(worker.wants_bytes)}" if worker.state == "waiting" else worker.state
 
 
 def _producers(producers: tuple[ProducerState, ...]) -> str:

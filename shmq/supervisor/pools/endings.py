@@ -49,8 +49,7 @@ def bury(pools: Pools, worker: Worker, status: int, *, was_out_of_memory: bool) 
         # the kernel names no job: an async worker's last one is as likely as the others
         if reason == OUT_OF_MEMORY and pool.settings.concurrency == 1:
             culprit = rows.running_job(worker.index)
-    for name, value in rows.take_counters(worker.index).items():
-        rows.add(pool.index, f"past_{name}", value)
+    rows.keep_counters(worker.index)
     rows.add(pool.index, "reaped", 1)
     if reason not in _ORDERLY:
         rows.add(pool.index, "past_crashed", 1)

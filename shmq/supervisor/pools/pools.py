@@ -221,8 +221,7 @@ class Pools:
         """Drop an order. The row goes to recovery: whoever may still join it finds it is not STARTING."""
         pool = self.pools[worker.group]
         del pool.workers[worker.index]
-        worker.bell.unlink()
-        worker.bell.close()
+        worker.bell.remove()
         self.rows.bury(worker.index, status=0, reason=CRASHED, culprit=0, peak_bytes=0)
         if why:
             _log.warning("group %s: worker %d was not forked: %s", pool.name, worker.index, why)
@@ -244,8 +243,7 @@ class Pools:
         pool.workers.pop(worker.index, None)
         if worker.pidfd >= 0:
             os.close(worker.pidfd)
-        worker.bell.unlink()
-        worker.bell.close()
+        worker.bell.remove()
         if not worker.is_live and not worker.is_draining:
             self._back_off(pool)
         self.publish(pool)

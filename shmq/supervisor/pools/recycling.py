@@ -69,7 +69,7 @@ class Recycling:
         if not worker.first_bytes:
             worker.first_bytes, worker.first_done = private, self._rows.ended(worker.index)
         if self._rows.running_job(worker.index):
-            worker.tasks_seen[self._rows.word(worker.index, "task")] += 1
+            worker.tasks_seen[self._rows.task_key(worker.index)] += 1
         hard = pool.settings.hard_worker_memory_bytes
         if hard and private > hard and worker.kill_reason is None:
             self._kill_over_hard_limit(pool, worker, hard)
@@ -85,7 +85,7 @@ class Recycling:
             _log.warning("group %s: worker %d is killed: %s", pool.name, worker.index, what)
             worker.kill(MEMORY)  # which of its jobs took the memory is not known
         elif self._killer.kill_for(worker, job, MEMORY):
-            name = self._task_name(self._rows.word(worker.index, "task"))
+            name = self._task_name(self._rows.task_key(worker.index))
             _log.warning("group %s: worker %d is killed in %s: %s", pool.name, worker.index, name, what)
 
     def was_out_of_memory(self, worker: Worker, peak_rss_bytes: int) -> bool:

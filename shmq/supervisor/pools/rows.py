@@ -53,6 +53,7 @@ class Rows:
         self._lane_words = (segment.shape.producers + 1) * LANE_WORDS
         self._words = segment.view("words")
         self._kills = segment.view("kills")
+        self._payload = segment.view("payload")
         self._bells = Bells(segment)
 
     # -- worker rows ---------------------------------------------------------------------
@@ -99,6 +100,7 @@ class Rows:
         """The worker is proven dead: hand its row to recovery."""
         row = self._workers[index]
         row[WORKER["exit_status"]] = status & 0xFFFF
+        row[WORKER["wants_bytes"]] = 0
         row[WORKER["culprit"]] = culprit
         row[WORKER["reason"]] = reason
         row[WORKER["peak_bytes"]] = min(peak_bytes, _MOST)
@@ -108,13 +110,14 @@ class Rows:
             self._sleeping[group * self._sleepers + 1 + index] = 0
         self._bells.notify_recovery()
 
-    def take_counters(self, index: int) -> dict[str, int]:
-        """The counters of a worker that ended; they are 0 afterwards, so that none is added twice."""
-        row, counters = self._workers[index], {}
+    def keep_counters(self, index: int) -> None:
+        """Add the counters of a worker that is proven dead to its group's; 0 afterwards, so none is added twice."""
+        row = self._workers[index]
+        group = row[WORKER["group"]]
         for name in _PAST:
-            counters[name] = min(row[WORKER[name]], _MOST)
-            row[WORKER[name]] = 0
-        return counters
+            value, row[WORKER[name]] = min(row[WORKER[name]], _MOST), 0
+            if group < len(self._control):
+                self.add(group, f"past_{name}", value)
 
     def ended(self, index: int) -> int:
         """Jobs that the worker has run, retried attempts included."""
@@ -128,6 +131,14 @@ class Rows:
         """Id of the job that the worker runs at this moment, as the job word confirms; 0 for none."""
         job = self.word(index, "job")
         return job if self.is_running(index, job) else 0
+
+    def task_key(self, index: int) -> int:
+        """Key of the task of the worker's latest job, from the job's header; 0 if it had none."""
+        slot = self.word(index, "job") & 0xFFFFFFFF
+        if slot >= len(self._words):
+            return 0
+        at = slot * self.segment.shape.slot_bytes
+        return int.from_bytes(self._payload[at : at + 8], "little")
 
     def is_running(self, index: int, job: int) -> bool:
         """Does the job word say that this worker runs this job?"""
