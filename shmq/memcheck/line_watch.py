@@ -10,6 +10,7 @@ memray knows more and costs more; it sees neither what ctypes allocates nor desc
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import site
 import sys
@@ -165,6 +166,8 @@ class LineWatch:
     def stop(self) -> None:
         """Ends the watch; what was open or held at the end is left behind."""
         sys.settrace(None)
+        self._account()
+        gc.collect(0)  # what only waits for the collector is not left behind
         self._account()
         self.left = {unit: held.by_place() for unit, held in self._held.items()}
         for place in self._opened.values():

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from shmq.client.handle import Job
     from shmq.memcheck.soak.mix import Kind
 
-MOST_CALLS = 6_000  # of one round: what is large in it must fit the blocks, for all producers at once
+# INVARIANT: what is large in two rounds (one unread, one under way) fits the blocks for max_producers at once, else
+# producers that hold unread results wait for room that only they could make: 2,500 calls bring 10 large jobs, 2 MiB
+MOST_CALLS = 2_500
 LEAN_CALLS = 100_000
 MOST_SINGLES = 300
 PAUSE_S = 0.02

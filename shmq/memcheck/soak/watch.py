@@ -17,7 +17,12 @@ _SAVE_EVERY_S = 2.0
 
 
 def watch_of(
-    process: str, group: str, state_dir: Path, functions: Mapping[str, Callable[..., Any]], folder: str | None
+    process: str,
+    group: str,
+    state_dir: Path,
+    functions: Mapping[str, Callable[..., Any]],
+    folder: str | None,
+    counters: Mapping[str, Callable[[], int]],
 ) -> Watch:
     """For `worker.watching`.
 
@@ -27,8 +32,10 @@ def watch_of(
         state_dir: where they are.
         functions: of the tasks, by name.
         folder: where task deltas go; None: they are not measured.
+        counters: what else a job could leave behind, by unit.
     """
-    return Watch(process, group, state_dir, functions, Path(folder) if folder else None)
+    deltas = TaskDeltas(counters=counters) if folder else None
+    return Watch(process, group, state_dir, functions, Path(folder) if folder else None, deltas)
 
 
 class Watch:
@@ -41,11 +48,12 @@ class Watch:
         state_dir: Path,
         functions: Mapping[str, Callable[..., Any]],
         folder: Path | None,
+        deltas: TaskDeltas | None,
     ) -> None:
         self._process, self._group, self._state_dir = process, group, state_dir
         self._functions = functions
         self._folder = folder
-        self._deltas = TaskDeltas() if folder is not None else None
+        self._deltas = deltas
         self._trace: WorkerTrace | None = None
         self._until_s = 0.0
         self._saved_s = time.monotonic()
