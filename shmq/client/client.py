@@ -36,6 +36,7 @@ from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
 
 DEFAULT_BLOCK_S = 30.0
 _BLOCK_PAUSE_S = 0.003
+_MOST_ORPHANS = 16  # cancelled jobs whose slots nobody has fetched back
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
@@ -83,6 +84,7 @@ class Client:
         self._registry = resolve.Registry(segment)
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
+        self._orphans = 0
         self.collect = hot.make_collect(self)
         self._pid = os.getpid()
         self._is_closed = False
@@ -486,8 +488,18 @@ class Client:
                 job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
                 job._state = ERROR
                 self._jobs[job._slot - self._first] = None  # its slot comes back when a claim passes the entry
+                self._fetch_orphans()
         self._run_callbacks()
         return is_certain
+
+    def _fetch_orphans(self) -> None:
+        """Free slots of cancelled jobs now and then: their blocks are missed by others long before slots are here."""
+        self._orphans += 1
+        if self._orphans >= _MOST_ORPHANS:
+            self._orphans = 0
+            for slot in self._publisher.ended():
+                if self._jobs[slot - self._first] is None:
+                    self._publisher.release(slot)
 
     # -- callbacks -------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 
 import shmq
 from shmq.errors import JobCancelled, QueueFull, ShmqError
+from shmq.transport.table import FREE, SCHEDULED, STATE
 from tests.client import declared
 from tests.client.conftest import SLOTS
 from tests.live import until
@@ -158,6 +159,19 @@ class TestCancel:
             jobs = [declared.parked.submit(i) for i in range(SLOTS)]
             assert all(job.cancel() for job in jobs)
         assert declared.echo.submit(1).result(10) == 1
+
+    def test_slots_of_cancelled_jobs_come_back_before_the_row_is_full(self, client):
+        """Nobody reads a cancelled job: its slot, and the block of its arguments, must not wait for a full row."""
+
+        def used() -> int:
+            words = client.segment.view("words")
+            return sum(words[slot] & STATE != FREE for slot in range(client._first, client._first + SLOTS))
+
+        for _ in range(3):
+            for _ in range(SLOTS // 4):
+                assert declared.echo.options(delay=3600).submit(1).cancel()
+            until(lambda: not any(w & STATE == SCHEDULED for w in client.segment.view("words")))  # recovery has seen it
+        assert used() <= SLOTS // 4
 
     def test_a_delayed_job_is_cancelled_at_once(self):
         job = declared.echo.options(delay=60.0).submit(1)
