@@ -415,17 +415,21 @@ class Client:
             self._decoder.pin_living_views()
 
     def decode(self, job: Job[Any]) -> None:
-        """Turn the raw result in the handle into a value or an exception."""
+        """Turn the raw result in the handle into a value."""
         with self._lock:
-            if job._state not in (RAW, RAW_ERROR):
+            if job._state != RAW:
                 return
             try:
-                if job._state == RAW:
-                    job._outcome, job._state = job._decode(job._raw or b""), VALUE
-                else:
-                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure)), ERROR
+                job._outcome, job._state = job._decode(job._raw or b""), VALUE
             except Exception as error:
-                job._outcome, job._state = ShmqError(f"job {job.id}: its result cannot be read: {error!r}"), ERROR
+                job._outcome, job._state = _unreadable(job, error), ERROR
+
+    def error_of(self, job: Job[Any]) -> BaseException:
+        """The failure in the handle as an exception."""
+        try:
+            return rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure))
+        except Exception as error:
+            return _unreadable(job, error)
 
     def _sweep(self) -> list[Job[Any]]:
         """Free every ended slot of the row; results move into their handles."""
@@ -556,6 +560,10 @@ class Client:
     def state_dir(self) -> Path:
         """The namespace's state directory."""
         return self._segment.state_dir
+
+
+def _unreadable(job: Job[Any], error: Exception) -> ShmqError:
+    return ShmqError(f"job {job.id}: its result cannot be read: {error!r}")
 
 
 def _foreign(job: Job[Any]) -> ShmqError:

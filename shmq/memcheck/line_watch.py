@@ -94,28 +94,37 @@ def _frame_bytes(frame: FrameType) -> int:
 
 
 class _Held:
-    """How much of one unit each line holds, the latest to get some last."""
+    """How much of one unit each line holds.
+
+    What the framework takes and gives (arguments, the result's way out) is only balanced: what is missing in the end was
+    the task's, given back after its last line.
+    """
 
     def __init__(self) -> None:
         self._by_line: dict[tuple[str, int], int] = {}
         self._functions: dict[tuple[str, int], str] = {}
+        self._outside = 0
 
-    def change(self, place: Place, by: int) -> None:
-        if by > 0:
+    def change(self, place: Place | None, by: int) -> None:
+        if place is None:
+            self._outside += by
+        elif by > 0:
             line = place[:2]
-            self._by_line[line] = self._by_line.pop(line, 0) + by
+            self._by_line[line] = self._by_line.get(line, 0) + by
             self._functions.setdefault(line, place[2])
         elif by < 0:
             self._give_back(-by)
 
     def by_place(self) -> dict[Place, int]:
+        """What is left; nothing may change any more."""
+        self._give_back(-self._outside)
         return {(*line, self._functions[line]): size for line, size in self._by_line.items()}
 
     def _give_back(self, size: int) -> None:
-        """Take it off the line that holds as much, else off that with the least more, else off the latest."""
+        """Take it off the line that holds as much, else off that with the least more, else off the greatest."""
         while size > 0 and self._by_line:
             fits = {line: held for line, held in self._by_line.items() if held >= size}
-            line = min(fits, key=fits.__getitem__) if fits else next(reversed(self._by_line))
+            line = min(fits, key=fits.__getitem__) if fits else max(self._by_line, key=self._by_line.__getitem__)
             left = self._by_line[line] - size
             if left > 0:
                 self._by_line[line] = left
@@ -181,9 +190,11 @@ class LineWatch:
         file = frame.f_code.co_filename
         if file.startswith((*self._libraries, "<")):
             return None
-        self._frame_bytes -= _frame_bytes(frame)
+        is_followed = not file.startswith(_FRAMEWORK) or file == _BUILT_IN_TASKS
+        if is_followed:
+            self._frame_bytes -= _frame_bytes(frame)
         self._account()
-        if file.startswith(_FRAMEWORK) and file != _BUILT_IN_TASKS:  # before or after the task, or about to stop
+        if not is_followed:  # before or after the task, or about to stop
             if file.startswith(_OWN_FOLDER):
                 self._place = None
             return None
@@ -212,14 +223,13 @@ class LineWatch:
         grown = heap_use() - self._bytes + self._frame_bytes
         self._frame_bytes = 0
         place = self._place
-        if place is not None:
-            self._held["bytes"].change(place, grown)
-            for unit, count in self._counters.items():
-                now = count()
-                self._held[unit].change(place, now - self._counts[unit])
-                self._counts[unit] = now
-            if open_descriptors() != self._count:
-                self._compare_descriptors(place)
+        self._held["bytes"].change(place, grown)
+        for unit, count in self._counters.items():
+            now = count()
+            self._held[unit].change(place, now - self._counts[unit])
+            self._counts[unit] = now
+        if place is not None and open_descriptors() != self._count:
+            self._compare_descriptors(place)
         self._bytes = heap_use()
 
     def _compare_descriptors(self, place: Place) -> None:

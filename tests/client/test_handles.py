@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 
+import numpy as np
 import pytest
 
 import shmq
@@ -283,3 +284,27 @@ class TestCallbacks:
         declared.echo.submit(7).add_done_callback(lambda job: seen.append(job.result(0)))
         gc.collect()
         until(lambda: seen == [7])
+
+
+@pytest.mark.parametrize("read", ["result", "exception", "cancelled"])
+def test_an_exception_that_was_raised_keeps_no_handles_alive(client, read):
+    """Else traceback, frame and handle keep each other, and all handles and arrays of the frame, until gc comes by."""
+
+    def round_trip() -> weakref.ref[object]:
+        jobs = [declared.doubled.submit(np.ones(40_000)), declared.fail_as.submit("ValueError", "x")]
+        jobs += [declared.echo.options(delay=3600).submit(1)]
+        jobs[2].cancel()
+        jobs[0].result(10)
+        for job in (jobs[2],) if read == "cancelled" else (jobs[1],):
+            try:
+                assert isinstance(job.exception(10) if read == "exception" else job.result(10), ValueError)
+            except (ValueError, JobCancelled):
+                assert read != "exception"
+        return weakref.ref(jobs[0])
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert round_trip()() is None
+    finally:
+        gc.enable()

@@ -72,9 +72,9 @@ def descriptors(number: int) -> int:
 
 @shmq.task(group="blocks")
 def keep_block(number: int) -> int:
-    array = shmq.empty(500)
+    array = shmq.empty(500)  # LEAK: keep_block
     if number % 20 == 0:
-        KEPT.append(array)  # LEAK: keep_block
+        KEPT.append(array)
     return len(array)
 
 
