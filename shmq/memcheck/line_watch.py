@@ -207,7 +207,6 @@ class LineWatch:
             sys.settrace(None)
             return None
         if event == "return":
-            self._frame_bytes += _frame_bytes(frame)
             caller = frame.f_back
             if caller is not None and caller.f_trace is not None:
                 self._place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name)
