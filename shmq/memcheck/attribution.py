@@ -252,7 +252,8 @@ class TaskDeltas:
         blocks, malloced, *counts = (after - before for before, after in zip(self._before, self._after, strict=True))
         left = malloced + BLOCK_BYTES * blocks
         by_unit = tuple(zip(("descriptors", *self._counters), counts, strict=True))
-        if growth.jobs & (growth.jobs - 1) == 0 and growth.jobs >= SUSPECT_AFTER_JOBS or growth.late is None:
+        has_doubled = growth.jobs >= SUSPECT_AFTER_JOBS and growth.jobs & (growth.jobs - 1) == 0
+        if has_doubled or growth.late is None:
             growth.late, self._newer[task] = self._newer.get(task) or Growth(task), Growth(task)
         for sums in (growth, growth.late, self._newer[task]):
             sums.count(left, by_unit, failed=failed)

@@ -52,24 +52,28 @@ class _MallInfo2(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO_FIELDS)
 
 
-def _find_malloc_use() -> Callable[[], int]:
-    """Bytes that malloc has handed out; constant 0 where the C library does not tell (glibc before 2.33,
-    musl).
-    """
+def _find_mallinfo() -> Callable[[], _MallInfo2]:
+    """What malloc tells of itself; nothing where the C library does not (glibc before 2.33, musl)."""
     try:
         mallinfo2 = ctypes.CDLL(None).mallinfo2
     except (AttributeError, OSError):
-        return lambda: 0
+        return _MallInfo2
     mallinfo2.argtypes, mallinfo2.restype = (), _MallInfo2
-
-    def malloc_use() -> int:
-        info = mallinfo2()
-        return int(info.uordblks + info.hblkhd)
-
-    return malloc_use
+    return mallinfo2
 
 
-malloc_use = _find_malloc_use()
+_mallinfo = _find_mallinfo()
+
+
+def malloc_use() -> int:
+    """Bytes that malloc has handed out; constant 0 where nobody tells."""
+    info = _mallinfo()
+    return int(info.uordblks + info.hblkhd)
+
+
+def malloc_slack() -> int:
+    """Bytes that were freed and are kept by malloc."""
+    return int(_mallinfo().fordblks)
 
 
 def heap_use() -> int:
@@ -96,8 +100,8 @@ def _frame_bytes(frame: FrameType) -> int:
 class _Held:
     """How much of one unit each line holds.
 
-    What the framework takes and gives (arguments, the result's way out) is only balanced: what is missing in the end was
-    the task's, given back after its last line.
+    What the framework takes and gives (arguments, the result's way out) is only balanced: what is missing in the end
+    was the task's, given back after its last line.
     """
 
     def __init__(self) -> None:

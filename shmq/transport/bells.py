@@ -123,7 +123,8 @@ class Bells:
 
     def _forget_ended_workers(self) -> None:
         """Workers come and go through many rows: a pipe kept for each row ever used would be a leak."""
-        for row in [row for row in self._of_worker if self._workers[row * WORKER_WORDS + WORKER["state"]] == WORKER_FREE]:
+        states = self._workers[WORKER["state"] :: WORKER_WORDS]
+        for row in [row for row in self._of_worker if states[row] == WORKER_FREE]:
             self._of_worker.pop(row)[1].close()
 
 

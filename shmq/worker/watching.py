@@ -155,7 +155,7 @@ class Watching:
                 self._watch = home.watch_of(
                     process, seat.group_name, seat.segment.state_dir, functions,
                     os.environ.get(FOLDER_VARIABLE) if seat.settings.concurrency == 1 else None,
-                    {"blocks": blocks_held(seat.segment, seat.index)},
+                    {"blocks": blocks_held(seat.segment, seat.index)}, seat.settings.gc,
                 )  # fmt: skip
             except Exception:
                 _log.exception("memory of this worker cannot be watched; it goes on without")

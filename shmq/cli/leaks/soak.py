@@ -115,12 +115,18 @@ def _say(outcome: Outcome) -> None:
     )
     ended = "interrupted after" if facts["interrupted"] else "ran"
     lines = [
-        (f"{ended} {facts['run_s'] / 60:.1f} minutes: {counts.ended:,} jobs, {facts['hours_covered']:.1f} h "
-        f"of the load ({facts['acceleration']:,.1f} times as fast)"),
-        (f"{counts.failed:,} failed, {counts.retried:,} retried, {counts.timed_out:,} timed out, "
-        f"{counts.cancelled:,} cancelled, {counts.large:,} large; {counts.wrong:,} wrong"),
-        (f"{facts['recycled']:,} workers recycled, {facts['crashed']:,} crashed, "
-        f"{facts['scale_changes']:,} scale changes, {facts['processes_seen']:,} processes seen"),
+        (
+            f"{ended} {facts['run_s'] / 60:.1f} minutes: {counts.ended:,} jobs, {facts['hours_covered']:.1f} h "
+            f"of the load ({facts['acceleration']:,.1f} times as fast)"
+        ),
+        (
+            f"{counts.failed:,} failed, {counts.retried:,} retried, {counts.timed_out:,} timed out, "
+            f"{counts.cancelled:,} cancelled, {counts.large:,} large; {counts.wrong:,} wrong"
+        ),
+        (
+            f"{facts['recycled']:,} workers recycled, {facts['crashed']:,} crashed, "
+            f"{facts['scale_changes']:,} scale changes, {facts['processes_seen']:,} processes seen"
+        ),
     ]
     if first_cost and last_cost:
         lines.append(

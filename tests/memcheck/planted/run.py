@@ -70,8 +70,9 @@ def run(folder: Path, *, minutes: float, per_s: float) -> tuple[list[Found], str
     jobs.write_text("".join(json.dumps([f"{MODULE}.{name}", n]) + "\n" for n in range(ROUNDS) for name in names))
     rate = per_s * len(names) * minutes * 60 / 86_400
     command = ["soak", str(config), "--jobs", str(jobs), "--hours", "24", "--minutes", f"{minutes:g}"]
+    command += ["--rate", f"{rate:g}", "--trace", "none", "--out", str(folder / "run")]
     done = subprocess.run(
-        [sys.executable, "-m", "shmq", *command, "--rate", f"{rate:g}", "--trace", "none", "--out", str(folder / "run")],
+        [sys.executable, "-m", "shmq", *command],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=folder, text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
