@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shmq.memcheck.line_watch import BLOCK_BYTES, Counter, LineWatch, Place, malloc_use
+from shmq.heap import malloc_use
+from shmq.memcheck.line_watch import BLOCK_BYTES, Counter, LineWatch, Place
 from shmq.memcheck.sampling import open_descriptors
 
 COST_SHARE = 0.003  # of the worker's time, for all measuring together

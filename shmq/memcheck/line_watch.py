@@ -9,7 +9,6 @@ memray knows more and costs more; it sees neither what ctypes allocates nor desc
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import site
@@ -21,6 +20,7 @@ from functools import cache
 from types import FrameType
 from typing import Any, TypeAlias
 
+from shmq.heap import malloc_use
 from shmq.memcheck.sampling import open_descriptors
 
 BLOCK_BYTES = 96  # mean size of a Python block with its share of the pool; a guess, good enough for an order
@@ -32,48 +32,6 @@ _FRAMEWORK = os.path.dirname(os.path.dirname(__file__)) + os.sep  # its own comi
 _BUILT_IN_TASKS = os.path.join(_OWN_FOLDER, "soak", "tasks.py")
 Place: TypeAlias = tuple[str, int, str]  # file, line, function
 Counter: TypeAlias = Callable[[], int]
-
-
-_MALLINFO_FIELDS = (
-    "arena",
-    "ordblks",
-    "smblks",
-    "hblks",
-    "hblkhd",
-    "usmblks",
-    "fsmblks",
-    "uordblks",
-    "fordblks",
-    "top",
-)
-
-
-class _MallInfo2(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO_FIELDS)
-
-
-def _find_mallinfo() -> Callable[[], _MallInfo2]:
-    """What malloc tells of itself; nothing where the C library does not (glibc before 2.33, musl)."""
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError):
-        return _MallInfo2
-    mallinfo2.argtypes, mallinfo2.restype = (), _MallInfo2
-    return mallinfo2
-
-
-_mallinfo = _find_mallinfo()
-
-
-def malloc_use() -> int:
-    """Bytes that malloc has handed out; constant 0 where nobody tells."""
-    info = _mallinfo()
-    return int(info.uordblks + info.hblkhd)
-
-
-def malloc_slack() -> int:
-    """Bytes that were freed and are kept by malloc."""
-    return int(_mallinfo().fordblks)
 
 
 def heap_use() -> int:

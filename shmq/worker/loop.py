@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shmq.clock import NS, now_ns
+from shmq.heap import Trim
 from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
 from shmq.transport.claim import Claimer
@@ -56,6 +57,7 @@ class Loop:
         ]
         self._service_ns = 0.0
         self._epoch = segment.header("epoch")
+        self._trim = Trim()
         self._collects_between = seat.settings.gc == "batch"
         if seat.settings.gc != "auto":
             gc.disable()
@@ -179,6 +181,7 @@ class Loop:
                 return
             if not self._bell.wait(timeout_s) and not seat.is_draining:
                 self._count_rescue()
+                self._trim.when_idle(seat.row[WORKER["done"]])
         finally:
             self._sleeping[self._sleeping_at] = 0
 

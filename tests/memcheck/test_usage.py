@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import shmq
+from shmq import heap
 from shmq.memcheck.soak import orders
 from shmq.memcheck.usage import own
 from shmq.memcheck.usage.look import explain
@@ -33,6 +34,11 @@ def hold(mebibytes: int) -> int:
 def view(array: np.ndarray) -> int:
     kept.append(array)
     return len(array)
+
+@shmq.task
+def scatter() -> None:
+    pieces = [bytes(2048) for _ in range(30_000)]
+    kept.append(pieces[::100])
 
 @shmq.task
 def wait_for(path: str) -> None:
@@ -113,6 +119,26 @@ def test_a_worker_in_a_long_job_is_shown_without_its_heap(live, tmp_path):
     assert orders.read(live.state_dir, "computation", orders.HEAP) is None
 
 
+def test_an_idle_worker_gives_freed_memory_back(live):
+    """60 MiB in pieces, every hundredth kept: nothing that malloc would give back by itself."""
+    before = group(shmq.memory(live.namespace, wait_s=30), "computation").workers[0]
+    live.submit("scatter").result(30)
+
+    def is_given_back() -> bool:
+        now = group(shmq.memory(live.namespace, wait_s=30), "computation").workers[0]
+        return now.private_peak - before.private > 50 * MIB and now.private - before.private < 20 * MIB
+
+    until(is_given_back)
+
+
+def test_trimming_looks_once_per_idle_spell(monkeypatch):
+    looks = []
+    monkeypatch.setattr(heap, "malloc_slack", lambda: looks.append(1) or 0)
+    trim = heap.Trim()
+    assert not any(trim.when_idle(jobs) for jobs in (0, 5, 5, 5, 6, 6))
+    assert len(looks) == 2
+
+
 def test_the_command_shows_the_same(live):
     command = [sys.executable, "-m", "shmq", "status", "--memory", "-n", live.namespace]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -136,8 +162,8 @@ def test_a_full_disk_costs_the_answer_only(tmp_path):
 
 
 def test_slack_of_malloc_is_said_with_its_remedy():
-    heap = Heap(python_used=MIB, python_slack=0, malloc_used=MIB, malloc_slack=60 * MIB, gc="auto", gc_tracked=9,
+    own_heap = Heap(python_used=MIB, python_slack=0, malloc_used=MIB, malloc_slack=60 * MIB, gc="auto", gc_tracked=9,
                 gc_frozen=1)  # fmt: skip
-    worker = WorkerMemory(row=0, pid=1, private=62 * MIB, private_peak=62 * MIB, heap=heap)
+    worker = WorkerMemory(row=0, pid=1, private=62 * MIB, private_peak=62 * MIB, heap=own_heap)
     assert "max_worker_memory_bytes" in explain((worker,), 0, 0)
     assert explain((), 3, 2 * MIB) == "no worker; 3 slots; 2.0 MiB of blocks"

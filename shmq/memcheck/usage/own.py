@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shmq.memcheck.line_watch import malloc_slack, malloc_use
+from shmq.heap import malloc_slack, malloc_use
 from shmq.memcheck.usage.model import Heap, PoolUse
 
 _FIGURES = {
