@@ -174,7 +174,7 @@ def test_constant_can_be_drawn(value):
 
 
 def open_in_browser(path, profile, picture=None):
-    """The page as the browser understood it, and what it complained about; or, drawn into a file, what it looks like."""
+    """The page as the browser understood it, and what it complained about; or what it looks like, in a file."""
     output = ("--dump-dom",) if picture is None else (f"--screenshot={picture}", "--window-size=1300,3000")
     quiet = ("quic", "background-networking", "component-update", "sync", "gpu", "dev-shm-usage")
     command = [
