@@ -13,7 +13,7 @@ import pytest
 
 from shmq.errors import TracingError
 from shmq.memcheck.recording import TRACES, Recorder
-from shmq.memcheck.report import evaluate, terminal_table, write_report
+from shmq.memcheck.report import by_kind, evaluate, terminal_table, write_report
 from shmq.memcheck.report.findings import interval, with_unit
 from shmq.memcheck.report.plot import COLOURS, Line, line_plot
 from shmq.memcheck.sampling import Process, Reading
@@ -59,6 +59,7 @@ def test_leaking_run_names_the_process(tmp_path):
     assert rows[0][:2] == ["worker computation 1", "rss_anon"]
     assert rows[0][-1] == "leak"
     assert {len(row) for row in rows} == {len(headings)}
+    assert by_kind(found.verdicts) == {"worker computation": "leak", "supervisor": "no leak", "system": "no leak"}
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["answer"] == "leak"
     assert path.name == "report.html"
