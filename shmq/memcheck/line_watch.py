@@ -122,7 +122,7 @@ class LineWatch:
         self._descriptors: set[int] = set()
         self._count = 0
         self._until_s = 0.0
-        self._frame_bytes = 0  # frame objects that tracing makes: neither their coming nor their going is counted
+        self._frame_bytes = 0  # of frame objects that tracing made since the last look: no line's work
         self._on_step = self._step  # one object; a bound method made at each event would be counted
 
     def start(self) -> None:
