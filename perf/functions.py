@@ -46,3 +46,21 @@ def begin_twice(note: str) -> tuple[int, float]:
     path.with_suffix(".new").rename(path)
     time.sleep(60.0)
     raise RuntimeError("nobody killed this worker")
+
+
+def make_garbage() -> float:
+    """Seconds for 200 little cycles."""
+    begun = time.perf_counter()
+    for n in range(200):
+        loop: dict[str, object] = {"n": n}
+        loop["self"] = loop
+    return time.perf_counter() - begun
+
+
+def in_pieces(mebibytes: int, kept: list[bytes]) -> int:
+    """RssAnon after so much was taken in pieces of 2 KiB, every hundredth kept (200 at most), the rest let go."""
+    pieces = [bytes(2048) for _ in range(mebibytes * 512)]
+    kept[:] = pieces[::100][:200]
+    del pieces
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) * 1024

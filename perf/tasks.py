@@ -48,3 +48,21 @@ def tallied() -> tuple[int, int]:
 def begin_twice(note: str) -> tuple[int, float]:
     """The first run writes its pid and waits to be killed; the next returns its pid and when it began."""
     return functions.begin_twice(note)
+
+
+_heap: list[dict[str, int]] = []
+_kept: list[bytes] = []
+
+
+@shmq.task
+def churn(objects: int) -> float:
+    """Seconds that a job takes which makes garbage in cycles, in a worker that holds many objects."""
+    if not _heap:
+        _heap.extend({"n": n} for n in range(objects))
+    return functions.make_garbage()
+
+
+@shmq.task
+def in_pieces(mebibytes: int) -> tuple[int, int]:
+    """Pid, and private bytes after much was allocated in pieces, little of it kept, the rest freed."""
+    return os.getpid(), functions.in_pieces(mebibytes, _kept)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from shmq.errors import Retry as Retry
     from shmq.errors import ShmqError as ShmqError
     from shmq.errors import TaskTimeout as TaskTimeout
+    from shmq.memcheck.usage.look import memory as memory
     from shmq.tasks.current import cancelled as cancelled
     from shmq.tasks.current import current_job as current_job
     from shmq.tasks.task import Task as Task
@@ -41,7 +42,7 @@ _HOMES = {
     "ObjectPool": "shmq.client.object_pool",
     "close": "shmq.client.default", "connect": "shmq.client.default",
     "empty": "shmq.client.default", "map": "shmq.client.default", "submit": "shmq.client.default",
-    "optimize_batch_size": "shmq.client.batching",
+    "optimize_batch_size": "shmq.client.batching", "memory": "shmq.memory",
     "Task": "shmq.tasks.task", "task": "shmq.tasks.task",
     "cancelled": "shmq.tasks.current", "current_job": "shmq.tasks.current",
     "Reject": "shmq.errors", "Retry": "shmq.errors", "ShmqError": "shmq.errors", "TaskTimeout": "shmq.errors",

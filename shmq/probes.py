@@ -54,6 +54,17 @@ def memory_of(pid: int) -> tuple[int, int]:
     return found[b"RssAnon:"], found[b"RssFile:"] + found[b"RssShmem:"]
 
 
+def peak_of(pid: int) -> int:
+    """The most resident bytes that `pid` ever had, shared ones included; 0 when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0
+
+
 def oom_kills() -> int:
     """How many processes the kernel has killed for lack of memory: in this cgroup, else on this host."""
     for path in _oom_counters():

@@ -3,6 +3,7 @@
 throughput/  jobs per second
 latency/     from due time to result seen
 footprint/   what it costs to start, to idle, to grow
+memory/      what care of memory brings, and what watching it costs
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ MODULES = (
     "footprint.idle",
     "latency.head_of_line",
     "latency.redelivery",
+    "memory.care",
+    "memory.watching",
 )
 
 

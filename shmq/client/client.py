@@ -40,6 +40,7 @@ from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
 
 DEFAULT_BLOCK_S = 30.0
 _BLOCK_PAUSE_S = 0.003
+_MOST_ORPHANS = 16  # cancelled jobs whose slots nobody has fetched back
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
 
@@ -88,6 +89,7 @@ class Client:
         self._registry = resolve.Registry(segment)
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
+        self._orphans = 0
         self.collect, self._peek = hot.make_collect(self), hot.make_peek(self)
         self._pid = os.getpid()
         self._is_closed = False
@@ -438,17 +440,21 @@ class Client:
             self._decoder.pin_living_views()
 
     def decode(self, job: Job[Any]) -> None:
-        """Turn the raw result in the handle into a value or an exception."""
+        """Turn the raw result in the handle into a value."""
         with self._lock:
-            if job._state not in (RAW, RAW_ERROR):
+            if job._state != RAW:
                 return
             try:
-                if job._state == RAW:
-                    job._outcome, job._state = self._decoder.decode_as(job._origin.decode, job._raw or b""), VALUE
-                else:
-                    job._outcome, job._state = rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure)), ERROR
+                job._outcome, job._state = self._decoder.decode_as(job._origin.decode, job._raw or b""), VALUE
             except Exception as error:
-                job._outcome, job._state = ShmqError(f"job {job.id}: its result cannot be read: {error!r}"), ERROR
+                job._outcome, job._state = _unreadable(job, error), ERROR
+
+    def error_of(self, job: Job[Any]) -> BaseException:
+        """The failure in the handle as an exception."""
+        try:
+            return rebuild(msgspec.msgpack.decode(job._raw or b"", type=Failure))
+        except Exception as error:
+            return _unreadable(job, error)
 
     def _sweep(self) -> list[Job[Any]]:
         """Free every ended slot of the row; results move into their handles."""
@@ -525,8 +531,18 @@ class Client:
                 job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
                 job._state = ERROR
                 self._jobs[job._slot - self._first] = None  # its slot comes back when a claim passes the entry
+                self._fetch_orphans()
         self._run_callbacks()
         return is_certain
+
+    def _fetch_orphans(self) -> None:
+        """Free slots of cancelled jobs now and then: their blocks are missed by others long before slots are here."""
+        self._orphans += 1
+        if self._orphans >= _MOST_ORPHANS:
+            self._orphans = 0
+            for slot in self._publisher.ended():
+                if self._jobs[slot - self._first] is None:
+                    self._publisher.release(slot)
 
     # -- callbacks -------------------------------------------------------------------
 
@@ -584,6 +600,10 @@ class Client:
     def state_dir(self) -> Path:
         """The namespace's state directory."""
         return self._segment.state_dir
+
+
+def _unreadable(job: Job[Any], error: Exception) -> ShmqError:
+    return ShmqError(f"job {job.id}: its result cannot be read: {error!r}")
 
 
 def _foreign(job: Job[Any]) -> ShmqError:

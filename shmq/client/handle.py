@@ -96,25 +96,33 @@ class Job(Generic[R]):
                     self._state = VALUE
                     self._raw = None
                     return value
-        elif state == RAW_ERROR:
-            self._origin.client.decode(self)
         if self._state == VALUE:
             return cast("R", self._outcome)
-        outcome: BaseException = self._outcome
-        try:
-            raise outcome
-        finally:
-            del self, outcome  # or traceback and handle would keep each other, and results, alive until gc
+        raise self._error()
+
+    def _error(self) -> BaseException:
+        """What ended the job, as an exception made anew.
+
+        REJECTED: one that the handle keeps - raised, its traceback leads to the frame that holds the handle, and
+        handles, results and blocks of that frame live until gc comes by.
+        """
+        if self._state == RAW_ERROR:
+            return self._origin.client.error_of(self)
+        error: BaseException = self._outcome
+        return type(error)(*error.args)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""
-        try:
-            self.result(timeout)
-        except BaseException as error:
-            if self._state == ERROR and error is self._outcome and not isinstance(error, JobCancelled):
-                return cast("BaseException", error)
-            raise
-        return None
+        if not self.done():
+            self._origin.client.wait_for(self, timeout)
+        if self._state == RAW:
+            self._origin.client.decode(self)
+        if self._state == VALUE:
+            return None
+        error = self._error()
+        if isinstance(error, JobCancelled):
+            raise error
+        return error
 
     def cancel(self, *, kill: bool = False) -> bool:
         """Ask that the job does not run; True when it certainly will not.
@@ -174,3 +182,8 @@ class ForgottenJob(Job[R]):
             f"job {self.id} of {self.task_name} was submitted with forget=True: its result is not kept.\n"
             "Submit it through options(forget=False) to read it."
         )
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `result`."""
+        self.result(timeout)
+        return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+POOLS: weakref.WeakSet[ObjectPool[Any]] = weakref.WeakSet()  # of this process, for `shmq.memory()`
 
 
 class ObjectPool(Generic[T]):
@@ -43,9 +45,11 @@ class ObjectPool(Generic[T]):
             raise ValueError(f"max_size must be 1 or more, got {max_size}; without a pool call the factory yourself")
         self._factory = factory
         self._reset = reset
-        self._max_size = max_size
+        self.name = str(getattr(factory, "__qualname__", factory))
+        self.max_size = max_size
         self._idle: deque[T] = deque()
         self._pid = os.getpid()
+        POOLS.add(self)
 
     def __len__(self) -> int:
         """How many are kept and not lent."""
@@ -62,7 +66,7 @@ class ObjectPool(Generic[T]):
         yield item
         if self._reset is not None:
             self._reset(item)
-        if idle is self._idle and len(idle) < self._max_size:
+        if idle is self._idle and len(idle) < self.max_size:
             idle.append(item)
 
     def clear(self) -> None:

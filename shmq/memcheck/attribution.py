@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shmq.memcheck.line_watch import BLOCK_BYTES, Counter, LineWatch, Place, malloc_use
+from shmq.heap import malloc_use
+from shmq.memcheck.line_watch import BLOCK_BYTES, Counter, LineWatch, Place
 from shmq.memcheck.sampling import open_descriptors
 
 COST_SHARE = 0.003  # of the worker's time, for all measuring together
@@ -30,7 +31,7 @@ LEAST_STRIDE, MOST_STRIDE = 4.0, 100_000.0
 WARM_UP_JOBS = 3  # measured jobs of each task that do not count: they fill caches and import modules
 SUSPECT_AFTER_JOBS, FAILED_JOBS = 20, 5  # measured ones
 SUSPECT_BYTES, SUSPECT_COUNT = 16.0, 0.01  # left behind per job
-WATCHED_JOBS = 60  # per task: watching takes 17 µs per line
+WATCHED_JOBS, MOST_WATCHED_JOBS = 60, 1_000  # per task, the latter while no line has shown: 17 µs per line
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class Growth:
     """What the measured jobs of one task left behind, summed; failed jobs also apart, since some leak only there.
 
     `counts`: by unit, of "descriptors" and whatever else the worker counts. `left`: by unit ("bytes" as well) and
-    line, of the watched jobs, which are not among `jobs`.
+    line, of the watched jobs, which are not among `jobs`. `late`: the same sums over the later part of the jobs, at
+    least half of them: what filled a cache before is no longer in it.
     """
 
     task: str
@@ -74,6 +76,7 @@ class Growth:
     counts: dict[str, int] = field(default_factory=dict)
     watched_jobs: int = 0
     left: dict[str, dict[Place, int]] = field(default_factory=dict)
+    late: Growth | None = None
 
     @property
     def bytes_per_1000_jobs(self) -> float:
@@ -91,9 +94,11 @@ class Growth:
 
     @property
     def suspect_units(self) -> list[str]:
-        """Of what the task leaves more behind than measuring errs by; empty before enough jobs were measured."""
+        """Of what the task still leaves more behind than measuring errs by; empty before enough jobs were measured."""
         if self.jobs < SUSPECT_AFTER_JOBS:
             return []
+        if self.late is not None:
+            return self.late.suspect_units
         fails = self.failed_jobs >= FAILED_JOBS and self.bytes_per_1000_failed_jobs > 1000 * SUSPECT_BYTES
         leaves = self.bytes_per_1000_jobs > 1000 * SUSPECT_BYTES
         counted = [unit for unit in self.counts if self.count_per_1000_jobs(unit) > 1000 * SUSPECT_COUNT]
@@ -112,8 +117,21 @@ class Growth:
             found += sorted(heavy, key=lambda row: -row[2])
         return found
 
+    def count(self, left: int, counts: Iterable[tuple[str, int]], *, failed: bool) -> None:
+        """Take in one measured job: the bytes it left, and what else by unit."""
+        self.jobs += 1
+        self.bytes += left
+        for unit, count in counts:
+            self.counts[unit] = self.counts.get(unit, 0) + count
+        if failed:
+            self.failed_jobs += 1
+            self.failed_bytes += left
+
     def add(self, other: Growth) -> None:
         """Take in what another worker measured of the same task."""
+        if other.late is not None:
+            self.late = self.late or Growth(self.task)
+            self.late.add(other.late)
         for name in ("jobs", "bytes", "failed_jobs", "failed_bytes", "watched_jobs"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for unit, n in other.counts.items():
@@ -153,6 +171,7 @@ class TaskDeltas:
         self._watch_lines = watch_lines
         self._counters = dict(counters or {})
         self._growth: dict[str, Growth] = {}
+        self._newer: dict[str, Growth] = {}  # becomes `late` when the number of jobs has doubled
         self._seen: dict[str, int] = {}
         self._open = 0  # jobs begun and not ended
         self._skip = self._skipped = 1  # jobs until the next measured one: still, and at first
@@ -218,7 +237,7 @@ class TaskDeltas:
         rows = [
             {**asdict(g), "left": {unit: [*by_place.items()] for unit, by_place in g.left.items()}}
             for g in self.snapshot()
-        ]
+        ]  # `late` has no lines of its own
         path = folder / f"growth-{os.getpid()}.json"
         try:
             path.with_suffix(".new").write_text(json.dumps(rows))
@@ -233,13 +252,12 @@ class TaskDeltas:
             return
         blocks, malloced, *counts = (after - before for before, after in zip(self._before, self._after, strict=True))
         left = malloced + BLOCK_BYTES * blocks
-        growth.jobs += 1
-        growth.bytes += left
-        for unit, count in zip(("descriptors", *self._counters), counts, strict=True):
-            growth.counts[unit] = growth.counts.get(unit, 0) + count
-        if failed:
-            growth.failed_jobs += 1
-            growth.failed_bytes += left
+        by_unit = tuple(zip(("descriptors", *self._counters), counts, strict=True))
+        has_doubled = growth.jobs >= SUSPECT_AFTER_JOBS and growth.jobs & (growth.jobs - 1) == 0
+        if has_doubled or growth.late is None:
+            growth.late, self._newer[task] = self._newer.get(task) or Growth(task), Growth(task)
+        for sums in (growth, growth.late, self._newer[task]):
+            sums.count(left, by_unit, failed=failed)
 
     def _count_watched(self, task: str, watch: LineWatch) -> None:
         growth = self._growth[task]
@@ -250,8 +268,9 @@ class TaskDeltas:
         growth = self._growth.get(task)
         if growth is None or not growth.suspect_units or sys.gettrace() is not None:
             return False
+        is_named = all(any(n > 0 for n in growth.left.get(unit, {}).values()) for unit in growth.suspect_units)
         # Every other one, so that the numbers of the task go on.
-        return growth.watched_jobs < WATCHED_JOBS and self._random.random() < 0.5
+        return growth.watched_jobs < (WATCHED_JOBS if is_named else MOST_WATCHED_JOBS) and self._random.random() < 0.5
 
     def _measure(self, into: array[int]) -> None:
         gc.collect(0)  # the garbage of young cycles is not left behind
@@ -296,6 +315,8 @@ def task_of(sources: Iterable[Source], frames: Iterable[tuple[str, int]]) -> str
 
 
 def _row(row: dict[str, Any]) -> Growth:
+    if row.get("late"):
+        row["late"] = _row(row["late"])
     row["left"] = {
         str(unit): {(str(file), int(line), str(function)): int(n) for (file, line, function), n in places}
         for unit, places in row["left"].items()

@@ -9,7 +9,7 @@ memray knows more and costs more; it sees neither what ctypes allocates nor desc
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import os
 import site
 import sys
@@ -20,6 +20,7 @@ from functools import cache
 from types import FrameType
 from typing import Any, TypeAlias
 
+from shmq.heap import malloc_use
 from shmq.memcheck.sampling import open_descriptors
 
 BLOCK_BYTES = 96  # mean size of a Python block with its share of the pool; a guess, good enough for an order
@@ -31,44 +32,6 @@ _FRAMEWORK = os.path.dirname(os.path.dirname(__file__)) + os.sep  # its own comi
 _BUILT_IN_TASKS = os.path.join(_OWN_FOLDER, "soak", "tasks.py")
 Place: TypeAlias = tuple[str, int, str]  # file, line, function
 Counter: TypeAlias = Callable[[], int]
-
-
-_MALLINFO_FIELDS = (
-    "arena",
-    "ordblks",
-    "smblks",
-    "hblks",
-    "hblkhd",
-    "usmblks",
-    "fsmblks",
-    "uordblks",
-    "fordblks",
-    "top",
-)
-
-
-class _MallInfo2(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_size_t) for name in _MALLINFO_FIELDS)
-
-
-def _find_malloc_use() -> Callable[[], int]:
-    """Bytes that malloc has handed out; constant 0 where the C library does not tell (glibc before 2.33,
-    musl).
-    """
-    try:
-        mallinfo2 = ctypes.CDLL(None).mallinfo2
-    except (AttributeError, OSError):
-        return lambda: 0
-    mallinfo2.argtypes, mallinfo2.restype = (), _MallInfo2
-
-    def malloc_use() -> int:
-        info = mallinfo2()
-        return int(info.uordblks + info.hblkhd)
-
-    return malloc_use
-
-
-malloc_use = _find_malloc_use()
 
 
 def heap_use() -> int:
@@ -93,28 +56,37 @@ def _frame_bytes(frame: FrameType) -> int:
 
 
 class _Held:
-    """How much of one unit each line holds, the latest to get some last."""
+    """How much of one unit each line holds.
+
+    What the framework takes and gives (arguments, the result's way out) is only balanced: what is missing in the end
+    was the task's, given back after its last line.
+    """
 
     def __init__(self) -> None:
         self._by_line: dict[tuple[str, int], int] = {}
         self._functions: dict[tuple[str, int], str] = {}
+        self._outside = 0
 
-    def change(self, place: Place, by: int) -> None:
-        if by > 0:
+    def change(self, place: Place | None, by: int) -> None:
+        if place is None:
+            self._outside += by
+        elif by > 0:
             line = place[:2]
-            self._by_line[line] = self._by_line.pop(line, 0) + by
+            self._by_line[line] = self._by_line.get(line, 0) + by
             self._functions.setdefault(line, place[2])
         elif by < 0:
             self._give_back(-by)
 
     def by_place(self) -> dict[Place, int]:
+        """What is left; nothing may change any more."""
+        self._give_back(-self._outside)
         return {(*line, self._functions[line]): size for line, size in self._by_line.items()}
 
     def _give_back(self, size: int) -> None:
-        """Take it off the line that holds as much, else off that with the least more, else off the latest."""
+        """Take it off the line that holds as much, else off that with the least more, else off the greatest."""
         while size > 0 and self._by_line:
             fits = {line: held for line, held in self._by_line.items() if held >= size}
-            line = min(fits, key=fits.__getitem__) if fits else next(reversed(self._by_line))
+            line = min(fits, key=fits.__getitem__) if fits else max(self._by_line, key=self._by_line.__getitem__)
             left = self._by_line[line] - size
             if left > 0:
                 self._by_line[line] = left
@@ -150,7 +122,7 @@ class LineWatch:
         self._descriptors: set[int] = set()
         self._count = 0
         self._until_s = 0.0
-        self._frame_bytes = 0  # frame objects that tracing makes: neither their coming nor their going is counted
+        self._frame_bytes = 0  # of frame objects that tracing made since the last look: no line's work
         self._on_step = self._step  # one object; a bound method made at each event would be counted
 
     def start(self) -> None:
@@ -166,6 +138,8 @@ class LineWatch:
         """Ends the watch; what was open or held at the end is left behind."""
         sys.settrace(None)
         self._account()
+        gc.collect(0)  # what only waits for the collector is not left behind
+        self._account()
         self.left = {unit: held.by_place() for unit, held in self._held.items()}
         for place in self._opened.values():
             opened = self.left.setdefault("descriptors", {})
@@ -178,9 +152,11 @@ class LineWatch:
         file = frame.f_code.co_filename
         if file.startswith((*self._libraries, "<")):
             return None
-        self._frame_bytes -= _frame_bytes(frame)
+        is_followed = not file.startswith(_FRAMEWORK) or file == _BUILT_IN_TASKS
+        if is_followed:
+            self._frame_bytes -= _frame_bytes(frame)
         self._account()
-        if file.startswith(_FRAMEWORK) and file != _BUILT_IN_TASKS:  # before or after the task, or about to stop
+        if not is_followed:  # before or after the task, or about to stop
             if file.startswith(_OWN_FOLDER):
                 self._place = None
             return None
@@ -193,7 +169,6 @@ class LineWatch:
             sys.settrace(None)
             return None
         if event == "return":
-            self._frame_bytes += _frame_bytes(frame)
             caller = frame.f_back
             if caller is not None and caller.f_trace is not None:
                 self._place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name)
@@ -209,14 +184,13 @@ class LineWatch:
         grown = heap_use() - self._bytes + self._frame_bytes
         self._frame_bytes = 0
         place = self._place
-        if place is not None:
-            self._held["bytes"].change(place, grown)
-            for unit, count in self._counters.items():
-                now = count()
-                self._held[unit].change(place, now - self._counts[unit])
-                self._counts[unit] = now
-            if open_descriptors() != self._count:
-                self._compare_descriptors(place)
+        self._held["bytes"].change(place, grown)
+        for unit, count in self._counters.items():
+            now = count()
+            self._held[unit].change(place, now - self._counts[unit])
+            self._counts[unit] = now
+        if place is not None and open_descriptors() != self._count:
+            self._compare_descriptors(place)
         self._bytes = heap_use()
 
     def _compare_descriptors(self, place: Place) -> None:

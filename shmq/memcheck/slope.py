@@ -43,22 +43,36 @@ class Slope:
         return Slope(self.low * factor, self.mid * factor, self.high * factor)
 
 
-def floors(x: FloatArray, y: FloatArray, blocks: int) -> Group:
-    """Cut readings into `blocks` runs of equal count; of each keep the middle x and the lower quartile of y.
+def floors(x: FloatArray, y: FloatArray, blocks: int, *, lowest: bool = False) -> Group:
+    """Cut readings into at most `blocks` stretches of equal length in x; of each keep the mean x and a low y.
 
-    The lower quartile, because a leak raises the floor, while one large job raises only the ceiling. The
-    noise of single readings goes, and the cost of a fit no longer depends on how often somebody measured.
+    The lower quartile, because a leak raises the floor, while one large job raises only the ceiling; the lowest for
+    what can only be too high in passing (a count of what is in use). The noise of single readings goes, and the cost
+    of a fit no longer depends on how often somebody measured. Equal in x, because over jobs a quiet night of many
+    readings is no more than a moment of the peak.
     """
+    starts = stretches(x, blocks)
+    lows = [_low(part, lowest=lowest) for part in np.split(y, starts[1:])]
+    return means(x, starts), np.array(lows)
+
+
+def stretches(x: FloatArray, blocks: int) -> npt.NDArray[np.intp]:
+    """Where each of at most `blocks` stretches of equal length in x begins; each holds a reading at least."""
     if len(x) <= blocks:
-        return x, y
-    edges = np.linspace(0, len(x), blocks + 1).astype(np.intp)
-    starts, ends = edges[:-1], edges[1:]
-    mids = np.add.reduceat(x, starts) / (ends - starts)
-    return mids, np.array([_lower_quartile(y[a:b]) for a, b in zip(starts, ends, strict=True)])
+        return np.arange(len(x))
+    inner = np.searchsorted(x, np.linspace(x[0], x[-1], blocks + 1)[1:-1])
+    starts = np.unique(np.concatenate(([0], inner)))
+    return starts[starts < len(x)]
 
 
-def _lower_quartile(values: FloatArray) -> float:
-    rank = (len(values) - 1) // 4
+def means(x: FloatArray, starts: npt.NDArray[np.intp]) -> FloatArray:
+    """Mean of x in each stretch."""
+    found: FloatArray = np.add.reduceat(x, starts) / np.diff(np.append(starts, len(x)))
+    return found
+
+
+def _low(values: FloatArray, *, lowest: bool) -> float:
+    rank = 0 if lowest else (len(values) - 1) // 4
     return float(np.partition(values, rank)[rank])
 
 

@@ -2,7 +2,8 @@
 
     Series of one process (or of all short-lived ones of a kind)
       → warm-up removed → block floors → Theil-Sen slope per second and per job (slope.py)
-      → the whole stretch, its last half, its last quarter (windows.py): of what has slowed down, the end counts
+      → the straighter of the two axes; along it the whole stretch, its last half, its last quarter (windows.py):
+        of what has slowed down, the end counts
       → did it grow all along, not in a step or two? → projected over 24 h → held against the limit
 
 **leak**: the 99 % interval of the slope lies above zero, the growth is steady, and 24 h of it pass the limit.
@@ -116,7 +117,8 @@ def judge(
     limit = limits.get(first.quantity, COUNT)
     lives = lives_of(series)
     span_s = max((float(x[-1] - x[0]) for x, _ in lives.by_time), default=0.0)
-    windows = windows_of(lives)
+    with_jobs = _grows_with_jobs(lives)
+    windows = windows_of(lives, with_jobs=with_jobs)
     longest_s = max(s.span_s for s in series)
     blank = Verdict(
         kind=first.kind,
@@ -133,7 +135,8 @@ def judge(
     )
     if not windows or span_s < LEAST_SPAN_S:
         return _too_few(blank, series)
-    return _decide(blank, windows, limit, acceleration, lives)
+    day = DAY_S / acceleration * lives.jobs_per_s if with_jobs else DAY_S
+    return _decide(blank, windows, limit, day, with_jobs=with_jobs)
 
 
 def judge_all(
@@ -193,60 +196,59 @@ def too_short(more_minutes: int) -> str:
     return f"too short to tell: run {more_minutes} more minutes"
 
 
-def _decide(blank: Verdict, windows: Sequence[Window], limit: Limit, acceleration: float, lives: Lives) -> Verdict:
-    with_jobs = _grows_with_jobs(lives)
-    horizon_s = DAY_S / acceleration if with_jobs else DAY_S
-    leaking = _leaking(windows, limit, horizon_s, with_jobs)
+def _decide(blank: Verdict, windows: Sequence[Window], limit: Limit, day: float, *, with_jobs: bool) -> Verdict:
+    """`day`: 24 h along the windows' axis, in jobs or in seconds."""
+    leaking = _leaking(windows, limit, day, with_jobs)
     if leaking is not None:
-        per_day = leaking.time.scaled(horizon_s)
+        per_day = leaking.fit.scaled(day)
         by_day = per_day.mid > limit.per_day
         over = "24 h of it pass the limit" if by_day else f"more than {limit.per_1000_jobs / 1000:g} bytes per job"
         reason = f"grew steadily for {_minutes(leaking.span_s)}; {over}"
         return _filled(blank, leaking, per_day, with_jobs, "leak", reason)
-    bounded = [_bounded(window, limit).scaled(horizon_s) for window in windows]
-    calm = _calm_window(windows, bounded, limit, horizon_s)
+    bounded = [_bounded(window, limit).scaled(day) for window in windows]
+    calm = _calm_window(windows, bounded, limit, day)
     if calm is not None:
         levelled = "levelled off; " if calm > 0 else ""
         reason = f"{levelled}24 h bring at most {max(bounded[calm].high, 0.0) / limit.per_day:.0%} of the limit"
         return _filled(blank, windows[calm], bounded[calm], with_jobs, "no leak", reason)
-    waits = [_more_minutes(w, p, limit, horizon_s) for w, p in zip(windows, bounded, strict=True)]
+    waits = [_more_minutes(w, p, limit, day) for w, p in zip(windows, bounded, strict=True)]
     more, whole = min(waits), windows[0]
-    slows = _passes(whole, limit, horizon_s, with_jobs) and not whole.is_steady
+    slows = _passes(whole, limit, day, with_jobs) and not whole.is_steady
     reason = "still growing, but more and more slowly" if slows else "the slope is not certain enough yet"
     return _filled(blank, whole, bounded[0], with_jobs, too_short(more), reason, more)
 
 
-def _leaking(windows: Sequence[Window], limit: Limit, horizon_s: float, with_jobs: bool) -> Window | None:
+def _leaking(windows: Sequence[Window], limit: Limit, day: float, with_jobs: bool) -> Window | None:
     """The whole stretch when it grew steadily; else its last half (a cache filled up before, or the leak
     began late), which must be confirmed by the last quarter and not be the tooth of a saw.
     """
     whole = windows[0]
-    if _passes(whole, limit, horizon_s, with_jobs) and whole.is_steady and whole.grew_all_along:
+    if _passes(whole, limit, day, with_jobs) and whole.is_steady and whole.grew_all_along:
         return whole
     if len(windows) < 3:
         return None
     half, quarter = windows[1], windows[2]
-    keeps_on = half.pace_kept >= STILL_STEADY and quarter.time.mid >= STEADY * half.time.mid
-    if _passes(half, limit, horizon_s, with_jobs) and keeps_on and half.grew_all_along and half.reached_new_high:
+    keeps_on = half.pace_kept >= STILL_STEADY and quarter.fit.mid >= STEADY * half.fit.mid
+    if _passes(half, limit, day, with_jobs) and keeps_on and half.grew_all_along and half.reached_new_high:
         return half
     return None
 
 
-def _passes(window: Window, limit: Limit, horizon_s: float, with_jobs: bool) -> bool:
-    if window.time.low <= 0:
+def _passes(window: Window, limit: Limit, day: float, with_jobs: bool) -> bool:
+    if window.fit.low <= 0:
         return False
-    seen = window.time.mid * window.seen_s >= EVIDENCE_GRAINS * limit.grain
-    by_jobs = with_jobs and window.jobs is not None and window.jobs.mid * 1000 > limit.per_1000_jobs and seen
-    return window.time.mid * horizon_s > limit.per_day or by_jobs
+    seen = window.fit.mid * window.seen >= EVIDENCE_GRAINS * limit.grain
+    by_jobs = with_jobs and window.fit.mid * 1000 > limit.per_1000_jobs and seen
+    return window.fit.mid * day > limit.per_day or by_jobs
 
 
-def _calm_window(windows: Sequence[Window], bounded: Sequence[Slope], limit: Limit, horizon_s: float) -> int | None:
+def _calm_window(windows: Sequence[Window], bounded: Sequence[Slope], limit: Limit, day: float) -> int | None:
     """Index of the stretch that shows that there is no leak: the whole, or the flat end of what has levelled
     off.
 
     Flat means no fall either, which could hide growth; and what is shorter than a half must be flat as well.
     """
-    if any(_passes(w, limit, horizon_s, with_jobs=False) and w.reached_new_high for w in windows[1:]):
+    if any(_passes(w, limit, day, with_jobs=False) and w.reached_new_high for w in windows[1:]):
         return None
     if bounded[0].high <= limit.per_day:
         return 0
@@ -281,9 +283,9 @@ def _bounded(window: Window, limit: Limit) -> Slope:
     """The interval with an upper end that allows for what a flat line can hide (a grain over its length), but
     for no more than if all the difference between its highest and lowest floor were growth.
     """
-    grain, all_of_it = (size / max(window.span_s, 1e-9) for size in (limit.grain, window.range))
-    mid = window.time.mid
-    return Slope(window.time.low, mid, max(mid + grain, min(window.time.high, all_of_it)))
+    grain, all_of_it = (size / max(window.span, 1e-9) for size in (limit.grain, window.range))
+    mid = window.fit.mid
+    return Slope(window.fit.low, mid, max(mid + grain, min(window.fit.high, all_of_it)))
 
 
 def _grows_with_jobs(lives: Lives) -> bool:
@@ -292,9 +294,9 @@ def _grows_with_jobs(lives: Lives) -> bool:
     Under a steady load both are equal; then jobs are taken, because an accelerated run speeds up whatever the
     load does.
     """
-    if not lives.by_jobs or all(x[-1] <= x[0] for x, _ in lives.by_jobs):
-        return False
-    return _off_the_line(lives.by_jobs) <= 2 * _off_the_line(lives.by_time)
+    if sum(len(x) for x, _ in lives.by_jobs) < LEAST_BLOCKS or all(x[-1] <= x[0] for x, _ in lives.by_jobs):
+        return False  # idle, or all of them in a moment
+    return _off_the_line(lives.jobs_by_time) <= 2 * _off_the_line(lives.by_time)
 
 
 def _off_the_line(groups: Sequence[Group]) -> float:
@@ -305,7 +307,7 @@ def _off_the_line(groups: Sequence[Group]) -> float:
     return float(np.mean([np.median(np.abs(off - np.median(off))) for off in offs]))
 
 
-def _more_minutes(window: Window, per_day: Slope, limit: Limit, horizon_s: float) -> int:
+def _more_minutes(window: Window, per_day: Slope, limit: Limit, day: float) -> int:
     """How much longer to run, if things go on as they do.
 
     Slowing growth loses its pace again and again: so many halves of the window are needed until it is under the
@@ -317,7 +319,8 @@ def _more_minutes(window: Window, per_day: Slope, limit: Limit, horizon_s: float
         more_s = np.log(limit.per_day / per_day.mid) / np.log(window.pace_kept) * window.span_s / 2
     else:
         wide = per_day.high - max(per_day.mid, 0.0)
-        enough_s = min(window.span_s * wide / room, max(window.range, limit.grain) * horizon_s / room)
+        as_flat_s = max(window.range, limit.grain) * day / room * window.span_s / max(window.span, 1e-9)
+        enough_s = min(window.span_s * wide / room, as_flat_s)
         more_s = max(enough_s - window.span_s, window.span_s / 4)
     return int(np.clip(np.ceil(more_s / (1 - WARM_UP) / 60), 1, LONGEST_MORE_MINUTES))
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from shmq.memcheck.slope import FloatArray, Group, Slope, blocks_for, floors, sen_slope
+from shmq.memcheck.slope import FloatArray, Group, Slope, blocks_for, floors, means, sen_slope, stretches
 
 WARM_UP = 0.2  # share of each process's readings: imports, caches, copy-on-write after the fork
 LEAST_BLOCKS = 12  # of one process; pooled processes bring at least `LEAST_POINTS` each
@@ -43,12 +43,17 @@ class Series:
 
 @dataclass(frozen=True)
 class Window:
-    """What was seen in one stretch of the readings: all that count, the last half, or the last quarter."""
+    """What was seen in one stretch of the readings: all that count, the last half, or the last quarter.
 
+    Lengths and what follows from them are measured along one axis: seconds or jobs, whichever the growth goes with.
+    """
+
+    fit: Slope  # per unit of the axis
     time: Slope
     jobs: Slope | None
     span_s: float  # of the longest life
-    seen_s: float  # of all lives together
+    span: float  # likewise, along the axis
+    seen: float  # of all lives together
     range: float  # highest minus lowest floor
     pace_kept: float  # pace of the later half / pace of the earlier half; 1 if the earlier half did not grow
     grew_all_along: bool
@@ -66,6 +71,13 @@ class Lives:
 
     by_time: list[Group] = field(default_factory=list)
     by_jobs: list[Group] = field(default_factory=list)
+    jobs_by_time: list[Group] = field(default_factory=list)  # the floors of `by_time` over the jobs done by then
+
+    @property
+    def jobs_per_s(self) -> float:
+        """Mean pace, over all lives."""
+        jobs, seconds = (sum(float(x[-1] - x[0]) for x, _ in lives) for lives in (self.by_jobs, self.by_time))
+        return jobs / seconds if seconds > 0 else 0.0
 
 
 def lives_of(series: Sequence[Series]) -> Lives:
@@ -77,35 +89,51 @@ def lives_of(series: Sequence[Series]) -> Lives:
         start = int(np.ceil(WARM_UP * len(one.t_s)))
         if len(one.t_s) - start < least:
             continue
-        lives.by_time.append(floors(one.t_s[start:] - one.t_s[0], one.value[start:], blocks))
+        t_s, value, is_count = one.t_s[start:] - one.t_s[0], one.value[start:], not one.quantity.endswith("bytes")
+        lives.by_time.append(floors(t_s, value, blocks, lowest=is_count))
         if one.jobs is not None:
-            lives.by_jobs.append(floors(one.jobs[start:] - one.jobs[0], one.value[start:], blocks))
+            jobs = one.jobs[start:] - one.jobs[0]
+            lives.by_jobs.append(floors(jobs, value, blocks, lowest=is_count))
+            lives.jobs_by_time.append((means(jobs, stretches(t_s, blocks)), lives.by_time[-1][1]))
     return lives
 
 
-def windows_of(lives: Lives) -> list[Window]:
-    """The whole stretch, its last half and its last quarter, as far as there are readings enough."""
+def windows_of(lives: Lives, *, with_jobs: bool = False) -> list[Window]:
+    """The whole stretch, its last half and its last quarter, as far as there are readings enough.
+
+    Args:
+        with_jobs: the axis is the jobs, not the seconds. Under a load that follows the day, growth with jobs speeds up
+            and slows down over the clock, but not over the jobs.
+    """
     found: list[Window] = []
     for share in (1.0, 0.5, 0.25):
-        by_time = [_tail(group, share) for group in lives.by_time]
-        by_time = [group for group in by_time if len(group[0]) >= LEAST_POINTS]
-        fit = sen_slope(by_time)
-        if fit is None or (share < 1 and sum(len(x) for x, _ in by_time) < LEAST_BLOCKS):
+        by_time, by_jobs = _tails(lives.by_time, share), _tails(lives.by_jobs, share)
+        groups = by_jobs if with_jobs else by_time
+        fit, time, jobs = sen_slope(groups), sen_slope(by_time), sen_slope(by_jobs)
+        if fit is None or time is None or (share < 1 and sum(len(x) for x, _ in groups) < LEAST_BLOCKS):
             break
-        by_jobs = [_tail(group, share) for group in lives.by_jobs]
+        lengths = [float(x[-1] - x[0]) for x, _ in groups]
         found.append(
             Window(
-                time=fit,
-                jobs=sen_slope([group for group in by_jobs if len(group[0]) >= LEAST_POINTS]),
+                fit=fit,
+                time=time,
+                jobs=jobs,
                 span_s=max(float(x[-1] - x[0]) for x, _ in by_time),
-                seen_s=sum(float(x[-1] - x[0]) for x, _ in by_time),
-                range=float(np.median([np.ptp(y) for _, y in by_time])),
-                pace_kept=_pace_kept(by_time),
-                grew_all_along=_grew_all_along(by_time),
-                reached_new_high=share == 1 or _reached_new_high(lives.by_time, share),
+                span=max(lengths),
+                seen=sum(lengths),
+                range=float(np.median([np.ptp(y) for _, y in groups])),
+                pace_kept=_pace_kept(groups),
+                grew_all_along=_grew_all_along(groups),
+                reached_new_high=share == 1 or _reached_new_high(lives.by_jobs if with_jobs else lives.by_time, share),
             )
         )
     return found
+
+
+def _tails(groups: Sequence[Group], share: float) -> list[Group]:
+    """The last share of each life that leaves points enough."""
+    tails = [_tail(group, share) for group in groups]
+    return [group for group in tails if len(group[0]) >= LEAST_POINTS]
 
 
 def _tail(group: Group, share: float) -> Group:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shmq.memory.doorbell import Doorbell, FifoBell, NoBell, open_bell
-from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_WORDS
+from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_FREE, WORKER_WORDS
 from shmq.memory.segment import Segment
 
 _WORKER_SERIAL = WORKER["bell_serial"]
@@ -130,8 +130,16 @@ class Bells:
         if known is None or known[0] != serial:
             if known is not None:
                 known[1].close()
+            if cache is self._of_worker:
+                self._forget_ended_workers()
             known = cache[row] = (serial, open_bell(self._segment.text(names, row)))
         return known[1]
+
+    def _forget_ended_workers(self) -> None:
+        """Workers come and go through many rows: a pipe kept for each row ever used would be a leak."""
+        states = self._workers[WORKER["state"] :: WORKER_WORDS]
+        for row in [row for row in self._of_worker if states[row] == WORKER_FREE]:
+            self._of_worker.pop(row)[1].close()
 
 
 def poll_bell_path(state_dir: Path, row: int) -> Path:

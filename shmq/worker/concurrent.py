@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.clock import NS, now_ns
 from shmq.errors import JobCancelled, JobExpired, ShmqError, TaskTimeout, UnknownTask
+from shmq.heap import Trim
 from shmq.memory import doorbell
 from shmq.memory.doorbell import RESCUE_S, FifoBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
@@ -103,6 +104,7 @@ class ConcurrentLoop:
         self._kills = segment.view("kills")
         self._epoch = segment.header("epoch")
         self._running: set[Running] = set()
+        self._trim = Trim()
         self._to_notify: set[int] = set()
         self._shift = segment.shape.slots_per_producer.bit_length() - 1
         self._threads = concurrent.futures.ThreadPoolExecutor(
@@ -167,7 +169,8 @@ class ConcurrentLoop:
         try:
             await asyncio.wait_for(self._wake.wait(), min(held or RESCUE_S, RESCUE_S))
         except TimeoutError:
-            pass  # the bounded sleep: look again
+            if not self._running:
+                self._trim.when_idle(self._seat.row[WORKER["done"]])
         finally:
             self._sleeping[self._sleeping_at] = 0
 

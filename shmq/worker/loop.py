@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shmq.clock import NS, now_ns
+from shmq.heap import Trim
 from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
 from shmq.transport.claim import STRETCH_NS, Claimer
@@ -57,6 +58,7 @@ class Loop:
         ]
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
+        self._trim = Trim()
         self._collects_between = seat.settings.gc == "batch"
         if seat.settings.gc != "auto":
             gc.disable()
@@ -204,6 +206,7 @@ class Loop:
                 return
             elif not self._bell.doze() and not seat.is_draining:
                 self._count_rescue()
+                self._trim.when_idle(seat.row[WORKER["done"]])
         finally:
             self._sleeping[self._sleeping_at] = 0
 

@@ -21,7 +21,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 from shmq.clock import now_ns
-from shmq.memory.layout import WORKER
+from shmq.memory.blocks import PRODUCER_PIN, WORKER_PIN
+from shmq.memory.layout import PRODUCER, WORKER
+from shmq.memory.segment import Segment
 from shmq.tasks.task import Task
 from shmq.worker.execution import Executor
 from shmq.worker.seat import Seat
@@ -32,6 +34,21 @@ ORDERS = "watch"  # folder in the state directory; memcheck.soak.orders writes i
 _HOME = "shmq.memcheck.soak.watch"
 _KEY = struct.Struct("<Q")  # first word of a job's header
 _FAILED = WORKER["failed"]
+
+
+def blocks_held(segment: Segment, worker: int) -> Callable[[], int]:
+    """A function that counts the units which views of this worker keep: of arguments, and of its tasks' own client."""
+    import numpy as np
+
+    from shmq.memory.columns import column
+
+    pins, pids, own = column(segment, "pins"), column(segment, "producer_rows")[:, PRODUCER["pid"]], os.getpid()
+
+    def held() -> int:
+        clients = (int(np.count_nonzero(pins[:, PRODUCER_PIN] == row + 1)) for row in np.flatnonzero(pids == own))
+        return int(np.count_nonzero(pins[:, WORKER_PIN] == worker + 1)) + sum(clients)
+
+    return held
 
 
 class Watched(Protocol):
@@ -97,6 +114,7 @@ class Watching:
             failed = row[_FAILED]
             booked[0] = executor.recorded_ns
             executor.recorded_ns = 0
+            seat.started_ns = now_ns()  # the loop keeps the batch's first one: its successor is not the job's
             begin(names.get(key, "unknown task"))
             seat.started_ns = now_ns()  # measuring is not the job's time
             run(slot, leased)
@@ -137,6 +155,7 @@ class Watching:
                 self._watch = home.watch_of(
                     process, seat.group_name, seat.segment.state_dir, functions,
                     os.environ.get(FOLDER_VARIABLE) if seat.settings.concurrency == 1 else None,
+                    {"blocks": blocks_held(seat.segment, seat.index)}, seat.settings.gc,
                 )  # fmt: skip
             except Exception:
                 _log.exception("memory of this worker cannot be watched; it goes on without")

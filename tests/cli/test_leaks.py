@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
@@ -72,6 +74,36 @@ def test_attach_names_the_line_in_the_running_worker(leaky, tmp_path, group, tas
     assert pids == {pid}  # the same worker before, during and after
     assert list((tmp_path / "traces").glob("*.html"))
     assert orders.read(live.state_dir, group) is None
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_it_is_traced_still_names_its_line(leaky, tmp_path):
+    """As the kernel kills for lack of memory: no exit handler runs, the file stays as it is."""
+    pytest.importorskip("memray")
+    live, is_over, folder = leaky.live, threading.Event(), tmp_path / "traces"
+    victim = live.submit("grow", 0).result(30)
+
+    def work() -> None:
+        client = live.client()
+        while not is_over.is_set():
+            for job in [client.submit("jobs.grow", n) for n in range(20)]:
+                job.result(60)
+            if not killed and sum(path.stat().st_size for path in folder.glob(f"*.{victim}.*.memray")) > 100_000:
+                killed.append(victim)
+                os.kill(victim, signal.SIGKILL)
+
+    killed: list[int] = []
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        done = leaky.run("leaks", "attach", "computation", "--seconds", "3", "--out", str(folder))
+    finally:
+        is_over.set()
+        thread.join()
+    assert done.returncode == 0, done.stderr.decode()
+    of_victim = done.stdout.decode().partition(f"({victim})")[2]
+    assert killed
+    assert f"jobs.py:{GROW_LINE} in grow, task jobs.grow" in of_victim
 
 
 def test_a_worker_that_nobody_looks_at_survives_the_signal(leaky):

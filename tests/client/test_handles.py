@@ -6,10 +6,12 @@ import gc
 import threading
 import weakref
 
+import numpy as np
 import pytest
 
 import shmq
 from shmq.errors import JobCancelled, QueueFull, ShmqError
+from shmq.transport.table import FREE, SCHEDULED, STATE
 from tests.client import declared
 from tests.client.conftest import SLOTS
 from tests.live import until
@@ -159,6 +161,19 @@ class TestCancel:
             assert all(job.cancel() for job in jobs)
         assert declared.echo.submit(1).result(10) == 1
 
+    def test_slots_of_cancelled_jobs_come_back_before_the_row_is_full(self, client):
+        """Nobody reads a cancelled job: its slot, and the block of its arguments, must not wait for a full row."""
+
+        def used() -> int:
+            words = client.segment.view("words")
+            return sum(words[slot] & STATE != FREE for slot in range(client._first, client._first + SLOTS))
+
+        for _ in range(3):
+            for _ in range(SLOTS // 4):
+                assert declared.echo.options(delay=3600).submit(1).cancel()
+            until(lambda: not any(w & STATE == SCHEDULED for w in client.segment.view("words")))  # recovery has seen it
+        assert used() <= SLOTS // 4
+
     def test_a_delayed_job_is_cancelled_at_once(self):
         job = declared.echo.options(delay=60.0).submit(1)
         assert job.state == "scheduled"
@@ -269,3 +284,27 @@ class TestCallbacks:
         declared.echo.submit(7).add_done_callback(lambda job: seen.append(job.result(0)))
         gc.collect()
         until(lambda: seen == [7])
+
+
+@pytest.mark.parametrize("read", ["result", "exception", "cancelled"])
+def test_an_exception_that_was_raised_keeps_no_handles_alive(client, read):
+    """Else traceback, frame and handle keep each other, and all handles and arrays of the frame, until gc comes by."""
+
+    def round_trip() -> weakref.ref[object]:
+        jobs = [declared.doubled.submit(np.ones(40_000)), declared.fail_as.submit("ValueError", "x")]
+        jobs += [declared.echo.options(delay=3600).submit(1)]
+        jobs[2].cancel()
+        jobs[0].result(10)
+        for job in (jobs[2],) if read == "cancelled" else (jobs[1],):
+            try:
+                assert isinstance(job.exception(10) if read == "exception" else job.result(10), ValueError)
+            except (ValueError, JobCancelled):
+                assert read != "exception"
+        return weakref.ref(jobs[0])
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert round_trip()() is None
+    finally:
+        gc.enable()

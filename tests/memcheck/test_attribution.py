@@ -9,8 +9,9 @@ import sys
 
 import pytest
 
+from shmq.heap import malloc_use
 from shmq.memcheck.attribution import Growth, Source, TaskDeltas, load_growth, task_of
-from shmq.memcheck.line_watch import LineWatch, heap_use, malloc_use
+from shmq.memcheck.line_watch import LineWatch, heap_use
 from tests.memcheck import children, leaky
 
 pytestmark = pytest.mark.skipif(sys.gettrace() is not None, reason="a debugger or coverage tool holds sys.settrace")

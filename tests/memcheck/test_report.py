@@ -13,9 +13,9 @@ import pytest
 
 from shmq.errors import TracingError
 from shmq.memcheck.recording import TRACES, Recorder
-from shmq.memcheck.report import evaluate, terminal_table, write_report
+from shmq.memcheck.report import by_kind, evaluate, terminal_table, write_report
 from shmq.memcheck.report.findings import interval, with_unit
-from shmq.memcheck.report.plot import Line, line_plot
+from shmq.memcheck.report.plot import COLOURS, Line, line_plot
 from shmq.memcheck.sampling import Process, Reading
 from shmq.memcheck.slope import Slope
 from tests.memcheck import children, leaky
@@ -59,6 +59,7 @@ def test_leaking_run_names_the_process(tmp_path):
     assert rows[0][:2] == ["worker computation 1", "rss_anon"]
     assert rows[0][-1] == "leak"
     assert {len(row) for row in rows} == {len(headings)}
+    assert by_kind(found.verdicts) == {"worker computation": "leak", "supervisor": "no leak", "system": "no leak"}
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["answer"] == "leak"
     assert path.name == "report.html"
@@ -173,23 +174,20 @@ def test_constant_can_be_drawn(value):
 # -- in a browser --
 
 
-def open_in_browser(path, profile):
-    """The page as the browser understood it, and what it complained about."""
+def open_in_browser(path, profile, picture=None):
+    """The page as the browser understood it, and what it complained about; or what it looks like, in a file."""
+    output = ("--dump-dom",) if picture is None else (f"--screenshot={picture}", "--window-size=1300,3000")
+    quiet = ("quic", "background-networking", "component-update", "sync", "gpu", "dev-shm-usage")
     command = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--enable-logging=stderr",
-    ]
-    command += [f"--user-data-dir={profile}", "--virtual-time-budget=5000", "--dump-dom", path.as_uri()]
+        CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", "--enable-logging=stderr",
+        *(f"--disable-{what}" for what in quiet),
+        f"--user-data-dir={profile}", "--virtual-time-budget=5000", *output, path.as_uri(),
+    ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome here: install one to see the report drawn")
 def test_browser_draws_the_plots_without_complaint(tmp_path):
     record_run(tmp_path / "run", leak_per_s=100_000, title=EVIL)
@@ -199,6 +197,22 @@ def test_browser_draws_the_plots_without_complaint(tmp_path):
     assert page.count("<polyline") == 8
     assert 'class="answer leak"' in page
     assert "<script" not in page
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium or chrome here: install one to see the report drawn")
+def test_browser_paints_the_lines(tmp_path):
+    """Pixels in the colour of a line, in every plot: across the page and far below each other."""
+    image = pytest.importorskip("matplotlib.image")
+    record_run(tmp_path / "run", leak_per_s=100_000)
+    path, _ = write_report(tmp_path / "run")
+    open_in_browser(path, tmp_path / "profile", tmp_path / "page.png")
+    pixels = image.imread(tmp_path / "page.png")[..., :3]
+    wanted = np.array([int(COLOURS[0][i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    painted = np.abs(pixels - wanted).max(axis=2) < 0.1
+    rows, columns = painted.any(axis=1).nonzero()[0], painted.any(axis=0).nonzero()[0]
+    assert painted.sum() > 2_000
+    assert np.ptp(rows) > 500
+    assert np.ptp(columns) > 600
 
 
 def test_evaluate_alone_writes_nothing(tmp_path):

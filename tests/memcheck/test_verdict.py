@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shmq.memcheck.shape import Load, Plan
 from shmq.memcheck.verdict import LIMITS, Limit, judge, judge_all, overall, too_short
 from shmq.memcheck.windows import Series
 from tests.memcheck.made_up import (
@@ -176,6 +177,33 @@ def test_growth_by_the_clock_is_told_from_growth_by_jobs():
     assert (by_clock.grows_with, by_clock.answer) == ("clock", "leak")
     assert by_clock.per_day.mid == pytest.approx(2_000 * 86_400, rel=0.05)
     assert (by_jobs.grows_with, by_jobs.answer) == ("jobs", "leak")
+
+
+def working_day(t, jobs: int) -> np.ndarray:
+    """Jobs done by each time when a day of load is squeezed into the run."""
+    plan = Plan(24, t[-1] / 60, Load(jobs / 86_400))
+    return np.array([plan.due(jobs, at) for at in t], float)
+
+
+def test_a_leak_by_jobs_is_found_although_the_evening_brings_fewer():
+    """100 bytes per job, 29,000 jobs in a minute: over the clock it seems to slow down, over the jobs it does not."""
+    t = clock(minutes=1, every_s=0.2)
+    jobs = working_day(t, 29_000)
+    found = judge([series(t, BASE + in_arenas(105 * jobs, 4 * KIB), jobs=jobs)], acceleration=1440)
+    assert (found.grows_with, found.answer) == ("jobs", "leak")
+    assert found.per_1000_jobs.mid == pytest.approx(105_000, rel=0.02)
+    counted = judge([series(t, np.floor(jobs / 20), jobs=jobs, quantity="descriptors")], acceleration=1440)
+    assert counted.answer == "leak"
+
+
+def test_a_count_that_follows_the_load_is_no_leak():
+    """Slots in use go up and down with every round; now and then few are."""
+    t, r = clock(every_s=0.67), np.random.default_rng(0)
+    jobs = working_day(t, 10_000_000)
+    pace = np.gradient(jobs, t)
+    used = r.uniform(0, 1, len(t)) ** 2 * pace / pace.max() * 3000
+    found = judge([series(t, used, jobs=jobs, quantity="jobs_in_table")], acceleration=DAY_IN_10_MINUTES)
+    assert found.answer == "no leak"
 
 
 def test_an_idle_process_is_judged_by_the_clock():

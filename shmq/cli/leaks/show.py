@@ -17,7 +17,7 @@ def show(findings: Findings, report: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from shmq.memcheck.report import terminal_table
+    from shmq.memcheck.report import by_kind, terminal_table
 
     headings, rows = terminal_table(findings.verdicts)
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -29,6 +29,9 @@ def show(findings: Findings, report: Path) -> None:
     # a terminal has a width, a file does not: its lines must stay whole
     console = Console() if sys.stdout.isatty() else Console(width=200)
     console.print(table)
+    click.echo()
+    for kind, answer in by_kind(findings.verdicts).items():
+        click.echo(f"{kind}: {answer}")
     for title, lines in (("Suspects", findings.culprits), ("Notes", findings.notes)):
         if lines:
             click.echo(f"\n{title}:")

@@ -110,7 +110,9 @@ def _own_jobs(file: Any) -> list[list[Any]]:
 def _say(outcome: Outcome) -> None:
     """What the run brought."""
     facts, counts = outcome.facts, outcome.counts
-    first, last = facts.get("gauge_first_per_s"), facts.get("gauge_last_per_s")
+    (first_per_s, first_cost), (last_per_s, last_cost) = (
+        facts.get(which, (0.0, 0.0)) for which in ("pace_first", "pace_last")
+    )
     ended = "interrupted after" if facts["interrupted"] else "ran"
     lines = [
         (
@@ -126,9 +128,12 @@ def _say(outcome: Outcome) -> None:
             f"{facts['scale_changes']:,} scale changes, {facts['processes_seen']:,} processes seen"
         ),
     ]
-    if first and last:
-        change = f"{last / first - 1:+.1%}"
-        lines.append(f"pace with nothing else to do: {first:,.0f} calls/s before, {last:,.0f} after ({change})")
+    if first_cost and last_cost:
+        lines.append(
+            f"throughput at equal load, by CPU time: {first_cost / last_cost - 1:+.1%} after the run against before "
+            f"({first_cost:.2f} and {last_cost:.2f} steps of a fixed loop per call; "
+            f"{first_per_s:,.0f} and {last_per_s:,.0f} calls/s by the clock)"
+        )
     click.echo("\n".join(lines) + "\n")
 
 

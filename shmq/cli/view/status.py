@@ -30,6 +30,7 @@ _BETWEEN_S = 0.2
 @click.option("--every", default=1.0, show_default=True, metavar="SECONDS", help="Pause between two looks of --watch.")
 @click.option("--health", "is_health", is_flag=True, help="Say only what keeps groups from making progress.")
 @click.option("--stuck-s", type=float, metavar="SECONDS", help="A worker in one job for longer counts as stuck.")
+@click.option("--memory", "is_memory", is_flag=True, help="Show what each group's workers use, and why.")
 @click.option("-v", "--verbose", is_flag=True, help="Show each worker and producer as well.")
 def status(
     namespace: str,
@@ -38,6 +39,7 @@ def status(
     every: float,
     is_health: bool,
     stuck_s: float | None,
+    is_memory: bool,
     verbose: bool,
 ) -> None:
     """Show groups, workers, producers and memory.
@@ -48,6 +50,9 @@ def status(
     from shmq.observe.snapshot import take
 
     with attached(namespace) as segment:
+        if is_memory:
+            _tell_memory(segment, as_json=as_json)
+            return
         if watch:
             _watch(segment, namespace, max(every, 0.05), as_json=as_json, verbose=verbose)
             return
@@ -60,6 +65,14 @@ def status(
         click.echo(msgspec.json.encode(snapshot))
     else:
         click.echo(render(snapshot, namespace, verbose=verbose))
+
+
+def _tell_memory(segment: Segment, *, as_json: bool) -> None:
+    from shmq.cli.view.memory import render as render_memory
+    from shmq.memcheck.usage.look import look
+
+    found = look(segment)
+    click.echo(msgspec.json.encode(found) if as_json else render_memory(found))
 
 
 def _tell_health(problems: list[Problem], *, as_json: bool) -> None:

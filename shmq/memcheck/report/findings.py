@@ -82,6 +82,14 @@ def evaluate(run: Run, *, traces: str = "suspects", flame_graphs: bool = True) -
     return found
 
 
+def by_kind(verdicts: Iterable[Verdict]) -> dict[str, str]:
+    """The answer for each kind of process: the worst of its rows."""
+    kinds: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        kinds.setdefault(verdict.kind, []).append(verdict)
+    return {kind: overall(rows) for kind, rows in kinds.items()}
+
+
 def terminal_table(verdicts: Sequence[Verdict]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows as plain text, leaks first; the command line draws them."""
     headings = ["process", "quantity", "now", "per hour", "per 1,000 jobs", "in 24 h", "verdict"]

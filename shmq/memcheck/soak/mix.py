@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 JOBS_PER_S = 120.0  # 10.4 million in 24 h
 RECYCLED_SHARE = 0.02  # of the jobs, those of the group whose workers are replaced all the time
-JOBS_PER_WORKER = 160  # after which such a worker is replaced: some 1,300 times in 24 h
+JOBS_PER_WORKER = 100  # after which such a worker is replaced, looked at ten times a second: over 1,000 times in 24 h
 SCALE_CHANGES_PER_HOUR = 4.0
 CONFIG = f"""
 tasks = ["shmq.memcheck.soak.tasks"]

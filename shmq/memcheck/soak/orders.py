@@ -1,6 +1,6 @@
-"""Orders to running workers: "trace your memory with memray for so long, into that folder".
+"""Orders to running workers: "trace your memory with memray for so long, into that folder", "tell of your heap".
 
-    STATE_DIR/watch/GROUP.json  ──SIGUSR2──▶ each live worker of the group reads it between two jobs
+    STATE_DIR/watch/GROUP.json, -heap.GROUP.json  ──SIGUSR2──▶ each live worker of the group reads it between two jobs
 
 A worker that is forked while the order holds finds it by itself. The order ends by its own time: whoever gave it
 may have died.
@@ -21,6 +21,7 @@ from shmq.memory.layout import WORKER, WORKER_LIVE
 from shmq.memory.segment import Segment
 
 ORDERS = "watch"  # as in worker.watching
+TRACE, HEAP = "", "-heap."  # what is ordered, as it begins the file's name: no group's name begins with "-"
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,16 @@ class Order:
         return time.monotonic() < self.until_s
 
 
-def read(state_dir: Path, group: str) -> Order | None:
+def read(state_dir: Path, group: str, what: str = TRACE) -> Order | None:
     """The order that holds for a group's workers now; a damaged file is none."""
     try:
-        order = Order(**json.loads((state_dir / ORDERS / f"{group}.json").read_text()))
+        order = Order(**json.loads((state_dir / ORDERS / f"{what}{group}.json").read_text()))
         return order if order.holds else None
     except (OSError, ValueError, TypeError):
         return None
 
 
-def give(segment: Segment, group: str, order: Order) -> list[int]:
+def give(segment: Segment, group: str, order: Order, what: str = TRACE) -> list[int]:
     """Write the order for a group and tell its live workers; their pids.
 
     Raises:
@@ -57,15 +58,20 @@ def give(segment: Segment, group: str, order: Order) -> list[int]:
         folder.mkdir(mode=0o700, exist_ok=True)
         new = folder / f"{group}.{os.getpid()}.new"
         new.write_text(json.dumps(asdict(order)))
-        new.replace(folder / f"{group}.json")
+        new.replace(folder / f"{what}{group}.json")
     except OSError as error:
         raise TracingError(f"{folder}: cannot be written to ({error}). Free space, or look at its owner.") from error
     return [pid for pid, ticks in _live(segment, group) if _tell(pid, ticks)]
 
 
+def forget(segment: Segment, group: str, what: str = TRACE) -> None:
+    """Remove an order that is over."""
+    (segment.state_dir / ORDERS / f"{what}{group}.json").unlink(missing_ok=True)
+
+
 def withdraw(segment: Segment, group: str) -> None:
     """End the tracing of a group's workers before its time."""
-    (segment.state_dir / ORDERS / f"{group}.json").unlink(missing_ok=True)
+    forget(segment, group)
     for pid, ticks in _live(segment, group):
         _tell(pid, ticks)
 

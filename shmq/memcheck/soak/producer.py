@@ -24,17 +24,20 @@ import shmq
 from shmq.errors import ShmqError
 from shmq.memcheck.shape import Load, Plan
 from shmq.memcheck.soak.tally import Tally
+from shmq.memory.layout import WORKER, WORKER_LIVE
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
     from shmq.memcheck.soak.mix import Kind
 
-MOST_CALLS = 6_000  # of one round: what is large in it must fit the blocks, for all producers at once
+# INVARIANT: what is large in two rounds (one unread, one under way) fits the blocks for max_producers at once, else
+# producers that hold unread results wait for room that only they could make: 2,500 calls bring 10 large jobs, 2 MiB
+MOST_CALLS = 2_500
 LEAN_CALLS = 100_000
 MOST_SINGLES = 300
 PAUSE_S = 0.02
-GAUGE_ROUNDS, GAUGE_CALLS = 9, 40_000
+GAUGE_ROUNDS, GAUGE_CALLS, GAUGE_STEPS = 15, 60_000, 40_000
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -130,17 +133,37 @@ class Producer:
         self._made["own"] = until
 
 
-def gauge(client: Client) -> list[float]:
-    """Calls per second with nothing else to do, of several bursts."""
+def gauge(client: Client) -> list[tuple[float, float]]:
+    """With nothing else to do, of several bursts: calls per second, and what a call costs.
+
+    The cost is CPU time of this process and of the workers, in steps of a fixed loop that is measured in between: other
+    users of the machine change the pace by half, that ratio by little.
+    """
     from shmq.memcheck.soak.tasks import echo
 
-    rates = []
+    found = []
     for _ in range(GAUGE_ROUNDS):
-        begun = time.perf_counter()
+        step_s = _yardstick_s() / GAUGE_STEPS
+        cpu_s, begun = _cpu_s(client), time.perf_counter()
         for _ in client.map(echo, range(GAUGE_CALLS)):
             pass
-        rates.append(GAUGE_CALLS / (time.perf_counter() - begun))
-    return rates
+        took_s = time.perf_counter() - begun
+        found.append((GAUGE_CALLS / took_s, (_cpu_s(client) - cpu_s) / GAUGE_CALLS / step_s))
+    return found
+
+
+def _yardstick_s() -> float:
+    encode, decode, begun = msgspec.msgpack.encode, msgspec.msgpack.decode, time.thread_time()
+    for n in range(GAUGE_STEPS):
+        decode(encode((n, "step", [n])))
+    return time.thread_time() - begun
+
+
+def _cpu_s(client: Client) -> float:
+    """CPU time so far of this process and of all live workers, as the scheduler counts it."""
+    pids = [row[WORKER["pid"]] for row in client.segment.rows("worker_rows") if row[WORKER["state"]] == WORKER_LIVE]
+    texts = [Path(f"/proc/{pid}/schedstat").read_text() for pid in pids if Path(f"/proc/{pid}").exists()]
+    return time.process_time() + sum(int(text.split()[0]) for text in texts) / 1e9
 
 
 def _batched(items: Any) -> Any:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LEAN_JOBS_PER_S = 1000.0
 LEAN_GUESS_S = 600.0
-READINGS = 900  # of one run, as far as the bounds allow
+READINGS = 1200  # of one run, as far as the bounds allow
 READ_EVERY_S = (0.2, 5.0)
 STEADY_SHARE, GUEST_SHARE = 0.4, 0.2  # two producers stay, a third one is always a new one
 GUESTS = 30
@@ -177,7 +177,7 @@ class Runner:
         try:
             if is_built_in:
                 self._progress(0.0, "measuring the pace before")
-                facts["gauge_first_per_s"] = self._gauge(rig)
+                facts["pace_first"] = self._gauge(rig)
             started_s = time.monotonic()
             self._day(rig, readings, started_s)
         except KeyboardInterrupt:
@@ -238,7 +238,7 @@ class Runner:
         facts: dict[str, Any] = {}
         if self._settings.config is None:
             self._progress(1.0, "measuring the pace after")
-            facts["gauge_last_per_s"] = self._gauge(rig)
+            facts["pace_last"] = self._gauge(rig)
         groups = self._suspects()
         if groups:
             self._progress(1.0, f"second look with memray at {', '.join(groups)}")
@@ -268,8 +268,8 @@ class Runner:
         for group in groups:
             orders.withdraw(rig.segment, group)
 
-    def _gauge(self, rig: Rig) -> float:
-        """Calls per second of an otherwise idle system: median of several bursts."""
+    def _gauge(self, rig: Rig) -> tuple[float, float]:
+        """Calls per second of an otherwise idle system, and what a call costs: medians of several bursts."""
         spec = self._spec(rig, time.monotonic())
         process = rig.start(
             "-m", "shmq.memcheck.soak.producer", str(self._write(spec)), "gauge", stdout=subprocess.PIPE
@@ -280,8 +280,11 @@ class Runner:
             process.kill()
             process.wait()
             raise
-        rates = json.loads(said) if process.returncode == 0 else []
-        return statistics.median(rates) if rates else 0.0
+        if process.returncode:
+            self._problems.append(f"the pace could not be measured; see {rig.log}")
+            return 0.0, 0.0
+        paces, costs = zip(*json.loads(said), strict=True)
+        return statistics.median(paces), statistics.median(costs)
 
     def _spec(self, rig: Rig, started_s: float) -> Spec:
         plan = self._plan

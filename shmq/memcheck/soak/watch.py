@@ -12,12 +12,19 @@ from typing import Any
 from shmq.memcheck.attribution import Source, TaskDeltas
 from shmq.memcheck.soak import orders
 from shmq.memcheck.tracing import WorkerTrace
+from shmq.memcheck.usage import own
 
 _SAVE_EVERY_S = 2.0
 
 
 def watch_of(
-    process: str, group: str, state_dir: Path, functions: Mapping[str, Callable[..., Any]], folder: str | None
+    process: str,
+    group: str,
+    state_dir: Path,
+    functions: Mapping[str, Callable[..., Any]],
+    folder: str | None,
+    counters: Mapping[str, Callable[[], int]],
+    gc_mode: str,
 ) -> Watch:
     """For `worker.watching`.
 
@@ -27,8 +34,11 @@ def watch_of(
         state_dir: where they are.
         functions: of the tasks, by name.
         folder: where task deltas go; None: they are not measured.
+        counters: what else a job could leave behind, by unit.
+        gc_mode: the group's, to be told.
     """
-    return Watch(process, group, state_dir, functions, Path(folder) if folder else None)
+    deltas = TaskDeltas(counters=counters) if folder else None
+    return Watch(process, group, state_dir, functions, Path(folder) if folder else None, deltas, gc_mode)
 
 
 class Watch:
@@ -41,11 +51,14 @@ class Watch:
         state_dir: Path,
         functions: Mapping[str, Callable[..., Any]],
         folder: Path | None,
+        deltas: TaskDeltas | None,
+        gc_mode: str,
     ) -> None:
         self._process, self._group, self._state_dir = process, group, state_dir
         self._functions = functions
         self._folder = folder
-        self._deltas = TaskDeltas() if folder is not None else None
+        self._deltas = deltas
+        self._gc_mode = gc_mode
         self._trace: WorkerTrace | None = None
         self._until_s = 0.0
         self._saved_s = time.monotonic()
@@ -66,7 +79,10 @@ class Watch:
             self._deltas.end(failed=failed)
 
     def obey(self) -> None:
-        """Start or end tracing as the group's order says now."""
+        """Tell of the heap, start or end tracing, as the group's orders say now."""
+        asked = orders.read(self._state_dir, self._group, orders.HEAP)
+        if asked is not None:
+            own.write(Path(asked.folder), self._gc_mode)
         order = orders.read(self._state_dir, self._group)
         if order is None:
             self._end_trace()

@@ -1,0 +1,1 @@
+"""What memory care brings: collections, freezing before the fork, giving back."""

@@ -1,0 +1,44 @@
+"""What the framework itself must let go of, found by soak runs."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+
+from shmq.memcheck.sampling import open_descriptors
+from shmq.memory.doorbell import FifoBell
+from shmq.memory.layout import WORKER, WORKER_FREE, WORKER_LIVE
+from shmq.transport.bells import Bells
+from tests.crash.stage.stage import Stage
+
+
+@pytest.fixture
+def stage():
+    stage = Stage(f"kept-{secrets.token_hex(4)}")
+    try:
+        yield stage
+    finally:
+        stage.drop()
+        stage.close()
+
+
+def test_pipes_of_ended_workers_are_closed(stage):
+    """A group's workers move through all rows as others are recycled: one pipe for each would stay open."""
+    bells, rows = Bells(stage.segment), stage.segment.rows("worker_rows")
+    pipes = [FifoBell(stage.folder / f"worker-{row}.bell", create=True) for row in range(4)]
+    for row, pipe in enumerate(pipes):
+        stage.segment.set_text("worker_bells", pipe.name, row)
+        rows[row][WORKER["state"]] = WORKER_LIVE
+    before = open_descriptors()
+    for row in range(3):
+        bells.worker(row).notify()
+    assert open_descriptors() == before + 3
+    rows[0][WORKER["state"]] = rows[1][WORKER["state"]] = WORKER_FREE
+    bells.worker(2).notify()
+    bells.worker(3).notify()  # a new one: time to look who has gone
+    assert open_descriptors() == before + 2
+    for pipe in pipes:
+        pipe.close()
+    for row in range(2, 4):
+        bells._of_worker[row][1].close()
