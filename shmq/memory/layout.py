@@ -13,7 +13,7 @@ import math
 from dataclasses import astuple, dataclass, fields
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
@@ -98,6 +98,16 @@ TASK_LIMIT_STATE = {name: i for i, name in enumerate((
     "rate_ns", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures",
 ))}  # fmt: skip
 
+# Words of one task with `group = "auto"`: what the planner knows of it, and what one worker has measured (sums).
+MOST_ROUTED_TASKS = 32  # further ones stay in the default group
+TASK_ROUTE = {name: i for i, name in enumerate((
+    "key", "group", "class", "jobs", "wall_ns", "cpu_ns", "growth_bytes", "payload_bytes", "storage_bytes",
+))}  # fmt: skip
+TASK_TRAITS = {name: i for i, name in enumerate((
+    "key", "jobs", "wall_ns", "cpu_ns", "growth_bytes", "payload_bytes", "storage_bytes",
+))}  # fmt: skip
+TASK_TRAITS_WORDS = 8
+
 # Words of a producer row and of a worker row.
 PRODUCER = {name: i for i, name in enumerate(("pid", "ticks", "waiting", "polling", "scheduled", "bell_serial"))}
 WORKER = {
@@ -124,6 +134,9 @@ FIELDS: tuple[Field, ...] = (
     Field("group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters"),
     Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 128), "planner", "the target's reason, in words"),
+    Field("route_version", "Q", (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
+    Field("task_routes", "Q", (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
+    Field("task_traits", "Q", ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),
     Field("task_limits", "Q", (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
     Field("task_limit_states", "Q", (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),

@@ -16,6 +16,7 @@ from shmq.planner.staffing import Goal, Load, rate_error, workers_needed
 
 LEVEL_STEPS = 5.0  # time constant of the present rate
 CHANCE = 2.0  # standard deviations of Poisson arrivals that are no surprise
+MOST_STEPS = 15  # looked ahead for orders that take long to fork
 ERROR_STEPS = 200.0  # and of the measured error of taking it for the future
 NOBODY = 0.5  # arrivals at the upper end of the band: fewer mean none, or no group would ever come to rest
 
@@ -25,7 +26,8 @@ class Observed:
     """What was counted in the step that ends at `now_s`, and what is there now.
 
     `service_s`, `service_cv2`: of the jobs done lately; 0 while none is known. `ready_s`: from order to
-    first claim of a worker.
+    first claim of a worker; `pace_s`: so much later each further one of the same order. `workers`: live ones;
+    None: as many as were ordered.
     """
 
     now_s: float
@@ -36,6 +38,8 @@ class Observed:
     service_s: float = 0.0
     service_cv2: float = 1.0
     ready_s: float = 0.5
+    pace_s: float = 0.0
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,15 +112,34 @@ class GroupPlanner:
         """Take one step's counts and decide. `now_s` of successive calls never falls."""
         self.forecaster.update(seen.arrivals)
         self.present.observe(seen.arrivals)
-        horizon = horizon_steps(seen.ready_s, self.margin_s, self.step_s)
-        means, lows, highs = self.forecaster.forecast(horizon)
-        worst = int(highs.argmax())
-        mean, low, high = float(means[worst]), float(lows[worst]), float(highs[worst])
-        predicted, reactive = self._predicted(seen, mean, low, high), self._reactive(seen)
+        worst, predicted, (mean, low, high) = self._ahead(seen)
+        reactive = self._reactive(seen)
         needs = Needs(predicted, reactive, seen.arrivals / self.step_s, seen.departures / self.step_s)
         decision = self.policy.decide(seen.now_s, needs)
         rate_per_s = self.present.value / self.step_s
         return Plan(decision.target, decision.reason, predicted, reactive, worst + 1, rate_per_s, mean, low, high)
+
+    def _ahead(self, seen: Observed) -> tuple[int, int, tuple[float, float, float]]:
+        """The step that decides, the workers to order now for it, its forecast.
+
+        Up to the horizon an order of the next decision would come too late. Beyond it only those are ordered now
+        who could not be forked in time, one after the other, from the next decision on.
+        """
+        horizon = horizon_steps(seen.ready_s, self.margin_s, self.step_s)
+        steps = max(horizon, MOST_STEPS if seen.pace_s > 0 else 0)
+        means, lows, highs = (ends.tolist() for ends in self.forecaster.forecast(steps))
+        at = worst = max(range(horizon), key=highs.__getitem__)
+        need = self._predicted(seen, means[at], lows[at], highs[at])
+        greatest = highs[at]
+        for h in range(horizon, steps):
+            later = int((h * self.step_s - self.margin_s - seen.ready_s) / seen.pace_s)
+            if later >= self.policy.rules.max_workers - need:
+                break
+            if highs[h] > greatest:
+                greatest = highs[h]
+                now = self._predicted(seen, means[h], lows[h], highs[h]) - later
+                worst, need = (h, now) if now > need else (worst, need)
+        return worst, need, (means[worst], lows[worst], highs[worst])
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
         if high < NOBODY:
@@ -143,7 +166,7 @@ class GroupPlanner:
             return load
         if seen.service_s <= 0:
             return replace(load, waiting=seen.waiting, running=seen.running)
-        servers = self.policy.target * self.concurrency
+        servers = (self.policy.target if seen.workers is None else seen.workers) * self.concurrency
         idle = max(servers - seen.running, 0)
         spare_per_s = max(servers / seen.service_s - load.rate_per_s, 0.0)
         left = max(seen.waiting - idle - spare_per_s * seen.ready_s, 0.0)

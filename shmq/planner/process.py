@@ -19,6 +19,7 @@ from shmq.planner.group import GroupPlanner, Observed, Plan
 from shmq.planner.observing import Observer
 from shmq.planner.patterns import Patterns, next_boundary
 from shmq.planner.policy import Rules
+from shmq.planner.routing.learner import Learner
 from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal, Grant, Host, Need, allocate
 from shmq.planner.tuning import batch_size
@@ -41,6 +42,7 @@ class Planner:
         self._cores = len(os.sched_getaffinity(0))
         self._memory_bytes = int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         self._observer = Observer(self._segment)
+        self._learner = Learner(self._segment, list(config.groups))
         self._plans = self._segment.rows("group_plan")
         self._control = self._segment.rows("group_control")
         self._patterns = Patterns(self._segment.state_dir / "patterns", self._step_s, config.planner.day_s)
@@ -80,9 +82,7 @@ class Planner:
         rules = Rules(settings.min_workers, sizing.max_workers, settings.hold_s, settings.mode)
         goal = Goal(settings.target_wait_s, settings.miss_ratio)
         forecaster = self._patterns.load(self._names[g])
-        planner = GroupPlanner(
-            self._step_s, goal, rules, concurrency=sizing.concurrency, forecaster=forecaster
-        )
+        planner = GroupPlanner(self._step_s, goal, rules, concurrency=sizing.concurrency, forecaster=forecaster)
         # whoever planned before us had reasons: go on from there, down only after a hold time of our own
         present = self._control[g][GROUP_CONTROL["scaled_to"]]
         planner.policy.target = min(max(present, rules.min_workers), rules.max_workers)
@@ -102,6 +102,7 @@ class Planner:
             if grant.workers < plan.target:  # the backlog is worked off by those that there are
                 self._groups[g].policy.target = grant.workers
             self._write(g, plan, observed, grant, expected)
+        self._learner.step()
         if time.monotonic() - self._saved_at >= self._config.planner.save_s:
             self.save()
 

@@ -224,7 +224,7 @@ class _Server:
                 threaded.append(name)
         tasks = load(early, self._setting.folder)
         if not late:
-            publish(tasks, self._setting.state_dir)
+            publish(tasks, self._setting.state_dir, self._config.routes)
         if threaded:
             self._channel.send(_encode(Late([*late, *threaded])))
             return None
@@ -243,9 +243,7 @@ class _Server:
             self._be_middle(order, tasks)
         _, status = os.waitpid(middle, 0)
         if status:  # a report that was sent already wins
-            self._channel.send(
-                _encode(Unborn(order.index, f"the forking process ended with status {status:#x}"))
-            )
+            self._channel.send(_encode(Unborn(order.index, f"the forking process ended with status {status:#x}")))
 
     def _be_middle(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> NoReturn:
         from shmq.worker.boot import Order, run

@@ -21,7 +21,7 @@ from shmq.errors import BadArguments, CircuitOpen, JobExpired, QueueFull, Reject
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_order_fence
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
-from shmq.tasks.task import Task
+from shmq.tasks.task import AUTO, Task
 from shmq.transport.dead import DeadLetter, DeadLetters
 from shmq.transport.table import (
     CRASH,
@@ -51,6 +51,7 @@ from shmq.wire.header import (
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.measuring import measure
 from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
 
@@ -90,6 +91,7 @@ class Executor:
                 runnable.call = self._on_own_loop(runnable.task.function)
             elif runnable.is_generator:
                 runnable.call = collecting(runnable.task.function)
+        measure([runnable for runnable in self.runnables.values() if runnable.task.settings.group == AUTO], seat)
         self._arm_timer = arm_timer
         self._loop: asyncio.AbstractEventLoop | None = None
         self.segment = seat.segment
