@@ -162,9 +162,7 @@ def servers_for_backlog(load: Load, target_wait_s: float) -> int:
 
 def workers_needed(load: Load, goal: Goal, *, concurrency: int = 1, most: int = MOST_SERVERS) -> int:
     """Workers of `concurrency` jobs each for the load to come and the backlog there is, `most` at most."""
-    servers = max(
-        servers_needed(load, goal, most * concurrency), servers_for_backlog(load, goal.target_wait_s)
-    )
+    servers = max(servers_needed(load, goal, most * concurrency), servers_for_backlog(load, goal.target_wait_s))
     return min(math.ceil(servers / concurrency), most)
 
 
@@ -173,10 +171,28 @@ def rate_error(mean: float, low: float, high: float) -> float:
 
     The chance of Poisson arrivals is taken off: Erlang's formula has it already.
     """
-    if mean <= 0:
-        return 0.0
-    deviation = max(high - mean, (high - low) / 2) / Z_90  # a skewed band: what may come on top counts
-    return math.sqrt(max(deviation * deviation - mean, 0.0)) / mean
+    return math.sqrt(max(_variance(mean, low, high) - mean, 0.0)) / mean if mean > 0 else 0.0
+
+
+def arrival_cv2(mean: float, low: float, high: float, share: float) -> float:
+    """Variation of arrivals, from the same band: below 1 where counts vary less than those of Poisson arrivals.
+
+    The index of dispersion for counts stands for the squared coefficient of variation of the gaps (Whitt 1982).
+    Within a step of a known count arrivals are as random as ever, so that over a `share` of it the index is only
+    so far below 1.
+    """
+    return 1.0 - min(share, 1.0) * max(1.0 - _variance(mean, low, high) / mean, 0.0) if mean > 0 else 1.0
+
+
+def most_arrivals(mean: float, high: float, miss_ratio: float) -> float:
+    """The count that is passed with a chance of `miss_ratio`; `high` is passed with one of 0.05."""
+    z = NormalDist().inv_cdf(min(max(1 - miss_ratio, 0.5), 1 - 1e-9))
+    return mean + max(high - mean, 0.0) * z / Z_90
+
+
+def _variance(mean: float, low: float, high: float) -> float:
+    """Of the count, from a 90 % band; a skewed one: what may come on top counts."""
+    return (max(high - mean, (high - low) / 2) / Z_90) ** 2
 
 
 @dataclass(frozen=True)

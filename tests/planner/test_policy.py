@@ -81,8 +81,8 @@ def test_never_down_while_work_arrives_faster_than_it_leaves():
     policy = Policy(RULES)
     policy.decide(0.0, Needs(8, 8))
     for t in range(1, 100):
-        assert policy.decide(float(t), Needs(2, 2, arrivals_per_s=5.0, departures_per_s=4.0)).target == 8
-    decision = policy.decide(100.0, Needs(2, 2, arrivals_per_s=4.0, departures_per_s=5.0))
+        assert policy.decide(float(t), Needs(2, 2, arrivals=50.0, departures=30.0)).target == 8
+    decision = policy.decide(100.0, Needs(2, 2, arrivals=45.0, departures=40.0))
     assert decision.target == 3
 
 
