@@ -185,7 +185,7 @@ class GroupPlanner:
             return 0
         load = Load(
             mean / self.step_s, seen.service_s, seen.service_cv2,
-            arrival_cv2(mean, low, high, self.goal.target_wait_s / self.step_s), rate_error(mean, low, high),
+            arrival_cv2(mean, low, high, seen.service_s / self.step_s), rate_error(mean, low, high),
         )  # fmt: skip
         # no more than the jobs that can be there at once: those that come, and those that run on from before
         come = max(math.floor(most_arrivals(mean, high, self.goal.miss_ratio)), 1)

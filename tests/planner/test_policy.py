@@ -120,10 +120,10 @@ def test_the_horizon_covers_getting_ready(ready_s, margin_s, steps):
 
 
 def simulate(counts, step_s, setting, mode="predictive"):
-    """Targets decided at the end of each step, and the plans."""
+    """Targets for each next step, those ordered just in time included, and the plans."""
     rules = Rules(setting.min_workers, setting.max_workers, setting.hold_s, mode)
     planner = GroupPlanner(step_s, setting.goal, rules)
-    queue, target, plans = Queue(setting, step_s), setting.min_workers, []
+    queue, target, plans, targets_ = Queue(setting, step_s), setting.min_workers, [], []
     for t, count in enumerate(counts):
         done = queue.step(count, target).departures
         running = min(round(done / step_s * setting.service_s), target)
@@ -132,8 +132,11 @@ def simulate(counts, step_s, setting, mode="predictive"):
             Observed(t * step_s, count, done, waiting, running, setting.service_s, ready_s=setting.ready_s)
         )
         target = plan.target
+        if plan.soon and plan.soon_s < step_s:
+            target = planner.order_soon(t * step_s + plan.soon_s, plan).target
+        targets_.append(target)
         plans.append(plan)
-    return np.array([plan.target for plan in plans]), plans
+    return np.array(targets_), plans
 
 
 @pytest.mark.parametrize(
