@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -65,7 +67,7 @@ def test_further_ahead_only_those_are_ordered_who_take_too_long_to_fork():
         planner(*[QUIET] * quiet_steps, BUSY).step(seen(ready_s=0.5, pace_s=0.2)).target for quiet_steps in range(1, 8)
     ]
     assert targets[0] == busy
-    assert all(before - after == 5 for before, after in zip(targets[1:3], targets[2:4], strict=True))  # 5 per step
+    assert all(before - after == 5 for before, after in pairwise(targets[1:4]))  # 5 per step
     assert targets[-1] == workers_for(QUIET)
 
 
@@ -103,6 +105,6 @@ def test_counts_steadier_than_chance_need_less_but_only_as_far_as_they_are_known
     assert arrival_cv2(100.0, 83.55, 116.45, 1.0) == pytest.approx(1.0, abs=0.01)  # Poisson
     assert arrival_cv2(100.0, 100.0, 100.0, 1.0) == 0.0
     assert arrival_cv2(100.0, 100.0, 100.0, 0.25) == 0.75
-    assert arrival_cv2(100.0, 88.4, 111.6, 1.0) > 0.85  # half of chance's variance: hardly believed
+    assert arrival_cv2(100.0, 88.4, 111.6, 1.0) > 0.7  # half of the variance of chance: hardly believed
     assert arrival_cv2(100.0, 0.0, 300.0, 1.0) == 1.0  # what is worse than chance is the forecast's error
     assert arrival_cv2(0.0, 0.0, 0.0, 1.0) == 1.0
