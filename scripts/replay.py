@@ -203,7 +203,7 @@ def _feed(client: Client, plan: Plan, begin: float, mode: str, options: argparse
     scored_from, scored_to = plan.runup * options.step, (plan.runup + plan.steps) * options.step
     open_jobs: deque[tuple[bool, Any]] = deque()
     waits: list[float] = []
-    counted = np.zeros(plan.steps)
+    counted, watched = np.zeros(plan.steps), np.zeros(plan.steps)
     last = max(time.monotonic() - begin, 0.0)
     at = int(np.searchsorted(plan.due_s, last))  # what was due while the supervisor started did not come
     due, sleeps = plan.due_s.tolist(), plan.sleep_s.tolist()
@@ -222,14 +222,16 @@ def _feed(client: Client, plan: Plan, begin: float, mode: str, options: argparse
         states = rows[:, WORKER["state"]]
         present = int(((states == WORKER_LIVE) | (states == WORKER_STARTING)).sum())
         if scored_from <= now < scored_to:
-            counted[int((now - scored_from) / options.step)] += present * (now - last)
+            at_step = int((now - scored_from) / options.step)
+            counted[at_step] += present * (now - last)
+            watched[at_step] += now - last
         last = now
         ahead = min(due[at] - now if at < len(due) else SAMPLE_S, SAMPLE_S) - (time.monotonic() - begin - now)
         time.sleep(max(ahead, 0.0005))
     late = np.array(waits) > options.target
     return Outcome(
         mode, float(late.mean()), float(counted.sum()), len(waits), float(np.quantile(waits, 0.95)),
-        (counted / options.step).tolist(),
+        (counted / np.maximum(watched, 1e-9)).tolist(),
     )  # fmt: skip
 
 
@@ -249,10 +251,11 @@ def draw(path: Path, results: list[tuple[Plan, list[Outcome]]], options: argpars
         for outcome in outcomes:
             label = f"{outcome.mode}: {outcome.late_share:.1%} late, {outcome.worker_seconds:.0f} worker-seconds"
             axes.plot(seconds, outcome.workers, color=colours[outcome.mode], linewidth=1, label=label)
-        axes.set_title(plan.series.name, fontsize="medium")
+        axes.set_title(plan.series.name, fontsize="medium", loc="left", pad=20)
         axes.set_ylabel("workers")
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", fontsize="small")
+        axes.margins(x=0)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize="small", frameon=False)
     axes.set_xlabel("seconds")
     figure.savefig(path, dpi=100, format="png")
 

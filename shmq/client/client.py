@@ -193,6 +193,8 @@ class Client:
         if kwargs or not target.least <= nargs <= target.most:
             args, kwargs = target.bind(args, kwargs)
             message, nargs = ((args, kwargs), VARIADIC) if kwargs else (args, len(args))
+        if target.router is not None:
+            target = target.router.pick(message)
         return self._submit_slowly(target, task, message, nargs, CALL, block)
 
     def _submit_slowly(
@@ -327,6 +329,8 @@ class Client:
         nargs = len(calls[0])
         if any(len(call) != nargs for call in calls):
             nargs = VARIADIC
+        if target.router is not None:
+            target = target.router.pick(*calls)
         return self._submit_slowly(target, resolve.ChunkOf(task), calls, nargs, MANY, None)
 
     def map(

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.hot import make_submit
+from shmq.client.routing import Router, is_routed
 from shmq.clock import to_ns
 from shmq.errors import BadArguments, UnknownGroup, UnknownTask, WouldDeadlock
 from shmq.memory.lanes import lane
 from shmq.memory.segment import Segment
 from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo, nearest, read
-from shmq.tasks.task import Options, Task
+from shmq.tasks.task import AUTO, Options, Task
 from shmq.transport.publish import Route
 from shmq.wire.codec import Decoder
 from shmq.wire.failure import Failure
@@ -50,6 +51,7 @@ class Target:
     expires_s: float | None
     decode: Callable[[bytes], Any]
     submit: Callable[..., Job[Any]]
+    router: Router | None = None  # set: each job asks it for its own target
 
 
 class Registry:
@@ -76,7 +78,7 @@ class Registry:
         """A task known only by name. Raises UnknownTask with the nearest names."""
         known = self._remote.get(name)
         if known is None:
-            known = self._remote[name] = _RemoteTask(self._info(name))
+            known = self._remote[name] = _RemoteTask(self.info(name))
         return known
 
     def resolved(self, task: Task[..., Any] | str) -> Task[..., Any]:
@@ -90,7 +92,13 @@ class Registry:
             'or pass the name of one: "module.function".'
         )
 
-    def _info(self, name: str) -> TaskInfo:
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups, by index."""
+        return list(self._groups)
+
+    def info(self, name: str) -> TaskInfo:
+        """What is published of a task. Raises UnknownTask with the nearest names."""
         infos = self.infos()
         if name not in infos:
             where = (
@@ -103,9 +111,23 @@ class Registry:
 
     def target(self, client: Client, task: Task[..., Any]) -> Target:
         """Work out the target and remember it in the task."""
-        info = self._info(task.name)
-        options = task.settings
-        group = self._group(options.group, info)
+        info = self.info(task.name)
+        if is_routed(task, info):
+            router = Router(self, client, task)
+            target = replace(router.pick(()), submit=router.submit, router=router)
+        else:
+            group = task.settings.group
+            target = self.target_in(client, task, str(info.options["group"]) if group == AUTO else group)
+        if current.worker() is None:  # inside a task the parent changes with each job
+            task._target = target
+            self._resolved.append(task)
+            if target.is_plain and target.block is None and client.is_default:
+                task.__dict__["submit"] = target.submit  # the hot path itself: no call in between
+        return target
+
+    def target_in(self, client: Client, task: Task[..., Any], group_name: str) -> Target:
+        """The target of jobs that go to one group."""
+        options, group = task.settings, self._group(group_name, task.name)
         place = lane(self._segment.shape, group, client._row.index, options.priority - 1)
         flags = (FORGET if options.forget else 0) | (options.priority - 1) << LANE_SHIFT
         route = Route(
@@ -124,11 +146,6 @@ class Registry:
             self.decoder(client._decoder, task), _not_ready,
         )  # fmt: skip
         target.submit = make_submit(client, target, task)
-        if current.worker() is None:  # inside a task the parent changes with each job
-            task._target = target
-            self._resolved.append(task)
-            if is_plain and options.block is None and client.is_default:
-                task.__dict__["submit"] = target.submit  # the hot path itself: no call in between
         return target
 
     def forget_targets(self) -> None:
@@ -138,12 +155,10 @@ class Registry:
             task.__dict__.pop("submit", None)
         self._resolved.clear()
 
-    def _group(self, name: str, info: TaskInfo) -> int:
-        if name == "auto":
-            name = str(info.options["group"])
+    def _group(self, name: str, task: str) -> int:
         if name not in self._groups:
             raise UnknownGroup(
-                f"task {info.name} asks for group {name!r}; the supervisor runs {', '.join(self._groups)}.\n"
+                f"task {task} asks for group {name!r}; the supervisor runs {', '.join(self._groups)}.\n"
                 f"Add [groups.{name}] to the config, or change the task's group."
             )
         return self._groups[name]
@@ -172,7 +187,7 @@ class _RemoteTask(Task[..., Any]):
     def options(self, **changes: Any) -> Task[..., Any]:
         changed = super().options(**changes)
         other = _RemoteTask(self.info)
-        other.settings = changed.settings
+        other.settings, other.has_chosen_group = changed.settings, changed.has_chosen_group
         return other
 
 

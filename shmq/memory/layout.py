@@ -99,6 +99,16 @@ TASK_LIMIT_STATE = {name: i for i, name in enumerate((
     "rate_ns", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures",
 ))}  # fmt: skip
 
+# Words of one task with `group = "auto"`: what the planner knows of it, and what one worker has measured (sums).
+MOST_ROUTED_TASKS = 32  # further ones stay in the default group
+TASK_ROUTE = {name: i for i, name in enumerate((
+    "key", "group", "class", "jobs", "wall_ns", "cpu_ns", "growth_bytes", "payload_bytes", "storage_bytes",
+))}  # fmt: skip
+TASK_TRAITS = {name: i for i, name in enumerate((
+    "key", "jobs", "wall_ns", "cpu_ns", "growth_bytes", "payload_bytes", "storage_bytes",
+))}  # fmt: skip
+TASK_TRAITS_WORDS = 8
+
 # Words of a producer row and of a worker row.
 PRODUCER = {name: i for i, name in enumerate(("pid", "ticks", "waiting", "polling", "scheduled", "bell_serial"))}
 WORKER = {
@@ -127,6 +137,9 @@ FIELDS: tuple[Field, ...] = (
     ),
     Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 128), "planner", "the target's reason, in words"),
+    Field("route_version", "Q", (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
+    Field("task_routes", "Q", (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
+    Field("task_traits", "Q", ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),
     Field("task_limits", "Q", (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
     Field("task_limit_states", "Q", (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),

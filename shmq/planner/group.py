@@ -8,14 +8,16 @@ The planner process feeds it from shared memory, the backtest from a file: both 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from shmq.planner.forecast import Forecaster
-from shmq.planner.policy import Needs, Policy, Rules, horizon_steps
-from shmq.planner.staffing import Goal, Load, rate_error, workers_needed
+from shmq.planner.policy import Decision, Needs, Policy, Rules, horizon_steps
+from shmq.planner.staffing import Goal, Load, arrival_cv2, most_arrivals, rate_error, workers_needed
 
 LEVEL_STEPS = 5.0  # time constant of the present rate
 CHANCE = 2.0  # standard deviations of Poisson arrivals that are no surprise
+MOST_STEPS = 15  # looked ahead for orders that take long to fork
 ERROR_STEPS = 200.0  # and of the measured error of taking it for the future
 NOBODY = 0.5  # arrivals at the upper end of the band: fewer mean none, or no group would ever come to rest
 
@@ -25,7 +27,8 @@ class Observed:
     """What was counted in the step that ends at `now_s`, and what is there now.
 
     `service_s`, `service_cv2`: of the jobs done lately; 0 while none is known. `ready_s`: from order to
-    first claim of a worker.
+    first claim of a worker; `pace_s`: so much later each further one of the same order. `workers`: live ones;
+    None: as many as were ordered.
     """
 
     now_s: float
@@ -36,11 +39,16 @@ class Observed:
     service_s: float = 0.0
     service_cv2: float = 1.0
     ready_s: float = 0.5
+    pace_s: float = 0.0
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The decision and the numbers behind it; mean, low, high: the arrivals forecast that decided."""
+    """The decision and the numbers behind it; mean, low, high: the arrivals forecast that decided.
+
+    `soon`: workers to have from `soon_s` after this plan on, unless the next one comes first; 0: as now.
+    """
 
     target: int
     reason: str
@@ -51,6 +59,19 @@ class Plan:
     mean: float
     low: float
     high: float
+    soon: int = 0
+    soon_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Workers that the forecast needs now and after `soon_s`; the step (1: the next) and the band that decided."""
+
+    now: int
+    soon: int
+    soon_s: float
+    step: int
+    band: tuple[float, float, float]
 
 
 class PresentRate:
@@ -94,12 +115,14 @@ class GroupPlanner:
         *,
         concurrency: int = 1,
         margin_s: float | None = None,
+        notice_s: float = 0.0,
         forecaster: Forecaster | None = None,
     ) -> None:
         self.step_s = step_s
         self.goal = goal
         self.concurrency = concurrency
         self.margin_s = step_s if margin_s is None else margin_s  # the next decision is a step away
+        self.notice_s = notice_s  # from a plan to the orders that follow from it
         self.forecaster = forecaster or Forecaster(step_s)
         self.policy = Policy(rules)
         self.present = PresentRate()
@@ -108,21 +131,66 @@ class GroupPlanner:
         """Take one step's counts and decide. `now_s` of successive calls never falls."""
         self.forecaster.update(seen.arrivals)
         self.present.observe(seen.arrivals)
-        horizon = horizon_steps(seen.ready_s, self.margin_s, self.step_s)
-        means, lows, highs = self.forecaster.forecast(horizon)
-        worst = int(highs.argmax())
-        mean, low, high = float(means[worst]), float(lows[worst]), float(highs[worst])
-        predicted, reactive = self._predicted(seen, mean, low, high), self._reactive(seen)
-        needs = Needs(predicted, reactive, seen.arrivals / self.step_s, seen.departures / self.step_s)
+        ahead = self._ahead(seen)
+        reactive = self._reactive(seen)
+        predicted = max(ahead.now, min(ahead.soon, self.policy.target))  # who is needed soon does not leave before
+        needs = Needs(predicted, reactive, seen.arrivals, seen.departures)
         decision = self.policy.decide(seen.now_s, needs)
-        rate_per_s = self.present.value / self.step_s
-        return Plan(decision.target, decision.reason, predicted, reactive, worst + 1, rate_per_s, mean, low, high)
+        soon = min(ahead.soon, self.policy.rules.max_workers)
+        is_more = self.policy.rules.mode == "predictive" and soon > decision.target
+        return Plan(
+            decision.target, decision.reason, max(predicted, ahead.soon), reactive, ahead.step,
+            self.present.value / self.step_s, *ahead.band,
+            soon=soon if is_more else 0, soon_s=ahead.soon_s,
+        )  # fmt: skip
+
+    def order_soon(self, now_s: float, plan: Plan) -> Decision:
+        """What a plan put off until `soon_s` after it: workers for the next step, just in time."""
+        return self.policy.raise_to(now_s, plan.soon, "the forecast")
+
+    def _ahead(self, seen: Observed) -> Ahead:
+        """Workers to order for the forecast.
+
+        Now: for the steps that begin before an order could be filled. Soon: for those that begin before an order of
+        the next decision could, as late as there is time to fork all of them. Further ahead, only those are ordered
+        now who could not be forked in time, one after the other, from the next decision on.
+        """
+        ready_s = seen.ready_s + self.notice_s
+        at_once, horizon = (horizon_steps(ready_s, margin_s, self.step_s) for margin_s in (0.0, self.margin_s))
+        steps = max(horizon, MOST_STEPS if seen.pace_s > 0 else 0)
+        bands = list(zip(*(ends.tolist() for ends in self.forecaster.forecast(steps)), strict=True))
+        worst = max(range(at_once), key=lambda h: bands[h][2])
+        now, soon, soon_s = self._predicted(seen, *bands[worst]), 0, 0.0
+        if at_once < horizon:
+            next_ = max(range(at_once, horizon), key=lambda h: bands[h][2])
+            soon = self._predicted(seen, *bands[next_])
+            soon_s = at_once * self.step_s - ready_s - seen.pace_s * max(soon - max(now, self.policy.target), 0)
+            if soon > now:
+                worst = next_
+            if soon_s <= 0:
+                now = max(now, soon)
+        greatest = bands[worst][2]
+        for h in range(horizon, steps):
+            later = int((h * self.step_s - self.margin_s - ready_s) / seen.pace_s)
+            if later >= self.policy.rules.max_workers - now:
+                break
+            if bands[h][2] > greatest:
+                greatest = bands[h][2]
+                need = self._predicted(seen, *bands[h]) - later
+                worst, now = (h, need) if need > now else (worst, now)
+        return Ahead(now, soon, soon_s, worst + 1, bands[worst])
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
         if high < NOBODY:
             return 0
-        load = Load(mean / self.step_s, seen.service_s, seen.service_cv2, error=rate_error(mean, low, high))
-        return self._workers(load)
+        load = Load(
+            mean / self.step_s, seen.service_s, seen.service_cv2,
+            arrival_cv2(mean, low, high, seen.service_s / self.step_s), rate_error(mean, low, high),
+        )  # fmt: skip
+        # no more than the jobs that can be there at once: those that come, and those that run on from before
+        come = max(math.floor(most_arrivals(mean, high, self.goal.miss_ratio)), 1)
+        run_on = max(seen.running, round(load.rate_per_s * load.service_s))
+        return min(self._workers(load), math.ceil((come + run_on) / self.concurrency))
 
     def _reactive(self, seen: Observed) -> int:
         """For the load that is here: in mode "reactive" with a margin, else for surprises.
@@ -143,7 +211,7 @@ class GroupPlanner:
             return load
         if seen.service_s <= 0:
             return replace(load, waiting=seen.waiting, running=seen.running)
-        servers = self.policy.target * self.concurrency
+        servers = (self.policy.target if seen.workers is None else seen.workers) * self.concurrency
         idle = max(servers - seen.running, 0)
         spare_per_s = max(servers / seen.service_s - load.rate_per_s, 0.0)
         left = max(seen.waiting - idle - spare_per_s * seen.ready_s, 0.0)

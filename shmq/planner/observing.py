@@ -18,6 +18,8 @@ from shmq.transport.table import GROUP, GROUP_SHIFT, RUNNING, STATE
 _U = np.uint64
 FORGET_STEPS = 50.0  # time constant of the measured service times
 _READY_S = 0.1  # until the first worker has shown how long it takes
+READY_WEIGHT = 0.3  # of the newest order in the time to have a worker ready
+PACE_WORKERS = 10  # started together: their pace counts alone
 
 
 def _bucket_middles() -> NDArray[np.float64]:
@@ -40,6 +42,8 @@ class Known:
     busy_s: float = 0.0
     cv2: float = 1.0
     ready_s: float = _READY_S
+    pace_s: float = 0.0
+    started_ns: int = 0  # of the newest worker that was seen
 
 
 class Observer:
@@ -76,6 +80,8 @@ class Observer:
             service_s=known.busy_s / known.jobs if known.jobs > 0 else 0.0,
             service_cv2=known.cv2,
             ready_s=known.ready_s,
+            pace_s=known.pace_s,
+            workers=int(control[GROUP_CONTROL["workers"]]),
         )
         known.arrivals, known.departures, known.busy_ns = arrivals, departures, busy_ns
         return seen
@@ -95,8 +101,27 @@ class Observer:
             mean = float((counts * self._middles).sum() / total)
             square = float((counts * self._middles**2).sum() / total)
             known.cv2 = min(max(square / mean**2 - 1.0, 0.0), 100.0) if mean > 0 else 1.0
-        if mine.any():
-            took = self._rows[mine, WORKER["started_ns"]].astype(np.int64) - self._rows[mine, WORKER["fork_ns"]].astype(
-                np.int64
-            )
-            known.ready_s = max(float(took.max()) / NS, 0.001)
+        self._learn_ready(known, self._rows[mine])
+
+    @staticmethod
+    def _learn_ready(known: Known, rows: NDArray[Any]) -> None:
+        """Time to have one worker ready, and how much longer each further one of an order takes.
+
+        Workers are forked one after the other: one that saw k others start since its order took pace_s for each
+        of them, and ready_s for itself. A large order tells more of the pace than two workers do.
+        """
+        started = rows[:, WORKER["started_ns"]].astype(np.int64)
+        ordered = rows[:, WORKER["fork_ns"]].astype(np.int64)
+        new = started > known.started_ns
+        count = int(new.sum())
+        if not count:
+            return
+        if count > 1:
+            pace_s = float(started[new].max() - started[new].min()) / NS / (count - 1)
+            weight = min((count - 1) / PACE_WORKERS, 1.0) if known.pace_s else 1.0
+            known.pace_s += weight * (pace_s - known.pace_s)
+        before = (started > ordered[new, None]) & (started < started[new, None])
+        own_s = (started - ordered)[new] / NS - before.sum(axis=1) * known.pace_s
+        weight = READY_WEIGHT if known.started_ns else 1.0
+        known.ready_s += weight * (max(float(own_s.min()), 0.001) - known.ready_s)
+        known.started_ns = int(started.max())

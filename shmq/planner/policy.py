@@ -3,7 +3,7 @@
     need above target ──▶ up at once
     need below target ──▶ down by e workers once the need has been lower for hold_s * max(1, LINGER / e²),
                           to one more than was needed; that one leaves after LINGER hold times;
-                          never down while work arrives faster than it leaves
+                          never down while work arrives faster than it leaves, beyond chance
     a small step down that had to be taken back ──▶ both times double; after a quiet while they halve again
 
 Why the last worker may stay so long: chance moves a need by one all the time, and an idle worker costs less
@@ -41,12 +41,20 @@ class Rules:
 
 @dataclass(frozen=True)
 class Needs:
-    """Workers needed: by the forecast for when a worker ordered now is ready, and by what is here already."""
+    """Workers needed: by the forecast for when a worker ordered now is ready, and by what is here already.
+
+    `arrivals`, `departures`: jobs of the last step.
+    """
 
     predicted: int
     reactive: int
-    arrivals_per_s: float = 0.0
-    departures_per_s: float = 0.0
+    arrivals: float = 0.0
+    departures: float = 0.0
+
+    @property
+    def is_falling_behind(self) -> bool:
+        """Does work arrive faster than it leaves, by more than the chance of Poisson counts?"""
+        return self.arrivals - self.departures > math.sqrt(self.arrivals + self.departures)
 
 
 @dataclass(frozen=True)
@@ -96,11 +104,18 @@ class Policy:
             return self._move(now_s, need, f"{source} needs {wish}{bound}")
         return self._maybe_lower(now_s, need, needs)
 
+    def raise_to(self, now_s: float, need: int, source: str) -> Decision:
+        """Between two decisions: workers for a need that was put off, never fewer than there are to be."""
+        if need <= self.target:
+            return self._stay(f"{source} needs {need}")
+        self._regret(now_s)
+        return self._move(now_s, min(need, self.rules.max_workers), f"{source} needs {need} soon")
+
     def _maybe_lower(self, now_s: float, need: int, needs: Needs) -> Decision:
         assert self._since_s is not None
         if now_s - self._since_s < self._hold_s:
             return self._stay(f"needs {need}, but not yet for {self._hold_s:g} s")
-        if needs.arrivals_per_s > needs.departures_per_s:
+        if needs.is_falling_behind:
             return self._stay(f"needs {need}, but work arrives faster than it leaves")
         if self._greatest(now_s - self._hold_s) == 0:
             return self._lower(now_s, 0, f"no work for {self._hold_s:g} s")

@@ -19,6 +19,7 @@ from shmq.planner.group import GroupPlanner, Observed, Plan
 from shmq.planner.observing import Observer
 from shmq.planner.patterns import Patterns, next_boundary
 from shmq.planner.policy import Rules
+from shmq.planner.routing.learner import Learner
 from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal, Grant, Host, Need, allocate
 from shmq.planner.tuning import batch_size
@@ -41,6 +42,7 @@ class Planner:
         self._cores = len(os.sched_getaffinity(0))
         self._memory_bytes = int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         self._observer = Observer(self._segment)
+        self._learner = Learner(self._segment, list(config.groups))
         self._plans = self._segment.rows("group_plan")
         self._control = self._segment.rows("group_control")
         self._patterns = Patterns(self._segment.state_dir / "patterns", self._step_s, config.planner.day_s)
@@ -49,6 +51,7 @@ class Planner:
         self._groups: list[GroupPlanner] = []
         self._errors = [0.0] * len(self._names)
         self._loads = [0.0] * len(self._names)
+        self._plans_made: list[Plan] = []
         self._expected = [-1.0] * len(self._names)  # arrivals that the last plan expected for this step
         self._saved_at = time.monotonic()
 
@@ -58,12 +61,28 @@ class Planner:
         next_step = time.monotonic()
         missed = 0
         while True:
-            next_step += self._step_s
+            began, next_step = next_step, next_step + self._step_s
+            self._order_soon(began, next_step)
             time.sleep(max(next_step - time.monotonic(), 0.0))
             self.step(time.monotonic(), missed)
             # never plan twice at once to catch up: the forecaster is told instead
             missed = max(int((time.monotonic() - next_step) / self._step_s), 0)
             next_step += missed * self._step_s
+
+    def _order_soon(self, began: float, next_step: float) -> None:
+        """Between two steps: raise the targets that the plans made at `began` put off, each in its time."""
+        put_off = sorted((plan.soon_s, g) for g, plan in enumerate(self._plans_made) if plan.soon)
+        for soon_s, g in put_off:
+            at = began + soon_s
+            if at >= next_step:  # after the next decision, which then sees to it
+                return
+            time.sleep(max(at - time.monotonic(), 0.0))
+            decision = self._groups[g].order_soon(at, self._plans_made[g])
+            self._plans_made[g] = replace(self._plans_made[g], target=decision.target, reason=decision.reason)
+            grant = self._share(self._plans_made)[self._names[g]]
+            self._groups[g].policy.target = min(decision.target, grant.workers)
+            self._plans[g][GROUP_PLAN["target"]] = grant.workers
+            self._segment.set_text("group_reason", self._reason(g, self._plans_made[g], grant), g)
 
     def _wait_for_boundary(self) -> None:
         """Load the patterns, wait until a step begins, and begin to count."""
@@ -80,7 +99,10 @@ class Planner:
         rules = Rules(settings.min_workers, sizing.max_workers, settings.hold_s, settings.mode)
         goal = Goal(settings.target_wait_s, settings.miss_ratio)
         forecaster = self._patterns.load(self._names[g])
-        planner = GroupPlanner(self._step_s, goal, rules, concurrency=sizing.concurrency, forecaster=forecaster)
+        planner = GroupPlanner(
+            self._step_s, goal, rules,
+            concurrency=sizing.concurrency, forecaster=forecaster, notice_s=self._config.supervisor.tick_s,
+        )  # fmt: skip
         # whoever planned before us had reasons: go on from there, down only after a hold time of our own
         present = self._control[g][GROUP_CONTROL["scaled_to"]]
         planner.policy.target = min(max(present, rules.min_workers), rules.max_workers)
@@ -92,7 +114,7 @@ class Planner:
     def step(self, now_s: float, missed: int = 0) -> None:
         """One step of every group: observe, plan, share the host, write. `missed`: steps that went by unplanned."""
         seen = [self._observe(g, now_s, missed) for g in range(len(self._groups))]
-        plans = [planner.step(s) for planner, s in zip(self._groups, seen, strict=True)]
+        plans = self._plans_made = [planner.step(s) for planner, s in zip(self._groups, seen, strict=True)]
         grants = self._share(plans)
         for g, (plan, observed) in enumerate(zip(plans, seen, strict=True)):
             expected = self._score(g, observed)
@@ -100,6 +122,7 @@ class Planner:
             if grant.workers < plan.target:  # the backlog is worked off by those that there are
                 self._groups[g].policy.target = grant.workers
             self._write(g, plan, observed, grant, expected)
+        self._learner.step()
         if time.monotonic() - self._saved_at >= self._config.planner.save_s:
             self.save()
 
@@ -158,10 +181,7 @@ class Planner:
         """The plan row: numbers first, `updated_ns` last (SYNC POINT: plan-visible)."""
         row, settings, sizing = self._plans[g], self._settings(g), self._sizings[g]
         accuracy = max(1.0 - self._errors[g] / self._loads[g], 0.0) if self._loads[g] > 0 else 0.0
-        is_cut = grant.limit and grant.workers < plan.target
-        reason = f"{grant.workers}: {grant.limit}, wanted {plan.target}" if is_cut else plan.reason
-        tuned = f"; {sizing.reason}" if sizing.reason else ""
-        self._segment.set_text("group_reason", reason + tuned, g)
+        self._segment.set_text("group_reason", self._reason(g, plan, grant), g)
         for word, value in {
             "target": grant.workers, "step": int(self._step_s * NS), "arrivals_milli": int(plan.rate_per_s * 1000),
             "mean_milli": int(max(plan.mean, 0) * 1000), "lo_milli": int(max(plan.low, 0) * 1000),
@@ -174,3 +194,10 @@ class Planner:
             row[GROUP_PLAN[word]] = value
         # SYNC POINT: plan-visible — the numbers are written before the time that makes them fresh
         row[GROUP_PLAN["updated_ns"]] = now_ns()
+
+    def _reason(self, g: int, plan: Plan, grant: Grant) -> str:
+        """Of the target, in words: the policy's, or what the host lacks; and what tuning found."""
+        is_cut = grant.limit and grant.workers < plan.target
+        reason = f"{grant.workers}: {grant.limit}, wanted {plan.target}" if is_cut else plan.reason
+        tuned = self._sizings[g].reason
+        return f"{reason}; {tuned}" if tuned else reason

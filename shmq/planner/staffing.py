@@ -29,6 +29,7 @@ NORMAL = (
     (3.750439717725742, 5.482688559722185e-4),
 )
 Z_90 = 1.6448536269514722  # half a central 90 % band in standard deviations
+STEADY_POWER = 2  # of how much steadier than chance counts are: hardly is not believed
 MOST_SERVERS = 1 << 20  # nobody has more; bounds the search when no bound is given
 
 
@@ -171,10 +172,31 @@ def rate_error(mean: float, low: float, high: float) -> float:
 
     The chance of Poisson arrivals is taken off: Erlang's formula has it already.
     """
+    return math.sqrt(max(_variance(mean, low, high) - mean, 0.0)) / mean if mean > 0 else 0.0
+
+
+def arrival_cv2(mean: float, low: float, high: float, share: float) -> float:
+    """Variation of arrivals, from the same band: below 1 where counts vary less than those of Poisson arrivals.
+
+    The index of dispersion for counts stands for the squared coefficient of variation of the gaps (Whitt 1982).
+    Within a step of a known count arrivals are as random as ever, so it counts for the `share` of a step that a job
+    takes. Only counts that are clearly steadier than chance change much: the band is an estimate.
+    """
     if mean <= 0:
-        return 0.0
-    deviation = max(high - mean, (high - low) / 2) / Z_90  # a skewed band: what may come on top counts
-    return math.sqrt(max(deviation * deviation - mean, 0.0)) / mean
+        return 1.0
+    steadiness = max(1.0 - _variance(mean, low, high) / mean, 0.0)
+    return 1.0 - min(share, 1.0) * steadiness**STEADY_POWER
+
+
+def most_arrivals(mean: float, high: float, miss_ratio: float) -> float:
+    """The count that is passed with a chance of `miss_ratio`; `high` is passed with one of 0.05."""
+    z = NormalDist().inv_cdf(min(max(1 - miss_ratio, 0.5), 1 - 1e-9))
+    return mean + max(high - mean, 0.0) * z / Z_90
+
+
+def _variance(mean: float, low: float, high: float) -> float:
+    """Of the count, from a 90 % band; a skewed one: what may come on top counts."""
+    return (max(high - mean, (high - low) / 2) / Z_90) ** 2
 
 
 @dataclass(frozen=True)

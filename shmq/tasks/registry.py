@@ -12,7 +12,8 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +21,28 @@ from typing import Any
 import msgspec
 
 from shmq.config import check
+from shmq.config.model import Route
 from shmq.errors import ConfigError
-from shmq.tasks.task import Task
+from shmq.tasks.task import AUTO, Task
 
 FILE = "registry.json"
+DEFAULT_GROUPS = ("computation", "memory", "network", "filesystem")
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """A `[[routes]]` table that one task matches; `number` counts the tables of the config from 0."""
+
+    number: int
+    task: str
+    group: str
+    min_payload_bytes: int = 0
 
 
 class TaskInfo(msgspec.Struct, frozen=True):
     """One published task.
 
     `options` as in `shmq.tasks.task.Options`, exception types by name; `words`: parameters in order, each with what a
-    plain word stands for there: "int", "float", "bool", or "" for text.
+    plain word stands for there: "int", "float", "bool", or "" for text; `rules` as they apply.
     """
 
     name: str
@@ -39,6 +51,12 @@ class TaskInfo(msgspec.Struct, frozen=True):
     options: dict[str, Any]
     doc: str = ""
     words: list[tuple[str, str]] = []
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def is_auto(self) -> bool:
+        """Is the group left to the planner?"""
+        return bool(self.options["group"] == AUTO)
 
 
 def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:
@@ -98,9 +116,27 @@ def tasks_of(module: ModuleType) -> list[Task[..., Any]]:
     return [value for value in vars(module).values() if isinstance(value, Task)]
 
 
-def publish(tasks: dict[int, Task[..., Any]], state_dir: Path) -> None:
-    """Write the registry for producers, whole or not at all."""
-    infos = sorted((task.describe() for task in tasks.values()), key=lambda info: info["name"])
+def rules_of(name: str, routes: Iterable[Route]) -> tuple[Rule, ...]:
+    """The rules that a task matches, in their order, up to the first that takes every job."""
+    found = []
+    for i, route in enumerate(routes):
+        if fnmatchcase(name, route.task):
+            found.append(Rule(i, route.task, route.group, route.min_payload_bytes))
+            if not route.min_payload_bytes:
+                break
+    return tuple(found)
+
+
+def default_group(groups: Collection[str]) -> str:
+    """Where jobs of a task with `group = "auto"` go before it is known what they are like."""
+    return next((name for name in DEFAULT_GROUPS if name in groups), min(groups, default=DEFAULT_GROUPS[0]))
+
+
+def publish(tasks: dict[int, Task[..., Any]], state_dir: Path, routes: Iterable[Route] = ()) -> None:
+    """Write the registry for producers, whole or not at all, each task with the rules that it matches."""
+    routes = tuple(routes)
+    infos = [{**task.describe(), "rules": rules_of(task.name, routes)} for task in tasks.values()]
+    infos.sort(key=lambda info: info["name"])
     temporary = state_dir / f"{FILE}.{os.getpid()}"
     temporary.write_bytes(msgspec.json.encode(infos))
     temporary.rename(state_dir / FILE)

@@ -19,6 +19,8 @@ R = TypeVar("R")
 Exceptions = tuple[type[BaseException], ...]
 LONGEST_S = 1e9
 """Bound of every duration, as in the configuration: longer ones do not fit the segment's nanoseconds."""
+AUTO = "auto"
+"""Group of tasks that go where the planner sends them, by what it measured of their jobs."""
 _MAY_BE_NONE = frozenset({"timeout", "expires", "block", "eta"})
 
 
@@ -85,6 +87,7 @@ class Task(Generic[P, R]):
         self.key = key_of(self.name)
         self.result_key = self.key  # which decoder reads its results
         self.settings = options.check(self.name)
+        self.has_chosen_group = False  # by `.options(group=...)`: then neither rules nor measurements decide
         self._target: Any = None  # everything precomputed for submit; then `submit` is the default client's hot path
 
     @functools.cached_property
@@ -106,6 +109,9 @@ class Task(Generic[P, R]):
             )
         other = Task(self.function, replace(self.settings, **changes), self.name)
         other.__dict__["signature"] = self.signature
+        other.has_chosen_group = changes.get("group", AUTO) != AUTO or (
+            self.has_chosen_group and "group" not in changes
+        )
         return other
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:

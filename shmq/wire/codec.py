@@ -140,6 +140,25 @@ class Encoder:
         return unit
 
 
+def payload_bytes(message: Any) -> int:
+    """What arguments take, arrays included; 0 for what cannot travel (encoding it will explain that)."""
+    beside = 0
+
+    def count(value: Any) -> Any:
+        nonlocal beside
+        if isinstance(value, np.ndarray):
+            beside += value.nbytes
+            return None
+        if isinstance(value, np.generic):
+            return value.item()
+        raise TypeError(type(value))
+
+    try:
+        return len(msgspec.msgpack.Encoder(enc_hook=count).encode(message)) + beside
+    except ENCODING_ERRORS:
+        return 0
+
+
 class Decoder:
     """Decodes messages of one process and remembers which blocks their arrays view."""
 

@@ -295,7 +295,7 @@ class ConcurrentLoop:
             timer = loop.call_later(limit_ns / NS, self._time_out, job)
         try:
             if runnable.is_async:
-                return await runnable.task.function(*args, **kwargs)
+                return await runnable.coroutine(*args, **kwargs)
             context = contextvars.copy_context()
             return await loop.run_in_executor(
                 self._threads, context.run, self._in_thread, job, runnable.call, args, kwargs

@@ -21,7 +21,7 @@ from shmq.errors import BadArguments, CircuitOpen, JobExpired, Reject, ShmqError
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_fence, new_order_fence
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
-from shmq.tasks.task import Task
+from shmq.tasks.task import AUTO, Task
 from shmq.transport.dead import DeadLetter, DeadLetters
 from shmq.transport.table import (
     CRASH,
@@ -57,6 +57,7 @@ from shmq.wire.header import (
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.measuring import measure
 from shmq.worker.room import WaitForRoom
 from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
@@ -98,6 +99,7 @@ class Executor:
                 runnable.call = self._on_own_loop(runnable.task.function)
             elif runnable.is_generator:
                 runnable.call = collecting(runnable.task.function)
+        measure([runnable for runnable in self.runnables.values() if runnable.task.settings.group == AUTO], seat)
         self._arm_timer = arm_timer
         self._loop: asyncio.AbstractEventLoop | None = None
         self.segment = seat.segment

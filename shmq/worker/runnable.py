@@ -26,6 +26,7 @@ class Runnable:
         self.is_async = inspect.iscoroutinefunction(task.function)
         self.is_generator = inspect.isgeneratorfunction(task.function)
         self.call: Callable[..., Any] = task.function
+        self.coroutine: Callable[..., Any] = task.function  # of an async task, for an event loop
         self.decoders: dict[int, Callable[[bytes], Any]] = {}
         limit = task.settings.timeout if task.settings.timeout is not None else seat.settings.timeout_s
         self.timeout_ns = to_ns(limit) if limit else 0

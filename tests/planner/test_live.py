@@ -165,3 +165,20 @@ def test_automatic_concurrency_is_raised_while_that_brings_throughput(tmp_path):
         until(is_raised, "the concurrency rises")
         for job in jobs:
             job.result(GUARD_S)
+
+
+def test_automatic_workers_grow_past_the_cores_and_status_tells_the_bound(tmp_path):
+    config = AUTO.replace("max_workers = 1\n", 'max_workers = "auto"\n').replace('"auto"\nhold', "1\nhold")
+    with LiveSupervisor(tmp_path, TASKS, config) as live:
+        jobs, cores = [], len(os.sched_getaffinity(0))
+
+        def has_grown():
+            jobs[:] = [job for job in jobs if not job.done()]
+            jobs.extend(live.submit("nap", 0.05) for _ in range(100 - len(jobs)))
+            return live.controls()[0]["workers"] > cores
+
+        until(has_grown, "more workers than cores")
+        seen = live.controls()[0]
+        assert seen["max_workers"] >= seen["workers"] > cores
+        for job in jobs:
+            job.result(GUARD_S)

@@ -81,8 +81,8 @@ def test_never_down_while_work_arrives_faster_than_it_leaves():
     policy = Policy(RULES)
     policy.decide(0.0, Needs(8, 8))
     for t in range(1, 100):
-        assert policy.decide(float(t), Needs(2, 2, arrivals_per_s=5.0, departures_per_s=4.0)).target == 8
-    decision = policy.decide(100.0, Needs(2, 2, arrivals_per_s=4.0, departures_per_s=5.0))
+        assert policy.decide(float(t), Needs(2, 2, arrivals=50.0, departures=30.0)).target == 8
+    decision = policy.decide(100.0, Needs(2, 2, arrivals=45.0, departures=40.0))
     assert decision.target == 3
 
 
@@ -120,10 +120,10 @@ def test_the_horizon_covers_getting_ready(ready_s, margin_s, steps):
 
 
 def simulate(counts, step_s, setting, mode="predictive"):
-    """Targets decided at the end of each step, and the plans."""
+    """Targets for each next step, those ordered just in time included, and the plans."""
     rules = Rules(setting.min_workers, setting.max_workers, setting.hold_s, mode)
     planner = GroupPlanner(step_s, setting.goal, rules)
-    queue, target, plans = Queue(setting, step_s), setting.min_workers, []
+    queue, target, plans, targets_ = Queue(setting, step_s), setting.min_workers, [], []
     for t, count in enumerate(counts):
         done = queue.step(count, target).departures
         running = min(round(done / step_s * setting.service_s), target)
@@ -132,8 +132,11 @@ def simulate(counts, step_s, setting, mode="predictive"):
             Observed(t * step_s, count, done, waiting, running, setting.service_s, ready_s=setting.ready_s)
         )
         target = plan.target
+        if plan.soon and plan.soon_s < step_s:
+            target = planner.order_soon(t * step_s + plan.soon_s, plan).target
+        targets_.append(target)
         plans.append(plan)
-    return np.array([plan.target for plan in plans]), plans
+    return np.array(targets_), plans
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from shmq.config.model import Route
-from shmq.planner.routing import LEAST_JOBS, MIB, Traits, classify, route
+from shmq.planner.routing import LEAST_JOBS, Traits, choose, classify
+from shmq.planner.routing.classes import MIB
+from shmq.tasks.registry import rules_of
 
 GROUPS = {"filesystem", "network", "computation", "memory"}
 
@@ -26,32 +28,40 @@ def measured(jobs=50, **job):
     ],
 )
 def test_the_class_follows_from_the_measurements_and_says_so(job, group, words):
-    choice = route("any", 0, [], measured(**job), GROUPS)
+    choice = choose(measured(**job), GROUPS)
     assert choice.group == group
     assert words in choice.evidence
     assert "mean of 50 jobs" in choice.evidence
 
 
-def test_rules_come_first_and_the_first_that_fits_wins():
-    rules = [
+def test_the_rules_of_a_task_end_with_the_first_that_takes_all_its_jobs():
+    routes = [
         Route(task="img.*", group="memory", min_payload_bytes=1000),
+        Route(task="mail.*", group="network"),
         Route(task="img.*", group="computation"),
-        Route(task="*", group="network"),
+        Route(task="*", group="filesystem"),
     ]
-    traits = measured(storage_bytes=MIB)
-    assert route("img.resize", 5000, rules, traits, GROUPS).group == "memory"
-    assert route("img.resize", 10, rules, traits, GROUPS).group == "computation"
-    assert route("mail.send", 10, rules, traits, GROUPS).group == "network"
-    assert route("img.resize", 5000, rules, traits, GROUPS).evidence == (
-        "routes[0]: task 'img.*' from 1000 bytes goes to 'memory'"
-    )
+    assert [(rule.number, rule.group) for rule in rules_of("img.resize", routes)] == [(0, "memory"), (2, "computation")]
+    assert [(rule.number, rule.group) for rule in rules_of("mail.send", routes)] == [(1, "network")]
+    assert rules_of("mail.send", routes[:1]) == ()
 
 
 def test_too_few_jobs_prove_nothing():
-    choice = route("any", 0, [], measured(LEAST_JOBS - 1), GROUPS)
+    choice = choose(measured(LEAST_JOBS - 1), GROUPS)
     assert choice.group == "computation"
     assert f"{LEAST_JOBS - 1} of {LEAST_JOBS} jobs" in choice.evidence
-    assert route("any", 0, [], None, GROUPS).group == "computation"
+    assert choose(Traits(), {"network", "memory"}).group == "memory"
+
+
+def test_means_of_many_jobs_count_as_much_as_the_jobs_one_by_one():
+    one_by_one, together = Traits(), Traits()
+    for cpu_s in (0.1, 0.2, 0.3, 0.4):
+        one_by_one.observe(wall_s=1.0, cpu_s=cpu_s)
+    together.observe(wall_s=1.0, cpu_s=0.25, jobs=4)
+    assert (together.jobs, together.wall_s, together.cpu_s) == (4, 1.0, 0.25)
+    assert one_by_one.cpu_s == pytest.approx(together.cpu_s)
+    together.observe(wall_s=1.0, cpu_s=0.9, jobs=1000)
+    assert together.cpu_s == 0.9
 
 
 def test_jobs_near_a_threshold_do_not_wander():
@@ -72,7 +82,7 @@ def test_a_task_that_changes_its_character_changes_its_class():
 
 
 def test_a_group_that_does_not_exist_is_replaced_by_its_like():
-    choice = route("any", 0, [], measured(cpu_s=0.0), {"filesystem", "computation"})
+    choice = choose(measured(cpu_s=0.0), {"filesystem", "computation"})
     assert choice.group == "filesystem"
     assert "no group 'network'" in choice.evidence
-    assert route("any", 0, [], measured(cpu_s=0.1), {"only"}).group == "only"
+    assert choose(measured(cpu_s=0.1), {"only"}).group == "only"

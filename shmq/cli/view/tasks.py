@@ -18,17 +18,24 @@ if TYPE_CHECKING:
 @click.command()
 @namespace_option
 @click.argument("pattern", default="*")
+@click.option("--explain", is_flag=True, help="show to which group jobs go, and why: rule, measurements, declaration")
 @json_option
-def tasks(namespace: str, pattern: str, as_json: bool) -> None:
+def tasks(namespace: str, pattern: str, explain: bool, as_json: bool) -> None:
     """Show the registered tasks with signature and options.
 
     PATTERN may hold * and ?: shmq tasks 'workers.network.*'
     """
+    from shmq.cli.view.explain import listing, ways
     from shmq.tasks.registry import read
 
     with attached(namespace) as segment:
         infos = [info for name, info in sorted(read(segment.state_dir).items()) if fnmatchcase(name, pattern)]
-    if as_json:
+        explained = [way for info in infos for way in ways(segment, info)] if explain else []
+    if as_json and explain:
+        click.echo(msgspec.json.encode(explained))
+    elif explained:
+        click.echo(listing(explained))
+    elif as_json:
         click.echo(msgspec.json.encode(infos))
     elif infos:
         click.echo(_listing(infos))

@@ -11,9 +11,8 @@ from shmq.errors import ConfigError
 
 if TYPE_CHECKING:
     from shmq.planner.backtest.simulation import Backtest
-    from shmq.planner.forecast.pending import Floats
 
-MOST_POINTS = 2000  # more than a picture has columns for: neighbours become one
+MOST_STEPS = 400  # more cannot be told apart in one picture: then the last ones are drawn
 COLOURS = {"predictive": "tab:blue", "reactive": "tab:orange", "oracle": "tab:green"}
 
 
@@ -30,33 +29,28 @@ def plot(outcome: Backtest, path: str | Path) -> None:
     figure = Figure(figsize=(12, 7), layout="constrained")
     FigureCanvasAgg(figure)
     load, workers = figure.subplots(2, 1, sharex=True)
-    group = -(-len(outcome.counts) // MOST_POINTS)
-    hours = _thin(np.arange(len(outcome.counts)) * outcome.series.step_s / 3600, group)
-    low, high = _thin(outcome.low, group), _thin(outcome.high, group)
-    load.fill_between(hours, low, high, alpha=0.3, label="90 % band")
-    load.plot(hours, _thin(outcome.counts, group), color="black", linewidth=0.7, label="came")
-    load.plot(hours, _thin(outcome.mean, group), linewidth=0.7, label="forecast one step ahead")
+    last = slice(-MOST_STEPS, None)
+    hours = np.arange(len(outcome.counts))[last] * outcome.series.step_s / 3600
+    load.fill_between(hours, outcome.low[last], outcome.high[last], alpha=0.3, label="90 % band")
+    load.plot(hours, outcome.counts[last], color="black", linewidth=0.7, label="came")
+    load.plot(hours, outcome.mean[last], linewidth=0.9, label="forecast one step ahead")
     load.set_ylabel(f"jobs per {outcome.series.step_s:g} s")
-    load.set_title(f"{outcome.series.name}: {_in_words(outcome)}", fontsize="medium")
+    load.set_title(f"{outcome.series.name}: {_in_words(outcome)}", fontsize="medium", pad=24)
     for run in outcome.runs:
         if run.name in COLOURS:
             label = f"{run.name}: {run.late_share:.1%} late, {run.worker_seconds / 3600:.3g} worker-hours"
-            line = _thin(run.workers, group)
-            workers.step(hours, line, color=COLOURS[run.name], linewidth=0.9, label=label)
+            workers.step(hours, run.workers[last], color=COLOURS[run.name], linewidth=0.9, label=label)
     workers.set_ylabel("workers")
     workers.set_xlabel("hours")
     for axes in (load, workers):
-        axes.legend(loc="upper left", fontsize="small")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize="small", frameon=False)
         axes.set_ylim(bottom=0)
+        axes.margins(x=0)
     figure.savefig(path, dpi=110, format="png")
 
 
 def _in_words(outcome: Backtest) -> str:
-    return ", ".join(f"accuracy {score.accuracy:.0%} {score.horizon} ahead" for score in outcome.scores)
-
-
-def _thin(values: Floats, group: int) -> Floats:
-    """Means of `group` neighbours."""
-    whole = len(values) // group * group
-    means: Floats = values[:whole].reshape(-1, group).mean(axis=1)
-    return means
+    accuracies = ", ".join(f"{score.accuracy:.0%} {score.horizon} ahead" for score in outcome.scores)
+    steps = len(outcome.counts)
+    part = f"last {MOST_STEPS} of {steps} steps" if steps > MOST_STEPS else f"{steps} steps"
+    return f"{part}; accuracy {accuracies}"

@@ -147,6 +147,8 @@ class Pools:
         rows, active = self.rows, pool.active()
         rows.set_control(pool.index, "workers", sum(w.is_live for w in active))
         rows.set_control(pool.index, "scaled_to", pool.target)
+        if pool.settings.max_workers == "auto":  # the planner may have found that more than the cores help
+            rows.set_control(pool.index, "max_workers", max(pool.most, pool.target))
         # how many more workers may be forked for those that wait inside a task; none: a client that waits
         # while all others wait as well raises WouldDeadlock
         left = min(pool.settings.max_substitutes - pool.substitutes, self._free_rows)

@@ -1,7 +1,4 @@
-"""Which group fits a task: rules of the config first, then what was measured of its jobs.
-
-    rules (pattern, least payload) ──first that fits──▶ group
-    else Traits of the task ──classify()──▶ class and its evidence in words
+"""Which group fits a task with `group = "auto"`: its class by what was measured of its jobs, and why.
 
 A task keeps its class until the measurements leave it clearly (SLACK), so that jobs near a threshold do not
 wander between groups.
@@ -9,10 +6,10 @@ wander between groups.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Protocol
+
+from shmq.tasks.registry import default_group
 
 MIB = 1 << 20
 LEAST_JOBS = 20  # measured before a class is believed
@@ -21,23 +18,7 @@ BUSY_SHARE = 0.5  # of its wall time on a core: computation
 LARGE_BYTES = 64 * MIB  # memory growth or payload: memory
 STORAGE_BYTES = 64 << 10  # read from and written to storage: filesystem
 SLACK = 1.25  # a threshold must be passed by this factor before a known class changes
-DEFAULT_GROUP = "computation"
-
-
-class Rule(Protocol):
-    """A `[[routes]]` table of the config."""
-
-    @property
-    def task(self) -> str:
-        """Task name or pattern with `*`, `?`, `[...]`."""
-
-    @property
-    def group(self) -> str:
-        """Where such jobs go."""
-
-    @property
-    def min_payload_bytes(self) -> int:
-        """Only jobs with arguments of at least this size."""
+CLASSES = ("filesystem", "network", "computation", "memory")
 
 
 @dataclass
@@ -64,10 +45,11 @@ class Traits:
         memory_growth_bytes: float = 0.0,
         payload_bytes: float = 0.0,
         storage_bytes: float = 0.0,
+        jobs: int = 1,
     ) -> None:
-        """Take one job (or the means of a batch)."""
-        self.jobs += 1
-        rate = max(1 / MEMORY_JOBS, 1 / self.jobs)
+        """Take the means of some jobs."""
+        self.jobs += jobs
+        rate = min(max(jobs / MEMORY_JOBS, jobs / self.jobs), 1.0)
         self.wall_s += rate * (wall_s - self.wall_s)
         self.cpu_s += rate * (cpu_s - self.cpu_s)
         self.memory_growth_bytes += rate * (max(memory_growth_bytes, 0.0) - self.memory_growth_bytes)
@@ -83,21 +65,10 @@ class Choice:
     evidence: str
 
 
-def route(
-    task: str,
-    payload_bytes: int,
-    rules: Iterable[Rule],
-    traits: Traits | None,
-    groups: Collection[str],
-) -> Choice:
-    """The group of one job of a task with `group = "auto"`; `groups`: those there are."""
-    for i, rule in enumerate(rules):
-        if fnmatchcase(task, rule.task) and payload_bytes >= rule.min_payload_bytes:
-            at_least = f" from {rule.min_payload_bytes} bytes" if rule.min_payload_bytes else ""
-            return Choice(rule.group, f"routes[{i}]: task {rule.task!r}{at_least} goes to {rule.group!r}")
-    if traits is None or traits.jobs < LEAST_JOBS:
-        jobs = 0 if traits is None else traits.jobs
-        return _existing(Choice(DEFAULT_GROUP, f"{jobs} of {LEAST_JOBS} jobs measured: the default"), groups)
+def choose(traits: Traits, groups: Collection[str]) -> Choice:
+    """The group of a task with `group = "auto"`; `groups`: those there are."""
+    if traits.jobs < LEAST_JOBS:
+        return Choice(default_group(groups), f"{traits.jobs} of {LEAST_JOBS} jobs measured: the default")
     return _existing(classify(traits), groups)
 
 
@@ -134,7 +105,6 @@ def _existing(choice: Choice, groups: Collection[str]) -> Choice:
     """The choice, or the nearest group that exists."""
     if choice.group in groups or not groups:
         return choice
-    waits = choice.group in {"network", "filesystem"}
-    likes = ("network", "filesystem") if waits else ("computation", "memory")
-    other = next((name for name in (*likes, DEFAULT_GROUP) if name in groups), min(groups))
+    likes = ("network", "filesystem") if choice.group in {"network", "filesystem"} else ("computation", "memory")
+    other = next((name for name in likes if name in groups), default_group(groups))
     return Choice(other, f"{choice.evidence}; no group {choice.group!r}, so {other!r}")

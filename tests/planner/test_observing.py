@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shmq.clock import NS
+from shmq.memory.layout import WORKER, WORKER_WORDS
+from shmq.planner.observing import Known, Observer
+
+
+def rows(*orders):
+    """Worker rows of (ordered at, started at) in seconds."""
+    rows = np.zeros((len(orders), WORKER_WORDS), np.uint64)
+    for row, (ordered, started) in zip(rows, orders, strict=True):
+        row[WORKER["fork_ns"]], row[WORKER["started_ns"]] = int(ordered * NS), int(started * NS)
+    return rows
+
+
+def test_the_time_of_one_worker_and_the_pace_of_many_are_told_apart():
+    known = Known()
+    burst = [(10.0, 10.02 + 0.01 * k) for k in range(20)]
+    Observer._learn_ready(known, rows((1.0, 1.02)))
+    Observer._learn_ready(known, rows((1.0, 1.02), *burst))
+    assert known.pace_s == pytest.approx(0.01, rel=0.05)
+    assert known.ready_s == pytest.approx(0.02, rel=0.05)
+
+
+def test_the_second_half_of_a_large_order_does_not_look_like_slow_workers():
+    known = Known()
+    burst = [(10.0, 10.02 + 0.01 * k) for k in range(20)]
+    Observer._learn_ready(known, rows(*burst[:10]))
+    Observer._learn_ready(known, rows(*burst))
+    assert known.ready_s == pytest.approx(0.02, rel=0.2)
+
+
+def test_without_new_workers_nothing_changes():
+    known = Known()
+    Observer._learn_ready(known, rows((1.0, 1.5)))
+    assert known.ready_s == 0.5
+    Observer._learn_ready(known, rows((1.0, 1.5)))
+    Observer._learn_ready(known, rows())
+    assert (known.ready_s, known.pace_s) == (0.5, 0.0)

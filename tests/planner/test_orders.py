@@ -1,0 +1,73 @@
+"""What the planner process writes between two steps, on a segment and with plans that a test makes."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from shmq.config.model import Config, Group
+from shmq.memory.layout import GROUP_PLAN, GROUP_PLAN_WORDS
+from shmq.planner.group import GroupPlanner, Plan
+from shmq.planner.policy import Rules
+from shmq.planner.process import Planner
+from shmq.planner.staffing import Goal
+
+TARGET = GROUP_PLAN["target"]
+
+
+class Texts:
+    """The segment as far as the planner writes reasons into it."""
+
+    shape = SimpleNamespace(workers=20)
+
+    def __init__(self):
+        self.reasons = {}
+
+    def set_text(self, _field, text, g):
+        self.reasons[g] = text
+
+
+@pytest.fixture
+def planner():
+    """Two groups, `late` and `soon`, with two workers each to be."""
+    planner = Planner.__new__(Planner)
+    planner._names = ["late", "soon"]
+    settings = Group(kind="io", max_workers=30)
+    planner._config = Config(groups={"late": settings, "soon": settings})
+    planner._segment, planner._cores, planner._memory_bytes = Texts(), 2, 1 << 30
+    planner._plans = [[0] * GROUP_PLAN_WORDS for _ in range(2)]
+    planner._sizings = [SimpleNamespace(reason="")] * 2
+    planner._groups = [GroupPlanner(1.0, Goal(0.1, 0.05), Rules(1, 30)) for _ in range(2)]
+    for group in planner._groups:
+        group.policy.target = 2
+    return planner
+
+
+def plan(soon=0, soon_s=0.0):
+    return Plan(2, "2: as before", 2, 2, 1, 1.0, 1.0, 0.0, 2.0, soon, soon_s)
+
+
+def test_a_target_that_was_put_off_is_written_in_its_time(planner):
+    planner._plans_made = [plan(), plan(soon=6, soon_s=0.05)]
+    began = time.monotonic()
+    planner._order_soon(began, began + 60.0)
+    assert time.monotonic() - began >= 0.05
+    assert [row[TARGET] for row in planner._plans] == [0, 6]
+    assert planner._groups[1].policy.target == 6
+    assert planner._segment.reasons == {1: "2 → 6: the forecast needs 6 soon"}
+
+
+def test_what_the_next_decision_sees_to_is_left_to_it(planner):
+    planner._plans_made = [plan(), plan(soon=6, soon_s=5.0)]
+    planner._order_soon(time.monotonic(), time.monotonic() + 1.0)
+    assert [row[TARGET] for row in planner._plans] == [0, 0]
+
+
+def test_the_host_is_shared_between_two_steps_as_well(planner):
+    planner._plans_made = [plan(), plan(soon=25)]
+    planner._order_soon(time.monotonic(), time.monotonic() + 60.0)
+    assert planner._plans[1][TARGET] == 18  # 20 rows, two are the other group's
+    assert planner._groups[1].policy.target == 18
+    assert "no worker row left" in planner._segment.reasons[1]
