@@ -32,7 +32,7 @@ from shmq.transport.publish import Publisher
 from shmq.transport.table import CANCELLED, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
 from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, PoolFull, explain, needs_blocks
 from shmq.wire.failure import Failure, rebuild
-from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
+from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, STREAMED, VARIADIC
 
 DEFAULT_BLOCK_S = 30.0
 _BLOCK_PAUSE_S = 0.003
@@ -83,6 +83,7 @@ class Client:
         self._registry = resolve.Registry(segment)
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
+        self._part_wakers: set[tuple[Callable[[], bool], Callable[[], None]]] = set()
         self.collect = hot.make_collect(self)
         self._pid = os.getpid()
         self._is_closed = False
@@ -121,6 +122,9 @@ class Client:
         if poller is not None:
             poller.stop()  # never under the lock: its thread may be waiting for it
         with self._lock:
+            for job in self._jobs:
+                if job is not None and hasattr(job, "_parts"):
+                    job._parts.close()  # nobody reads on
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
             self._forget_row()
@@ -163,7 +167,7 @@ class Client:
     ) -> Job[Any]:  # fmt: skip
         """Queue what the hot path leaves: keywords, blocks, delays, or waiting for room."""
         if self._is_busy():
-            raise _reentrant()
+            raise reentrant()
         message: Any = args
         nargs = len(args)
         if kwargs or not target.least <= nargs <= target.most:
@@ -406,11 +410,26 @@ class Client:
         else:
             at = self._payload_at + slot * self._stride + place
             data = self._map[at : at + length]
+        if kind & STREAMED and not self._rescue_parts(job, state):
+            return
         job._raw = data
         job._state = RAW if state == DONE else RAW_ERROR
         if kind & REFERENCES:  # views must be pinned before the slot is freed
             self.decode(job)
             self._decoder.pin_living_views()
+
+    def _rescue_parts(self, job: Job[Any], state: int) -> bool:
+        """Move unread parts into the handle; True when the job's error is still to be read."""
+        from shmq.client.parts import parts_of
+
+        try:
+            parts_of(self, job).rescue()
+        except Exception as error:
+            job._outcome, job._state = error, ERROR
+            return False
+        if state == DONE:  # what `result` gives: the parts were, or will be, handed out one by one
+            job._outcome, job._state = None, VALUE
+        return state != DONE
 
     def decode(self, job: Job[Any]) -> None:
         """Turn the raw result in the handle into a value or an exception."""
@@ -454,7 +473,7 @@ class Client:
     def wait_for(self, job: Job[Any], timeout: float | None) -> None:
         """Block until the job has ended. Raises TimeoutError."""
         if self._is_busy():
-            raise _reentrant()
+            raise reentrant()
         self._check_own(job)
         with resolve.waiting_for(job):
             if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
@@ -514,6 +533,9 @@ class Client:
         with self._lock:
             ended = [job for job in self._with_callbacks if job.done()]
             self._with_callbacks.difference_update(ended)
+        for is_ready, wake in tuple(self._part_wakers):
+            if is_ready():
+                wake()
         for job in ended:
             functions, job._callbacks = job._callbacks, ()
             for function in functions:
@@ -553,7 +575,8 @@ def _foreign(job: Job[Any]) -> ShmqError:
     )
 
 
-def _reentrant() -> ReentrantSubmit:
+def reentrant() -> ReentrantSubmit:
+    """The error for a thread that holds the client's lock already."""
     return ReentrantSubmit(
         "this thread is inside the client already: a signal handler or finalizer submitted or waited "
         "while a submit was under way.\nSet a flag there and submit from the main flow."

@@ -10,6 +10,7 @@ from shmq.wire.codec import DECODING_ERRORS
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+    from shmq.client.parts import Parts, PartStream
 
 R = TypeVar("R")
 
@@ -24,12 +25,14 @@ class Job(Generic[R]):
     """
 
     __slots__ = (
-        "__weakref__", "_callbacks", "_client", "_decode", "_outcome", "_raw", "_slot", "_state", "_task", "_word",
+        "__weakref__", "_callbacks", "_client", "_decode", "_outcome", "_parts", "_raw", "_slot", "_state", "_task",
+        "_word",
     )  # fmt: skip
 
     _raw: bytes | None  # encoded result, once it has left its slot
     _outcome: Any  # value or exception, once decoded
     _callbacks: tuple[Callable[[Any], object], ...]
+    _parts: Parts  # of a generator, once its stream was asked for
 
     def __init__(self, client: Client, slot: int, word: int, task: Any, decode: Callable[[bytes], R]) -> None:
         self._client = client
@@ -98,6 +101,24 @@ class Job(Generic[R]):
             raise outcome
         finally:
             del self, outcome  # or traceback and handle would keep each other, and results, alive until gc
+
+    def stream(self, timeout: float | None = None) -> PartStream[Any]:
+        """The parts that a generator task yields, one by one as they come. Call it right after `submit`.
+
+        From this call on the worker keeps at most a small buffer of parts and waits while it is full. Closing the
+        iterator, leaving its `with` block or dropping it cancels the job: the task sees GeneratorExit at its yield.
+        What the task raises is raised after the parts before it. Afterwards `result()` is None: parts are not kept.
+
+        Args:
+            timeout: seconds to wait for each part; None waits as long as it takes.
+
+        Raises (while iterating):
+            TimeoutError: the next part did not come in time; the stream goes on, ask again.
+            WorkerLost: the worker died after a part had been read; parts are not made a second time.
+        """
+        from shmq.client.parts import stream_of
+
+        return stream_of(self._client, self, timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 INHERIT_RETRIES = 255
 """Header value that means: as many retries as the group's configuration says."""
 
+PART = 1 << 65
+"""Added to the key of the decoder for single parts of a task's streams."""
+
 REMOTE = 1 << 64
 """Key of the decoder for results of tasks known by name only: above every task's key."""
 
@@ -147,11 +150,11 @@ class Registry:
             )
         return self._groups[name]
 
-    def decoder(self, decoder: Decoder, task: Task[..., Any] | ChunkOf) -> Callable[[bytes], Any]:
-        """Decodes results of the task, or of chunks of its calls, to its return annotation."""
+    def decoder(self, decoder: Decoder, task: Task[..., Any] | ChunkOf | PartOf) -> Callable[[bytes], Any]:
+        """Decodes results of the task, or chunks or parts of them, to its return annotation."""
         found = self._decoders.get(task.result_key)
         if found is None:
-            kind = task.result_type() if isinstance(task, ChunkOf) else _result_type(task)
+            kind = task.result_type() if isinstance(task, ChunkOf | PartOf) else _result_type(task)
             found = self._decoders[task.result_key] = decoder.typed(kind).decode
         return found
 
@@ -167,6 +170,10 @@ class _RemoteTask(Task[..., Any]):
         super().__init__(function, Options(**names), info.name)
         self.result_key = REMOTE  # its results stay plain, those of the task object do not
         self.info = info
+
+    @property
+    def yields(self) -> bool:
+        return self.info.yields
 
     def options(self, **changes: Any) -> Task[..., Any]:
         changed = super().options(**changes)
@@ -186,6 +193,19 @@ class ChunkOf:
     def result_type(self) -> Any:
         """(run ns, values of the calls that succeeded, failures by index)."""
         return tuple[int, list[_result_type(self._task)], dict[int, Failure]]  # type: ignore[misc]
+
+
+class PartOf:
+    """A task as its streams are read: part by part."""
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self.name = task.name
+        self.result_key = task.result_key + PART
+        self._task = task
+
+    def result_type(self) -> Any:
+        """The type of one part."""
+        return Any if isinstance(self._task, _RemoteTask) else self._task.signature.part_type()
 
 
 def _result_type(task: Task[..., Any]) -> Any:

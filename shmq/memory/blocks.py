@@ -141,6 +141,20 @@ class BlockPool:
         watch.atexit = False
         return lambda: watch.alive
 
+    def free(self, unit: int, nbytes: int) -> bool:
+        """Take a block from its job before that ends; False when the arena is busy: try again later.
+
+        A view of it goes on living by its pin.
+        """
+        arena = next(a for a, (first, last) in enumerate(self._arenas) if first <= unit < last)
+        if not self._lock_file.try_acquire(locks.arena_byte(arena)):
+            return False
+        try:
+            self._tags[unit : unit + self.units_for(nbytes)] = 0
+            return True
+        finally:
+            self._lock_file.release(locks.arena_byte(arena))
+
     def adopt(self, unit: int, nbytes: int, slot: int, generation: int) -> bool:
         """Tag a pinned, job-less block with a job; False when it belongs to a live job already."""
         arena = next(a for a, (first, last) in enumerate(self._arenas) if first <= unit < last)

@@ -13,7 +13,7 @@ import math
 from dataclasses import astuple, dataclass, fields
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
@@ -139,9 +139,11 @@ FIELDS: tuple[Field, ...] = (
     Field("words", "Q", ("slots",), "by its state, see transport/README.md", "job word"),
     Field("cancels", "I", ("slots",), _PRODUCER_BYTE, "generation asked to cancel"),
     Field("kills", "I", ("slots",), _PRODUCER_BYTE, "generation asked to kill"),
+    Field("asks", "I", ("slots",), _PRODUCER_BYTE, "generation whose parts are read as a stream"),
+    Field("reads", "I", ("slots",), _PRODUCER_BYTE, "generation of which a part was read"),
     Field("dues", "Q", ("slots",), "whoever may write the word", "SCHEDULED: due time, monotonic ns"),
     Field("results", "Q", ("slots",), "whoever may write the word", "length, kind and place of the result"),
-    Field("progress", "I", ("slots",), "whoever may write the word", "calls of a chunk that are through"),
+    Field("streams", "Q", ("slots",), "whoever may write the word", "generation, first unit + 1 of the ring of parts"),
     Field("tags", "Q", ("units",), "holder of the arena byte", "job (slot, generation) that uses the unit"),
     Field("pins", "I", ("units", 2), "the process that reads the block", "row + 1; [0] producers [1] workers"),
     Field("payload", "B", ("slots", "slot_bytes"), "whoever may write the word", "header, arguments, result"),

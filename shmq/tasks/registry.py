@@ -31,6 +31,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     signature: str
     options: dict[str, Any]
     doc: str = ""
+    yields: bool = False  # a generator: its jobs can be read as streams
 
 
 def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:

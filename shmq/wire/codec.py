@@ -43,6 +43,16 @@ def needs_blocks(_value: Any) -> Any:
     raise NeedsBlocks
 
 
+class Encoded:
+    """A message that is encoded already, as a value to encode: it goes in as it is."""
+
+    __slots__ = ("data", "has_references")
+
+    def __init__(self, data: bytes, *, has_references: bool) -> None:
+        self.data = data
+        self.has_references = has_references
+
+
 class PoolFull(Exception):
     """No block is free at present; the caller frees its slot, waits and tries again."""
 
@@ -81,6 +91,9 @@ class Encoder:
             return self._array(value)
         if isinstance(value, np.generic):
             return value.item()
+        if isinstance(value, Encoded):
+            self.used_blocks |= value.has_references
+            return msgspec.Raw(value.data)
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
@@ -107,6 +120,41 @@ class Encoder:
             return None  # in use by another job: copy
         self.used_blocks = True
         return unit
+
+
+class PartEncoder(Encoder):
+    """Encodes parts of a result while the task goes on: it keeps account of their blocks, one by one.
+
+    An array that lies in shared memory already is copied: the task may go on writing to it.
+    """
+
+    def __init__(self, blocks: BlockPool) -> None:
+        super().__init__(blocks)
+        self.placed: list[tuple[int, int]] = []
+
+    def encode_part(self, value: Any) -> bytes:
+        """The part; its blocks are in `placed`. Whatever is raised, no block is left behind.
+
+        Raises:
+            PoolFull: no block for an array of it at present.
+        """
+        self.placed = []
+        self.used_blocks = False
+        try:
+            return self.encode(value)
+        except BaseException:
+            for unit, nbytes in self.placed:
+                self._blocks.free(unit, nbytes)
+            self.placed = []
+            raise
+
+    def _allocate(self, nbytes: int) -> int:
+        unit = super()._allocate(nbytes)
+        self.placed.append((unit, nbytes))
+        return unit
+
+    def _shared_unit(self, array: NDArray[Any]) -> int | None:  # noqa: ARG002 - the signature of every encoder
+        return None
 
 
 class Decoder:

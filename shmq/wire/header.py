@@ -5,7 +5,7 @@
     8       4     length of the message in bytes
     12      4     block: first unit + 1 when the message lies in a block, 0 when it follows here
     16      1     argument count, or VARIADIC when the message carries [args, kwargs]
-    17      1     kind: CALL, MANY (a chunk of map), STREAM
+    17      1     kind: CALL, MANY (a chunk of map), STREAM (a chunk of stream)
     18      1     flags: bits 0-3 FORGET (nobody reads the result), bits 4-7 lane (priority - 1)
     19      1     retries allowed
     20      8     time limit in ns, 0 = none
@@ -28,13 +28,15 @@ assert HEADER.size <= HEADER_BYTES
 CALL, MANY, STREAM = 0, 1, 2
 FORGET = 1
 LANE_SHIFT = 4
-FLAGS_OFFSET = 18
+KIND_OFFSET, FLAGS_OFFSET = 17, 18
 VARIADIC = 255
 """Argument count that means: the message is [args, kwargs]."""
 
 INLINE, BLOCK = 0, 1
 REFERENCES = 2
-"""Kinds of a result word; REFERENCES is added when the message refers to arrays in blocks."""
+STREAMED = 4
+"""Kinds of a result word; REFERENCES is added when the message refers to arrays in blocks, STREAMED when parts
+of the result may still lie in the ring that the word of `streams` names."""
 
 
 def result_word(length: int, place: int, kind: int) -> int:

@@ -8,7 +8,6 @@ Built as one closure so that nothing is looked up on an object per job. The slow
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.tasks.task import Task
 from shmq.transport.dead import DeadLetter, DeadLetters
 from shmq.transport.table import (
+    CANCELLED,
     CRASH,
     DONE,
     FAILED,
@@ -46,11 +46,15 @@ from shmq.wire.header import (
     INLINE,
     MANY,
     REFERENCES,
+    STREAMED,
     VARIADIC,
     result_room,
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.generating import Generating, OwnLoop, driven
+from shmq.worker.outcome import StreamClosed, StreamGivenBack
+from shmq.worker.outlet import Outlet, Outlets
 from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
 
@@ -83,15 +87,20 @@ class Executor:
         self.encoder = Encoder(blocks)
         self.dead_letters = DeadLetters(seat.segment.state_dir)
         self.decoder = Decoder(blocks)
+        self.outlets = Outlets(seat, blocks)
+        self._own_loop = OwnLoop()
         self.encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self.runnables = {key: Runnable(task, self.decoder, seat) for key, task in tasks.items()}
         for runnable in self.runnables.values():
             if runnable.is_async:
-                runnable.call = self._on_own_loop(runnable.task.function)
+                runnable.call = runnable.call_whole = self._on_own_loop(runnable.task.function)
             elif runnable.is_generator:
-                runnable.call = collecting(runnable.task.function)
+                if runnable.is_async_generator:
+                    runnable.generate = driven(runnable.task.function, self._own_loop.run)
+                runnable.call = self._streamed(runnable)
+                runnable.call_whole = collecting(runnable.generate)
         self._arm_timer = arm_timer
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.generating: Generating | None = None  # in a worker that runs one job at a time
         self.segment = seat.segment
         self.stride = self.segment.shape.slot_bytes
         self.payload = self.segment.view("payload")
@@ -258,7 +267,7 @@ class Executor:
         """Run the calls of a chunk: (run ns, values, {index: failure}). Failures stay with their call."""
         seat = self.seat
         calls, convert = self._calls(runnable, data, nargs)
-        call = runnable.call
+        call = runnable.call_whole
         values: list[Any] = []
         failures: dict[int, Failure] = {}
         started = now_ns()
@@ -286,9 +295,7 @@ class Executor:
     @staticmethod
     def chunk_answer(runnable: Runnable, ends: list[Any], run_ns: int) -> tuple[int, list[Any], dict[int, Failure]]:
         """(run ns, values, {index: failure}) from each call's value or exception."""
-        failures = {
-            i: runnable.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)
-        }
+        failures = {i: runnable.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)}
         return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
 
     def _calls(
@@ -341,7 +348,13 @@ class Executor:
         return True
 
     def finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
-        """Store a result that needs the pool; the job word to store."""
+        """Store a result that needs the pool, or that a generator yielded; the job word to store."""
+        if isinstance(value, Outlet):
+            value = value.whole()
+            if value is None:  # the parts went through the ring
+                self.outlets.end(slot)
+                self.results[slot] = result_word(0, 0, STREAMED)
+                return running + END
         try:
             try:
                 self._place_large(slot, running, value)
@@ -353,6 +366,7 @@ class Executor:
             return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"), head)
         except Exception as error:
             return self.fail(slot, running, error, head)
+        self.outlets.end(slot)
         return running + END
 
     def _what_can_travel(self, answer: Any) -> Any:
@@ -374,28 +388,42 @@ class Executor:
     def fail(self, slot: int, running: int, error: BaseException, head: tuple[int, ...]) -> int:
         """Decide and record what a failed attempt means: the job word to store, 0 when it is stored."""
         seat = self.seat
+        if isinstance(error, StreamClosed):
+            self.outlets.end(slot)
+            return with_state(running, CANCELLED)
+        if isinstance(error, StreamGivenBack):
+            return self._again(slot, with_state(running - CRASH, 0), 0)
         runnable = self.runnables.get(head[0])
         seat.row[WORKER["failed"]] += 1
         error = _named(error, seat.task_name(), runnable)
         retries = runnable.retries if runnable and head[6] == INHERIT_RETRIES else head[6]
         due = outcome.retry_due(error, running, runnable.task.settings if runnable else None, retries)
-        if due is not None and head[4] == CALL and seat.words[slot] == running:
+        can_retry = head[4] == CALL and seat.words[slot] == running and not self.outlets.was_read(slot, running)
+        if due is not None and can_retry:
             seat.row[WORKER["retried"]] += 1
-            self._clear_limit()
-            self.decoder.pin_living_views()
-            seat.reschedule(slot, with_state(outcome.retried_word(running), 0), due)
-            seat.bells.notify_recovery()
-            return 0
+            return self._again(slot, with_state(outcome.retried_word(running), 0), due)
         name = runnable.name if runnable else "a task"
         failure = describe(outcome.as_job_error(error, name))
         if isinstance(error, Reject) or retries or head[5] & FORGET:
             self._bury(slot, running, head, name, failure)
         data = msgspec.msgpack.encode(failure)
+        outlet = self.outlets.end(slot)
+        if outlet is not None:
+            outlet.surrender()
         try:
             self._store_failure(slot, running, data, failure, head)
         finally:
             error.__traceback__ = None  # its frames hold the arguments
         return running - RUNNING + FAILED
+
+    def _again(self, slot: int, word: int, due_ns: int) -> int:
+        """Send a job back to run again at its due time. Returns 0: its word is stored."""
+        self._clear_limit()
+        self.decoder.pin_living_views()
+        self.outlets.drop(slot)
+        self.seat.reschedule(slot, word, due_ns)
+        self.seat.bells.notify_recovery()
+        return 0
 
     def _bury(self, slot: int, running: int, head: tuple[int, ...], name: str, failure: Failure) -> None:
         """Dead-letter a job that will not be tried again and whose end nobody may ever read."""
@@ -414,10 +442,11 @@ class Executor:
 
     def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: tuple[int, ...]) -> None:
         at, room = result_room(self.stride, 0 if head[2] else head[1])
+        streamed = STREAMED if self.outlets.is_streamed(slot, running) else 0
         if len(data) > room:
             self.encoder.slot, self.encoder.generation = slot, running >> GENERATION_SHIFT
             try:
-                self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK)
+                self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK | streamed)
                 return
             except Exception:
                 kept = max(room - len(failure.type_name) - 16, 0)
@@ -425,16 +454,22 @@ class Executor:
                 data = msgspec.msgpack.encode(short)[: max(room, 0)]
         from_ = slot * self.stride + at
         self.payload[from_ : from_ + len(data)] = data
-        self.results[slot] = result_word(len(data), at, INLINE)
+        self.results[slot] = result_word(len(data), at, INLINE | streamed)
+
+    def _streamed(self, runnable: Runnable) -> Callable[..., Any]:
+        """A generator as a job: it is driven step by step, and its parts go out as somebody reads them."""
+
+        def call(*args: Any, **kwargs: Any) -> Outlet:
+            assert self.generating is not None
+            return self.generating.run(runnable.generate(*args, **kwargs), None)
+
+        return call
 
     def _on_own_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Run coroutine functions to their end on this worker's loop."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                asyncio.set_event_loop(self._loop)
-            return self._loop.run_until_complete(function(*args, **kwargs))
+            return self._own_loop.run(function(*args, **kwargs))
 
         return call
 

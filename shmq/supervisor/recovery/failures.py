@@ -23,7 +23,7 @@ from shmq.transport.table import (
     with_state,
 )
 from shmq.wire.failure import Failure
-from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, result_room, result_word
+from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, STREAMED, result_room, result_word
 
 _log = logging.getLogger("shmq.recovery")
 _MOST = (1 << 63) - 1
@@ -61,6 +61,7 @@ class Failures:
         self._payload = segment.view("payload")
         self._results = segment.view("results")
         self._words = segment.view("words")
+        self._streams = segment.view("streams")
 
     def fail(
         self,
@@ -89,7 +90,8 @@ class Failures:
             data = b""
         from_ = slot * self._slot_bytes + at
         self._payload[from_ : from_ + len(data)] = data
-        self._results[slot] = result_word(len(data), at, INLINE)
+        is_streamed = self._streams[slot] >> 32 == word >> GENERATION_SHIFT  # parts in the ring are still to be read
+        self._results[slot] = result_word(len(data), at, INLINE | (STREAMED if is_streamed else 0))
         # SYNC POINT: result-visible
         self._words[slot] = next_free(word) if head.flags & FORGET else with_state(word, FAILED)
         redeliverer.ring_producer_of(slot)
@@ -117,9 +119,7 @@ class Failures:
         except sqlite3.Error as error:  # disk full, file damaged: the other jobs must not wait for that
             _log.error("the dead letter of job %s (%s) cannot be kept: %s", letter.job, letter.task, error)
 
-    def _letter(
-        self, slot: int, word: int, failure: Failure, head: Head, how: str, peak_bytes: int
-    ) -> DeadLetter:
+    def _letter(self, slot: int, word: int, failure: Failure, head: Head, how: str, peak_bytes: int) -> DeadLetter:
         group = group_of(word)
         return DeadLetter(
             job=job_name(word, slot), epoch=min(self._segment.header("created_ns"), _MOST),
