@@ -277,7 +277,7 @@ class PartStream(Generic[T]):
         """Take the next part if there is one; True when there is, or when none will come. Raises the job's error."""
         client, job = self._client, self._job
         with client._lock:
-            if self._is_over:
+            if found or self._is_over:  # asked twice: a part is taken once
                 return True
             if self._pid != os.getpid():
                 client._explain_foreign(job)
