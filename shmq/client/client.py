@@ -97,6 +97,8 @@ class Client:
             if job is not None and job._state == PENDING:
                 job._outcome = _foreign(job)
                 job._state = ERROR
+                if hasattr(job, "_parts"):
+                    job._parts.left.clear()
         self._free.clear()
         self._free = []
         self._jobs = []

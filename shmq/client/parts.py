@@ -21,7 +21,7 @@ from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE
 from shmq.errors import ShmqError, WorkerLost
 from shmq.memory.doorbell import deadline as deadline_after
 from shmq.memory.fence import new_fence
-from shmq.transport.stream import RECORDS, RingReader
+from shmq.transport.stream import RECORDS, RingReader, where_far
 from shmq.transport.table import DONE, GENERATION_SHIFT, LEASED, RUNNING, STATE, owner_of
 from shmq.wire.codec import DECODING_ERRORS
 from shmq.wire.header import BLOCK, REFERENCES
@@ -54,7 +54,7 @@ class Parts:
         self._ring: RingReader | None = None
         self._has_read = False
         self.is_taken = False  # by `stream`; what it reads, nobody else can read again
-        self.left: deque[Any] = deque()  # moved here when the job's slot was needed
+        self.left: deque[Any] = deque()  # out of the ring already
 
     def ask(self) -> None:
         """From now on the worker lets parts out as they come."""
@@ -82,14 +82,14 @@ class Parts:
             if named != self._named or self._ring is None:
                 self._open(named)
             assert self._ring is not None
-            record = self._ring.peek()
-            if record is None:
+            run = self._ring.peek()
+            if run is None:
                 raise Nothing
-            value = self._value(record)
+            values = [self._value(run.kind, data) for data in run.parts]
             if self._claim(named):
-                if self._ring.take(record):
+                if self._ring.take(run):
                     self._ring_worker()
-                return value
+                self.left += values
 
     def has_part(self) -> bool:
         """Would `next` give a part, or say what is wrong?"""
@@ -123,11 +123,10 @@ class Parts:
         capacity = int.from_bytes(blocks.bytes_at(unit, RECORDS)[8:16], "little")
         self._ring, self._named = RingReader(blocks.bytes_at(unit, RECORDS + capacity)), named
 
-    def _value(self, record: Any) -> Any:
-        kind, data, blocks = record.kind, record.data, self._client._blocks
+    def _value(self, kind: int, data: bytes) -> Any:
         if kind & BLOCK:
-            unit, length = record.far()
-            data = bytes(blocks.bytes_at(unit, length))
+            unit, length = where_far(data)
+            data = bytes(self._client._blocks.bytes_at(unit, length))
         try:
             value = self._decode(data)
         except DECODING_ERRORS as error:
@@ -171,6 +170,7 @@ class PartStream(Generic[T]):
         self._pid = os.getpid()
         self._keeps = job._state in (VALUE, ERROR)  # `result()` was called before
         self._rest: deque[Any] | None = None  # of a job that ended before anybody asked for parts
+        self._left: deque[Any] = job._parts.left if hasattr(job, "_parts") else deque()
         self._is_over = False
 
     def __iter__(self) -> Self:
@@ -181,6 +181,10 @@ class PartStream(Generic[T]):
 
     def __next__(self) -> T:
         """The next part; waits for it."""
+        try:
+            return self._left.popleft()  # type: ignore[no-any-return]
+        except IndexError:
+            pass
         found: list[T] = []
         if not self._wait(lambda: self._step(found), deadline_after(self._timeout)):
             raise TimeoutError(
@@ -221,6 +225,7 @@ class PartStream(Generic[T]):
         if self._is_over:
             return
         self._is_over = True
+        self._left.clear()
         if self._pid != os.getpid() or self._job._state != PENDING:
             return
         parts = self._job._parts

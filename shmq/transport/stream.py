@@ -15,7 +15,7 @@ those of arrays belong to the job until the part was taken; the worker then give
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shmq.clock import now_ns
 from shmq.memory.fence import new_fence, new_order_fence
@@ -38,17 +38,18 @@ def far_part(unit: int, length: int) -> bytes:
     return _FAR.pack(unit, length)
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One part as it lies in the ring."""
+def where_far(data: bytes) -> tuple[int, int]:
+    """(unit, length) of a part that lies in a block of its own. Raises struct.error for a damaged record."""
+    unit, length = _FAR.unpack(data)
+    return unit, length
+
+
+class Run(NamedTuple):
+    """Parts that are taken together: plain ones that follow each other, or one with blocks."""
 
     kind: int
-    data: bytes
-    end: int  # position behind it
-
-    def far(self) -> tuple[int, int]:
-        """(unit, length) of a part with kind BLOCK. Raises struct.error for a damaged one."""
-        return _FAR.unpack(self.data)
+    parts: list[bytes]
+    end: int  # position behind them
 
 
 class _Ring:
@@ -87,15 +88,16 @@ class RingWriter(_Ring):
         size = record_bytes(len(data))
         if self.produced + size - self._words[_CONSUMED] > self.capacity:
             return False
-        raw = _HEAD.pack(len(data), kind) + data
         at = self.produced % self.capacity
-        room = self.capacity - at
         block = self._block
-        if len(raw) <= room:
-            block[RECORDS + at : RECORDS + at + len(raw)] = raw
+        _HEAD.pack_into(block, RECORDS + at, len(data), kind)  # never cut: positions are multiples of its size
+        at += _HEAD.size
+        room = self.capacity - at
+        if len(data) <= room:
+            block[RECORDS + at : RECORDS + at + len(data)] = data
         else:
-            block[RECORDS + at : RECORDS + at + room] = raw[:room]
-            block[RECORDS : RECORDS + len(raw) - room] = raw[room:]
+            block[RECORDS + at : RECORDS + at + room] = data[:room]
+            block[RECORDS : RECORDS + len(data) - room] = data[room:]
         if self._order is not None:
             self._order()
         # SYNC POINT: part-visible — the record is complete before `produced` counts it
@@ -129,29 +131,41 @@ class RingReader(_Ring):
         """Is there a part to take?"""
         return bool(self._words[_PRODUCED] != self._consumed)
 
-    def peek(self) -> Record | None:
-        """The next part; it stays until `take`. Raises ValueError for a damaged record."""
+    def peek(self) -> Run | None:
+        """The next parts; they stay until `take`. Raises ValueError for a damaged record."""
         used = self._words[_PRODUCED] - self._consumed
         if not used:
             return None
+        if not 0 < used <= self._capacity:
+            raise ValueError(f"{used} of {self._capacity} bytes of a ring are filled: damaged")
         if self._order is not None:
-            self._order()  # SYNC POINT: part-visible — `produced` before the record
-        length, kind = _HEAD.unpack(self._at(self._consumed, _HEAD.size))
-        if not record_bytes(length) <= used <= self._capacity:
-            raise ValueError(f"a part of {length} bytes where {used} of {self._capacity} are filled: damaged")
-        data = self._at(self._consumed + _HEAD.size, length)
-        return Record(kind, data, self._consumed + record_bytes(length))
+            self._order()  # SYNC POINT: part-visible — `produced` before the records
+        raw = self._at(self._consumed, used)
+        parts: list[bytes] = []
+        at = 0
+        while at < used:
+            length, kind = _HEAD.unpack_from(raw, at)
+            end = at + record_bytes(length)
+            if end > used:
+                raise ValueError(f"a part of {length} bytes at {at} where {used} bytes are filled: damaged")
+            if kind and parts:
+                break
+            parts.append(raw[at + _HEAD.size : at + _HEAD.size + length])
+            at = end
+            if kind:
+                return Run(kind, parts, self._consumed + at)
+        return Run(0, parts, self._consumed + at)
 
-    def take(self, record: Record) -> bool:
-        """Count the part as read; True when the worker waits for room and there is enough to wake it.
+    def take(self, run: Run) -> bool:
+        """Count the parts as read; True when the worker waits for room and there is enough to wake it.
 
         Caller must: have pinned the blocks of views that live on.
         """
         if self._order is not None:
             self._order()
         # SYNC POINT: part-read — pins before `consumed`: the worker gives blocks back that lie before it
-        self._consumed = record.end
-        self._words[_CONSUMED] = record.end
+        self._consumed = run.end
+        self._words[_CONSUMED] = run.end
         self._fence()  # SYNC POINT: doorbell — `consumed` is visible before we look whether the worker waits
         return bool(self._words[_WANTING]) and 2 * self.used <= self._capacity
 

@@ -1,6 +1,6 @@
 """Driving a generator in a worker that runs one job at a time: step, hand the part on, wait while there is no room.
 
-    in_user = True, next(), in_user = False ─▶ outlet.put ─▶ outlet.flush ─▶ cancelled? ─▶ again
+    in_user = True, next(), in_user = False ─▶ outlet.offer, or wait and resume ─▶ cancelled? ─▶ again
 
 What ends the job while it waits is thrown into the generator at its yield: TaskTimeout past the time limit,
 GeneratorExit when the stream was closed or nobody will ever read it.
@@ -44,17 +44,16 @@ class Generating:
         outlet = seat.outlet = self._outlets.open(slot, seat.words[slot], most_kept)
         try:
             while True:
-                self._arm(outlet)
+                if not self._timer.is_armed:
+                    self._arm(outlet)
                 seat.in_user = True
                 value = next(generator, _END)
                 seat.in_user = False
                 if value is _END:
                     return outlet
-                if not outlet.put(value):
-                    self._wait(outlet, lambda: outlet.put(value))  # noqa: B023 - called before the next turn
+                if not outlet.offer(value):
+                    self._wait(outlet)
                 value = None
-                if not outlet.flush():
-                    self._wait(outlet, outlet.flush)
                 outlet.check_cancelled()
         except BaseException as error:
             seat.in_user = False
@@ -65,7 +64,7 @@ class Generating:
 
     def _arm(self, outlet: Outlet) -> None:
         """The timer does not re-arm itself when it fires outside of the task's code."""
-        if not self._timer.is_armed and (self._seat.deadline_ns or outlet.is_holding):
+        if self._seat.deadline_ns or outlet.is_holding:
             self._timer.arm(_SOON_S if self._seat.deadline_ns else LONG_S)
 
     def _unwind(self, generator: Generator[Any, None, Any], error: BaseException) -> None:
@@ -82,16 +81,16 @@ class Generating:
         finally:
             seat.in_user = False
 
-    def _wait(self, outlet: Outlet, is_ready: Callable[[], bool]) -> None:
+    def _wait(self, outlet: Outlet) -> None:
         """Sleep until there is room. A wait that lasts counts as blocked: a substitute may be forked."""
         seat, started, is_blocked = self._seat, time.monotonic(), False
         try:
-            while not is_ready():
+            while not outlet.resume():
                 waited_s = time.monotonic() - started
                 slice_s = min(self._check(outlet, waited_s), RESCUE_S if is_blocked else LONG_S)
                 outlet.want_room(1)
                 try:
-                    if is_ready():
+                    if outlet.resume():
                         return
                     self._bell.wait(slice_s)
                 finally:

@@ -13,12 +13,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from shmq.errors import TooLarge, WorkerLost
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_fence
 from shmq.transport.stream import RECORDS, RingWriter, far_part, record_bytes
 from shmq.transport.table import GENERATION_SHIFT
-from shmq.wire.codec import Encoded, PartEncoder, PoolFull
+from shmq.wire.codec import ENCODING_ERRORS, Encoded, NeedsBlocks, PartEncoder, PoolFull, explain, needs_blocks
 from shmq.wire.header import BLOCK, FLAGS_OFFSET, FORGET, REFERENCES
 from shmq.worker.outcome import StreamClosed
 from shmq.worker.seat import Seat
@@ -50,6 +52,7 @@ class Outlets:
         self.payload, self.stride = segment.view("payload"), segment.shape.slot_bytes
         self.blocks, self.bells = blocks, seat.bells
         self.encoder = PartEncoder(blocks)
+        self.encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self.fence = new_fence()
         self.row_shift = segment.shape.slots_per_producer.bit_length() - 1
         budget = segment.shape.units * segment.shape.unit_bytes
@@ -111,6 +114,7 @@ class Outlet:
         self._forgets = forgets
         self._kept: deque[_Part] = deque()
         self._kept_bytes = 0
+        self._unplaced: tuple[Any, ...] = ()  # a part whose arrays found no block yet
         self._ring: RingWriter | None = None
         self._ring_block: Block | None = None
         self._inline_bytes = 0  # a longer part gets a block of its own
@@ -142,27 +146,50 @@ class Outlet:
 
     # -- the way of a part -------------------------------------------------------------
 
-    def put(self, value: Any) -> bool:
-        """Take a part; False when its arrays find no block at present."""
+    def offer(self, value: Any) -> bool:
+        """Take a part; True when the task may go on, else whoever drives it waits until `resume`."""
         if self._forgets:
             return True
+        try:
+            data = self._shared.encode(value)
+        except (NeedsBlocks, *ENCODING_ERRORS):  # arrays, or an explanation: the slow way
+            self._unplaced = (value,)
+            return self.resume()
+        ring = self._ring
+        if ring is not None and not self._kept and len(data) <= self._inline_bytes and ring.put(0, data):
+            self._notify()
+            return True
+        self._keep(_Part(0, data, []))
+        return self.flush()
+
+    def resume(self) -> bool:
+        """Go on with what had no room; True when the task may go on."""
+        if not self._unplaced:
+            return self.flush()
         shared = self._shared
         encoder = shared.encoder
         encoder.slot, encoder.generation = self._slot, self._generation
         try:
-            data = encoder.encode_part(value)
+            data = encoder.encode_part(self._unplaced[0])
         except PoolFull:
             self.flush()  # what moves on makes room
             self.is_pool_full = True
             return False
-        if len(data) > shared.blocks.largest_bytes:
+        except ENCODING_ERRORS as error:
+            raise explain(error, "a part of the result") from error
+        self._unplaced = ()
+        self._keep(_Part(REFERENCES if encoder.used_blocks else 0, data, encoder.placed))
+        return self.flush()
+
+    def _keep(self, part: _Part) -> None:
+        largest = self._shared.blocks.largest_bytes
+        if len(part.data) > largest:
             raise TooLarge(
-                f"a part of {len(data)} bytes does not fit a block: the largest is {shared.blocks.largest_bytes} "
-                "bytes.\nYield smaller parts, or raise [memory] block_budget_bytes."
+                f"a part of {len(part.data)} bytes does not fit a block: the largest is {largest} bytes.\n"
+                "Yield smaller parts, or raise [memory] block_budget_bytes."
             )
-        self._kept.append(_Part(REFERENCES if encoder.used_blocks else 0, data, encoder.placed))
-        self._kept_bytes += len(data)
-        return True
+        self._kept.append(part)
+        self._kept_bytes += len(part.data)
 
     def flush(self) -> bool:
         """Move on what there is room for; True when the task may go on."""
@@ -175,15 +202,14 @@ class Outlet:
             if not self._open_ring(self._shared.ring_bytes):
                 return False
             assert self._ring is not None
-            self._inline_bytes = self._ring.capacity // 4
+            self._inline_bytes = self._ring.capacity // 4 - record_bytes(0)
         self._reclaim()
         has_sent = False
         while self._kept and self._send(self._kept[0]):
             self._kept_bytes -= len(self._kept.popleft().data)
             has_sent = True
         if has_sent:
-            self._shared.fence()  # SYNC POINT: doorbell — parts visible before we look who waits
-            self._shared.bells.notify_producer(self._slot >> self._shared.row_shift)
+            self._notify()
         return not self._kept
 
     def look(self) -> None:
@@ -192,6 +218,10 @@ class Outlet:
             self.flush()
         except TooLarge:
             pass  # raised again by the flush after the next part
+
+    def _notify(self) -> None:
+        self._shared.fence()  # SYNC POINT: doorbell — parts visible before we look who waits
+        self._shared.bells.notify_producer(self._slot >> self._shared.row_shift)
 
     def _open_ring(self, nbytes: int) -> bool:
         shared = self._shared
@@ -209,7 +239,7 @@ class Outlet:
         """Put one part into the ring, by way of a block if it is long; False when it must wait."""
         assert self._ring is not None
         length = len(part.data)
-        is_long = not part.kind & BLOCK and record_bytes(length) > self._inline_bytes
+        is_long = not part.kind & BLOCK and length > self._inline_bytes
         needed = sum(nbytes for _, nbytes in part.blocks) + is_long * length
         if needed and self._sent_bytes and self._sent_bytes + needed > self._window_bytes:
             self.is_pool_full = False
@@ -278,7 +308,7 @@ class Outlet:
         if not self._open_ring(min(size, self._shared.blocks.largest_bytes)):
             return
         assert self._ring is not None
-        self._inline_bytes, self._window_bytes = self._ring.capacity, float("inf")
+        self._inline_bytes, self._window_bytes = self._ring.capacity - record_bytes(0), float("inf")
         while self._kept and self._send(self._kept[0]):
             self._kept.popleft()
 
