@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shmq.client import hot, mapping, resolve
+from shmq.client import hot, mapping, parts, resolve, streaming
 from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, ForgottenJob, Job
 from shmq.client.waiting import Waiter
 from shmq.clock import now_ns, to_ns
@@ -169,7 +169,7 @@ class Client:
     ) -> Job[Any]:  # fmt: skip
         """Queue what the hot path leaves: keywords, blocks, delays, or waiting for room."""
         if self._is_busy():
-            raise reentrant()
+            raise _reentrant()
         message: Any = args
         nargs = len(args)
         if kwargs or not target.least <= nargs <= target.most:
@@ -180,7 +180,7 @@ class Client:
     def _submit_slowly(
         self,
         target: resolve.Target,
-        task: Task[..., Any] | resolve.ChunkOf,
+        task: resolve.Named,
         message: Any,
         nargs: int,
         kind: int,
@@ -205,7 +205,7 @@ class Client:
                 self._wait_for_blocks(task, give_up)
 
     def _try_submit(
-        self, target: resolve.Target, task: Task[..., Any] | resolve.ChunkOf, message: Any, nargs: int, kind: int
+        self, target: resolve.Target, task: resolve.Named, message: Any, nargs: int, kind: int
     ) -> Job[Any] | None:
         """One try under the lock; None when there is no slot or lane entry. Raises PoolFull."""
         self._check_usable()
@@ -264,7 +264,7 @@ class Client:
         self._sweep()
         return bool(self._free)
 
-    def _wait_for_blocks(self, task: Task[..., Any] | resolve.ChunkOf, give_up: float) -> None:
+    def _wait_for_blocks(self, task: resolve.Named, give_up: float) -> None:
         """Give back blocks of results that nobody waits for, then pause.
 
         Blocks become free without a ring (a view dies, another producer reads), so this looks
@@ -285,7 +285,7 @@ class Client:
         with self._lock:
             return bool(self._free) or self._make_room()
 
-    def _queue_full(self, task: Task[..., Any] | resolve.ChunkOf, target: resolve.Target) -> QueueFull:
+    def _queue_full(self, task: resolve.Named, target: resolve.Target) -> QueueFull:
         total = len(self._jobs)
         group = self._segment.text("group_names", target.route.group)
         return QueueFull(
@@ -310,6 +310,13 @@ class Client:
         if any(len(call) != nargs for call in calls):
             nargs = VARIADIC
         return self._submit_slowly(target, resolve.ChunkOf(task), calls, nargs, MANY, None)
+
+    def stream(
+        self, task: Task[..., Any] | str, items: Iterable[Any], chunk_size: int = 1000,
+        memory_limit: int | str = "100 MB",
+    ) -> Iterator[Any]:  # fmt: skip
+        """Results of `task` over the items, in order, in bounded memory. See `shmq.stream`."""
+        return streaming.run(self, self._registry.resolved(task), items, chunk_size, memory_limit)
 
     def map(
         self, task: Task[..., Any] | str, *iterables: Iterable[Any], chunk_size: int | str = "auto"
@@ -412,26 +419,13 @@ class Client:
         else:
             at = self._payload_at + slot * self._stride + place
             data = self._map[at : at + length]
-        if kind & STREAMED and not self._rescue_parts(job, state):
+        if kind & STREAMED and not parts.rescue(self, job, state):
             return
         job._raw = data
         job._state = RAW if state == DONE else RAW_ERROR
         if kind & REFERENCES:  # views must be pinned before the slot is freed
             self.decode(job)
             self._decoder.pin_living_views()
-
-    def _rescue_parts(self, job: Job[Any], state: int) -> bool:
-        """Move unread parts into the handle; True when the job's error is still to be read."""
-        from shmq.client.parts import parts_of
-
-        try:
-            parts_of(self, job).rescue()
-        except Exception as error:
-            job._outcome, job._state = error, ERROR
-            return False
-        if state == DONE:  # what `result` gives: the parts were, or will be, handed out one by one
-            job._outcome, job._state = None, VALUE
-        return state != DONE
 
     def decode(self, job: Job[Any]) -> None:
         """Turn the raw result in the handle into a value or an exception."""
@@ -472,10 +466,14 @@ class Client:
     def _explain_foreign(self, job: Job[Any]) -> None:
         raise _foreign(job)
 
+    def stream_of(self, job: Job[Any], timeout: float | None) -> parts.PartStream[Any]:
+        """See Job.stream."""
+        return parts.stream_of(self, job, timeout)
+
     def wait_for(self, job: Job[Any], timeout: float | None) -> None:
         """Block until the job has ended. Raises TimeoutError."""
         if self._is_busy():
-            raise reentrant()
+            raise _reentrant()
         self._check_own(job)
         with resolve.waiting_for(job):
             if not self._waiter.wait(lambda: self.collect(job), deadline_after(timeout)):
@@ -577,8 +575,7 @@ def _foreign(job: Job[Any]) -> ShmqError:
     )
 
 
-def reentrant() -> ReentrantSubmit:
-    """The error for a thread that holds the client's lock already."""
+def _reentrant() -> ReentrantSubmit:
     return ReentrantSubmit(
         "this thread is inside the client already: a signal handler or finalizer submitted or waited "
         "while a submit was under way.\nSet a flag there and submit from the main flow."

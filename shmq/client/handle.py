@@ -116,9 +116,7 @@ class Job(Generic[R]):
             TimeoutError: the next part did not come in time; the stream goes on, ask again.
             WorkerLost: the worker died after a part had been read; parts are not made a second time.
         """
-        from shmq.client.parts import stream_of
-
-        return stream_of(self._client, self, timeout)
+        return self._client.stream_of(self, timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from shmq.client import resolve
 from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE
-from shmq.errors import ShmqError, WorkerLost
+from shmq.errors import ReentrantSubmit, ShmqError, WorkerLost
 from shmq.memory.doorbell import deadline as deadline_after
 from shmq.memory.fence import new_fence
 from shmq.transport.stream import RECORDS, RingReader, where_far
@@ -75,9 +75,13 @@ class Parts:
             Nothing: there is none at present.
             WorkerLost: the attempt is over of which parts were read.
         """
+        if not self.left:
+            self._fill()
+        return self.left.popleft()
+
+    def _fill(self) -> None:
+        """Take the parts that come next out of the ring. Raises as `next` does."""
         while True:
-            if self.left:
-                return self.left.popleft()
             named = self._streams[self._slot]
             if named != self._named or self._ring is None:
                 self._open(named)
@@ -90,6 +94,7 @@ class Parts:
                 if self._ring.take(run):
                     self._ring_worker()
                 self.left += values
+                return
 
     def has_part(self) -> bool:
         """Would `next` give a part, or say what is wrong?"""
@@ -101,7 +106,7 @@ class Parts:
         """Move all parts out of the ring: the slot is about to be freed."""
         try:
             while True:
-                self.left.append(self.next())
+                self._fill()
         except Nothing:
             pass
 
@@ -258,9 +263,10 @@ class PartStream(Generic[T]):
     def _wait(self, is_ready: Callable[[], bool], give_up: float) -> bool:
         """Until `is_ready()`; inside a task the pool learns that its worker waits."""
         if self._client._is_busy():
-            from shmq.client.client import reentrant
-
-            raise reentrant()
+            raise ReentrantSubmit(
+                "this thread is inside the client already: a signal handler or finalizer waits for a part while a "
+                "submit was under way.\nSet a flag there and read from the main flow."
+            )
         if is_ready():
             return True
         with resolve.waiting_for(self._job):
@@ -352,6 +358,18 @@ def parts_of(client: Client, job: Job[Any]) -> Parts:
     if not hasattr(job, "_parts"):
         job._parts = Parts(client, job, client._registry.decoder(client._decoder, resolve.PartOf(job._task)))
     return job._parts
+
+
+def rescue(client: Client, job: Job[Any], state: int) -> bool:
+    """The slot is about to be freed: its unread parts move into the handle. True when an error follows them."""
+    try:
+        parts_of(client, job).rescue()
+    except Exception as error:
+        job._outcome, job._state = error, ERROR
+        return False
+    if state == DONE:  # what `result` gives: the parts were, or will be, handed out one by one
+        job._outcome, job._state = None, VALUE
+    return state != DONE
 
 
 def stream_of(client: Client, job: Job[Any], timeout: float | None) -> PartStream[Any]:

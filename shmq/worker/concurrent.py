@@ -33,8 +33,8 @@ from shmq.tasks import current
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
-from shmq.wire.header import FORGET, HEADER, MANY, VARIADIC
-from shmq.worker.execution import END, START, Executor
+from shmq.wire.header import FORGET, HEADER, MANY, STREAM, VARIADIC
+from shmq.worker.execution import END, START, Convert, Executor
 from shmq.worker.generating import check_wait
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.outlet import Outlet
@@ -264,6 +264,10 @@ class ConcurrentLoop:
         limit = timeout_ns or runnable.timeout_ns
         if kind == MANY:
             return await self._call_chunk(job, runnable, data, nargs, limit), None
+        if kind == STREAM:
+            most_kept, calls, convert = executor.stream_calls(runnable, data, nargs)
+            self._keep_views(job)
+            return await self._send(job, self._each(job, runnable, calls, convert, limit), most_kept), None
         if nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
@@ -329,6 +333,33 @@ class ConcurrentLoop:
                     await self._wait_for_room(job, outlet)
                 outlet.check_cancelled()
         return outlet
+
+    async def _each(
+        self, job: Running, runnable: Runnable, calls: list[Any], convert: Convert | None, limit: int
+    ) -> AsyncGenerator[Any, None]:
+        """The calls of a chunk of `stream`: coroutines all together, others one after the other."""
+        calls = [convert(args) for args in calls] if convert is not None else calls
+        if runnable.is_async:
+            ends = [asyncio.ensure_future(self._invoke(job, runnable, args, {}, limit)) for args in calls]
+            try:
+                for end in ends:
+                    yield await end
+            finally:
+                for end in ends:
+                    end.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
+            return
+        for args in calls:
+            if not runnable.is_generator:
+                yield await self._invoke(job, runnable, args, {}, limit)
+                continue
+            with self._limited(job, limit):
+                parts = runnable.task.function(*args)
+                async with contextlib.aclosing(
+                    parts if runnable.is_async_generator else self._stepped(job, parts)
+                ) as stepped:
+                    async for part in stepped:
+                        yield part
 
     async def _wait_for_room(self, job: Running, outlet: Outlet) -> None:
         started = time.monotonic()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
@@ -46,6 +46,7 @@ from shmq.wire.header import (
     INLINE,
     MANY,
     REFERENCES,
+    STREAM,
     STREAMED,
     VARIADIC,
     result_room,
@@ -74,6 +75,9 @@ def bucket_of(ns: int) -> int:
         return max(ns, 0)
     bits = ns.bit_length()
     return min((bits << 2) + ((ns >> (bits - 3)) & 3), HISTOGRAM_BUCKETS - 1)
+
+
+Convert = Callable[[list[Any]], list[Any]]
 
 
 class Executor:
@@ -246,6 +250,10 @@ class Executor:
         limit = timeout_ns or runnable.timeout_ns
         if kind == MANY:
             return self._run_chunk(runnable, data, nargs, limit)
+        if kind == STREAM:
+            most_kept, calls, convert = self.stream_calls(runnable, data, nargs)
+            assert self.generating is not None
+            return self.generating.run(self._each(runnable, calls, convert, limit), most_kept)
         if nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
@@ -287,6 +295,35 @@ class Executor:
                 values.append(value)
         return now_ns() - started, values, failures
 
+    def _each(
+        self, runnable: Runnable, calls: list[Any], convert: Convert | None, limit: int
+    ) -> Generator[Any, None, None]:
+        """The calls of a chunk of `stream`, one after the other; the limit is each one's own."""
+        for args in calls:
+            if convert is not None:
+                args = convert(args)  # noqa: PLW2901 - the call as the task wants it
+            if limit:
+                self._set_limit(limit)
+            if runnable.is_generator:
+                yield from runnable.generate(*args)
+                continue
+            value = runnable.call(*args)
+            if limit:
+                self._clear_limit()  # waiting for the reader is not the call's time
+            yield value
+
+    def stream_calls(self, runnable: Runnable, data: bytes, nargs: int) -> tuple[int, list[Any], Convert | None]:
+        """Of a chunk of `stream`: bytes of results to keep, the calls, what must still convert each."""
+        if nargs != VARIADIC:
+            try:
+                most_kept, calls = runnable.stream_decoder(nargs)(data)
+            except msgspec.ValidationError:
+                pass
+            else:
+                return most_kept, calls, None
+        most_kept, calls = self.decoder.decode(data)
+        return most_kept, calls, runnable.convert
+
     def chunk_calls(self, runnable: Runnable, data: bytes, nargs: int) -> list[Any]:
         """A chunk's calls, each as the arguments the task wants; a wrong one fails the chunk."""
         calls, convert = self._calls(runnable, data, nargs)
@@ -300,7 +337,7 @@ class Executor:
 
     def _calls(
         self, runnable: Runnable, data: bytes, nargs: int
-    ) -> tuple[list[Any], Callable[[list[Any]], list[Any]] | None]:
+    ) -> tuple[list[Any], Convert | None]:
         """A chunk's calls, and what must still convert each: calls of different length or one of a wrong type."""
         if nargs != VARIADIC:
             try:
@@ -404,6 +441,9 @@ class Executor:
             return self._again(slot, with_state(outcome.retried_word(running), 0), due)
         name = runnable.name if runnable else "a task"
         failure = describe(outcome.as_job_error(error, name))
+        if head[4] == STREAM and runnable is not None:  # its reader tries the call again, as a job of its own
+            failure = runnable.failure_of_call(error)
+            retries = 0
         if isinstance(error, Reject) or retries or head[5] & FORGET:
             self._bury(slot, running, head, name, failure)
         data = msgspec.msgpack.encode(failure)

@@ -54,6 +54,11 @@ class Runnable:
             found = self.decoders[~count] = self._decoder.typed(list[kind]).decode  # type: ignore[valid-type]
         return found
 
+    def stream_decoder(self, count: int) -> Callable[[bytes], Any]:
+        """Decodes (bytes to keep, calls of `count` arguments each): a chunk of `stream`."""
+        kind = self.task.signature.argument_types(count)
+        return self._decoder.typed(tuple[int, list[kind]]).decode  # type: ignore[valid-type]
+
     def decode_keywords(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Decode [args, kwargs], each converted to its annotation."""
         args, kwargs = self._decoder.decode(data)
