@@ -176,7 +176,7 @@ class PartStream(Generic[T]):
         self._keeps = job._state in (VALUE, ERROR)  # `result()` was called before
         self._rest: deque[Any] | None = None  # of a job that ended before anybody asked for parts
         self._left: deque[Any] = job._parts.left if hasattr(job, "_parts") else deque()
-        self._is_over = False
+        self.is_over = False  # read to its end, failed or closed
 
     def __iter__(self) -> Self:
         return self
@@ -227,9 +227,9 @@ class PartStream(Generic[T]):
 
     def close(self) -> None:
         """Read no more: a job that still runs is cancelled. A second call does nothing."""
-        if self._is_over:
+        if self.is_over:
             return
-        self._is_over = True
+        self.is_over = True
         self._left.clear()
         if self._pid != os.getpid() or self._job._state != PENDING:
             return
@@ -254,8 +254,8 @@ class PartStream(Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_is_over", True) and self._pid == os.getpid() and self._job._state == PENDING:
-            self._is_over = True
+        if not getattr(self, "is_over", True) and self._pid == os.getpid() and self._job._state == PENDING:
+            self.is_over = True
             self._job._parts.close()  # no lock: this thread may hold it
 
     # -- inside ------------------------------------------------------------------------
@@ -288,7 +288,7 @@ class PartStream(Generic[T]):
         """Take the next part if there is one; True when there is, or when none will come. Raises the job's error."""
         client, job = self._client, self._job
         with client._lock:
-            if found or self._is_over:  # asked twice: a part is taken once
+            if found or self.is_over:  # asked twice: a part is taken once
                 return True
             if self._pid != os.getpid():
                 client._explain_foreign(job)
@@ -335,7 +335,7 @@ class PartStream(Generic[T]):
         if self._rest:
             found.append(self._rest.popleft())
         else:
-            self._is_over = True
+            self.is_over = True
         return True
 
     def _is_ready(self) -> bool:

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 
 from shmq.client.resolve import StreamOf
-from shmq.errors import BadArguments, QueueFull, TooLarge, WorkerLost
+from shmq.errors import BadArguments, QueueFull, TaskTimeout, TooLarge, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.codec import ENCODING_ERRORS
 from shmq.wire.failure import Failure
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _AHEAD = 8  # chunks under way
 _SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
 _ITEM_BYTES = 64  # what a value costs in Python beside its content
+_SWEEP_S = 0.2
 _LEAST_LIMIT = 1_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", re.IGNORECASE)
@@ -62,23 +63,28 @@ class Window:
         self.limit_bytes = limit_bytes
         self.planned_bytes = limit_bytes // 2
         self.chunk_bytes = min(self.planned_bytes // (3 * _AHEAD), block_budget_bytes // (4 * _AHEAD))
-        self._used_bytes = 0
+        self._blocks_bytes = block_budget_bytes // 4
+        self._used_bytes = self._item_bytes = 0
         self._chunks = 0
 
     def has_room(self, item_bytes: int) -> bool:
         """May a chunk with this item be sent?"""
         if not self._chunks:
             return True
-        return self._chunks < _AHEAD and self._used_bytes + self._cost(item_bytes) <= self.planned_bytes
+        if self._chunks >= _AHEAD or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
+            return False
+        return 2 * (self._item_bytes + item_bytes) <= self._blocks_bytes  # a block may be twice as long as its content
 
     def add(self, nbytes: int) -> None:
         """A chunk with items of `nbytes` is under way."""
         self._chunks += 1
+        self._item_bytes += nbytes
         self._used_bytes += self._cost(nbytes)
 
     def remove(self, nbytes: int) -> None:
         """It has been read."""
         self._chunks -= 1
+        self._item_bytes -= nbytes
         self._used_bytes -= self._cost(nbytes)
 
     def check_item(self, nbytes: int) -> None:
@@ -178,7 +184,7 @@ def run(
             if not waiting:
                 return
             chunk = waiting[0]
-            yield from _results(client, task, chunk.calls, chunk.job, window.chunk_bytes)
+            yield from _results(client, task, chunk, waiting, window.chunk_bytes)
             waiting.popleft()
             window.remove(chunk.nbytes)
     finally:
@@ -198,7 +204,8 @@ def _submit(client: Client, task: Task[..., Any], calls: Calls, kept_bytes: int,
     return client._submit_slowly(target, StreamOf(task), (kept_bytes, calls), nargs, STREAM, block)
 
 
-def _checked(chunk_size: int, memory_limit: int | str) -> int:
+def _checked(chunk_size: Any, memory_limit: int | str) -> int:
+    """The limit in bytes; both values come from callers."""
     if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
         raise BadArguments(f"chunk_size must be a number of items from 1, got {chunk_size!r}")
     limit_bytes = parse_size(memory_limit)
@@ -208,18 +215,29 @@ def _checked(chunk_size: int, memory_limit: int | str) -> int:
 
 
 def _results(
-    client: Client, task: Task[..., Any], calls: Calls, job: Job[Any], kept_bytes: int
+    client: Client, task: Task[..., Any], chunk: Chunk, waiting: Iterable[Chunk], kept_bytes: int
 ) -> Iterator[Any]:
     """Results of one chunk. A call that is to be tried again, or that may have killed the worker, goes on alone."""
+    calls, job = chunk.calls, chunk.job
     while True:
-        stream: PartStream[Any] = job.stream()
+        stream: PartStream[Any] = job.stream(timeout=_SWEEP_S)
         try:
-            read, error = 0, None
+            read, error = 0, Exception()
             while True:
                 try:
                     value = next(stream)
                 except StopIteration:
                     return
+                except TaskTimeout as raised:
+                    error = raised
+                    break
+                except TimeoutError as raised:
+                    if stream.is_over:  # the task's own
+                        error = raised
+                        break
+                    for other in waiting:  # results of later chunks move here: this one may need their blocks
+                        other.job.done()
+                    continue
                 except Exception as raised:
                     error = raised
                     break

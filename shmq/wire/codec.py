@@ -70,6 +70,7 @@ class Encoder:
         self.generation = 0
         self.used_blocks = False
         self.placed_bytes = 0  # in blocks, ever
+        self.most_inline: float = INLINE_ARRAY_BYTES  # bytes of an array that travel inside the message
         self.encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
 
     def place_message(self, message: bytes) -> int:
@@ -101,7 +102,7 @@ class Encoder:
             raise TypeError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
         dtype = array.dtype.str.encode()
         dims = struct.pack(f"<{array.ndim}Q", *array.shape)
-        if array.nbytes <= INLINE_ARRAY_BYTES:
+        if array.nbytes <= self.most_inline:
             head = bytes((len(dtype), array.ndim)) + dtype + dims
             return msgspec.msgpack.Ext(_INLINE, head + array.tobytes())
         unit = self._shared_unit(array)

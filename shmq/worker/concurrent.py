@@ -330,8 +330,10 @@ class ConcurrentLoop:
         async with contextlib.aclosing(parts):
             async for part in parts:
                 if not outlet.offer(part):
-                    await self._wait_for_room(job, outlet)
+                    await self._wait_for_room(job, outlet, outlet.resume)
                 outlet.check_cancelled()
+            if not outlet.finish():
+                await self._wait_for_room(job, outlet, outlet.finish)
         return outlet
 
     async def _each(
@@ -361,17 +363,17 @@ class ConcurrentLoop:
                     async for part in stepped:
                         yield part
 
-    async def _wait_for_room(self, job: Running, outlet: Outlet) -> None:
+    async def _wait_for_room(self, job: Running, outlet: Outlet, is_ready: Callable[[], bool]) -> None:
         started = time.monotonic()
         name = job.runnable.name if job.runnable is not None else "a task"
-        while not outlet.resume():
+        while not is_ready():
             if job.has_timed_out:  # a coroutine is cancelled instead
                 raise TaskTimeout
             check_wait(outlet, time.monotonic() - started, is_draining=self._seat.is_draining, name=name)
             self._room.clear()
             outlet.want_room(1)
             try:
-                if outlet.resume():
+                if is_ready():
                     return
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._room.wait(), RESCUE_S)

@@ -387,10 +387,12 @@ class Executor:
     def finish_large(self, slot: int, running: int, value: Any, head: tuple[int, ...]) -> int:
         """Store a result that needs the pool, or that a generator yielded; the job word to store."""
         if isinstance(value, Outlet):
-            value = value.whole()
-            if value is None:  # the parts went through the ring
+            stored, value = value.result, value.whole()
+            if stored is None and value is None:  # the parts went through the ring
+                stored = result_word(0, 0, STREAMED)
+            if stored is not None:
                 self.outlets.end(slot)
-                self.results[slot] = result_word(0, 0, STREAMED)
+                self.results[slot] = stored
                 return running + END
         try:
             try:

@@ -50,17 +50,20 @@ class Generating:
                 value = next(generator, _END)
                 seat.in_user = False
                 if value is _END:
-                    return outlet
+                    break
                 if not outlet.offer(value):
-                    self._wait(outlet)
+                    self._wait(outlet, outlet.resume)
                 value = None
                 outlet.check_cancelled()
+            if not outlet.finish():
+                self._wait(outlet, outlet.finish)
         except BaseException as error:
             seat.in_user = False
             self._unwind(generator, error)
             raise
         finally:
             seat.outlet = None
+        return outlet
 
     def _arm(self, outlet: Outlet) -> None:
         """The timer does not re-arm itself when it fires outside of the task's code."""
@@ -81,16 +84,16 @@ class Generating:
         finally:
             seat.in_user = False
 
-    def _wait(self, outlet: Outlet) -> None:
+    def _wait(self, outlet: Outlet, is_ready: Callable[[], bool]) -> None:
         """Sleep until there is room. A wait that lasts counts as blocked: a substitute may be forked."""
         seat, started, is_blocked = self._seat, time.monotonic(), False
         try:
-            while not outlet.resume():
+            while not is_ready():
                 waited_s = time.monotonic() - started
                 slice_s = min(self._check(outlet, waited_s), RESCUE_S if is_blocked else LONG_S)
                 outlet.want_room(1)
                 try:
-                    if outlet.resume():
+                    if is_ready():
                         return
                     self._bell.wait(slice_s)
                 finally:

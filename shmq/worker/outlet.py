@@ -20,8 +20,17 @@ from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_fence
 from shmq.transport.stream import RECORDS, RingWriter, far_part, record_bytes
 from shmq.transport.table import GENERATION_SHIFT
-from shmq.wire.codec import ENCODING_ERRORS, Encoded, NeedsBlocks, PartEncoder, PoolFull, explain, needs_blocks
-from shmq.wire.header import BLOCK, FLAGS_OFFSET, FORGET, REFERENCES
+from shmq.wire.codec import (
+    ENCODING_ERRORS,
+    INLINE_ARRAY_BYTES,
+    Encoded,
+    NeedsBlocks,
+    PartEncoder,
+    PoolFull,
+    explain,
+    needs_blocks,
+)
+from shmq.wire.header import BLOCK, FLAGS_OFFSET, FORGET, REFERENCES, result_word
 from shmq.worker.outcome import StreamClosed
 from shmq.worker.seat import Seat
 
@@ -110,10 +119,14 @@ class Outlet:
         self._slot = slot
         self._generation = generation
         self._most_kept = shared.blocks.largest_bytes if most_kept is None else most_kept
+        # a chunk of `stream` will be read, in its turn; until then it must hold no block that others wait for
         self._reader_patience_s = READER_PATIENCE_S if most_kept is None else float("inf")
+        self._most_inline = INLINE_ARRAY_BYTES if most_kept is None else float("inf")
         self._forgets = forgets
+        self._is_of_chunk = most_kept is not None
         self._kept: deque[_Part] = deque()
         self._kept_bytes = 0
+        self.result: int | None = None  # result word of a list that `finish` has stored
         self._unplaced: tuple[Any, ...] = ()  # a part whose arrays found no block yet
         self._ring: RingWriter | None = None
         self._ring_block: Block | None = None
@@ -168,7 +181,7 @@ class Outlet:
             return self.flush()
         shared = self._shared
         encoder = shared.encoder
-        encoder.slot, encoder.generation = self._slot, self._generation
+        encoder.slot, encoder.generation, encoder.most_inline = self._slot, self._generation, self._most_inline
         try:
             data = encoder.encode_part(self._unplaced[0])
         except PoolFull:
@@ -292,13 +305,35 @@ class Outlet:
 
     # -- the end -----------------------------------------------------------------------
 
+    def finish(self) -> bool:
+        """True when all parts are where the reader finds them, or will be with the job's result.
+
+        A chunk of `stream` for whose results there is no block at present waits, at the latest for its turn.
+        """
+        if not self.resume():
+            return False
+        if not self._is_of_chunk or self._ring is not None or self._forgets or self.result is not None:
+            return True
+        data = self._list()
+        blocks = self._shared.blocks
+        self.is_pool_full = False
+        if len(data) > blocks.largest_bytes:
+            return False
+        unit = blocks.allocate(len(data), self._slot, self._generation)
+        if unit is None:
+            return False
+        blocks.bytes_at(unit, len(data))[:] = data
+        self.result = result_word(len(data), unit, BLOCK)
+        return True
+
     def whole(self) -> Encoded | None:
         """All parts as one list, when nobody asked for them; None when they went through the ring."""
         if self._ring is not None:
             return None
-        head = _array_head(len(self._kept))
-        has_references = any(part.kind & REFERENCES for part in self._kept)
-        return Encoded(head + b"".join(part.data for part in self._kept), has_references=has_references)
+        return Encoded(self._list(), has_references=any(part.kind & REFERENCES for part in self._kept))
+
+    def _list(self) -> bytes:
+        return _array_head(len(self._kept)) + b"".join(part.data for part in self._kept)
 
     def surrender(self) -> None:
         """The task failed: whoever asks later still gets the parts before that, as far as a block holds them."""

@@ -459,6 +459,34 @@ def read_inside(count: int) -> int:
 
 
 @shmq.task
+def take(value: Any) -> int:
+    """Bytes of what came."""
+    return getattr(value, "nbytes", None) or len(value)
+
+
+@shmq.task
+def give(nbytes: int) -> bytes:
+    return b"x" * nbytes
+
+
+@shmq.task
+def die_once_at_three(number: int, mark: str = "") -> int:
+    if number == 3 and not os.path.exists(os.environ["XDG_STATE_HOME"] + "/died"):
+        open(os.environ["XDG_STATE_HOME"] + "/died", "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@shmq.task(retries=2, backoff=0.0)
+def second_time(path: str) -> str:
+    """Fails the first time that it sees the path; "" never fails."""
+    if path and not os.path.exists(path):
+        open(path, "x").close()
+        raise OSError("not yet")
+    return path
+
+
+@shmq.task
 def who() -> list[Any]:
     job = shmq.current_job()
     assert job is not None
