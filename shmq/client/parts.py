@@ -82,6 +82,9 @@ class Parts:
     def _fill(self) -> None:
         """Take the parts that come next out of the ring. Raises as `next` does."""
         while True:
+            state = self._words[self._slot] & STATE
+            if not self._has_read and state != RUNNING and state < DONE:
+                raise Nothing  # to be made again: what a former attempt has left is nobody's
             named = self._streams[self._slot]
             if named != self._named or self._ring is None:
                 self._open(named)
