@@ -1,4 +1,4 @@
-"""Streams when somebody dies: the worker, the producer, the supervisor; when a worker drains; when blocks are scarce."""
+"""Streams when somebody dies: worker, producer, supervisor; when a worker drains; when blocks are scarce."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_worker_killed_after_a_part_was_read_is_an_error_behind_what_it_had_ma
     got = [0]
     with pytest.raises(WorkerLost, match="SIGKILL"):
         for number, _ in stream:
-            got.append(number)  # noqa: PERF401
+            got.append(number)
     assert got == list(range(len(got)))
     assert len(got) > 5
     assert live.submit("echo", 1).result(60) == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from tests.client import declared
 from tests.live import until
 
 pytestmark = pytest.mark.usefixtures("client")
+ROOT = Path(__file__).parents[2]
 groups = pytest.mark.parametrize("group", ["computation", "many"])
 
 
@@ -207,3 +210,13 @@ def test_sizes_that_mean_nothing_are_refused(text):
 def test_a_limit_too_small_for_anything_is_refused():
     with pytest.raises(BadArguments, match="at least"):
         list(shmq.stream(declared.echo, [1], memory_limit="10 kB"))
+
+
+@pytest.mark.parametrize("limit", ["8 MB", "100 MB"])
+def test_the_check_of_many_gigabytes_is_right_on_a_few_megabytes(limit):
+    done = subprocess.run(
+        [sys.executable, "scripts/stream_check.py", "--gb", "0.1", "--limit", limit],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "right: 1,562 of 1,562" in done.stdout
