@@ -83,6 +83,7 @@ class Client:
         self._registry = resolve.Registry(segment)
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
+        self._closed_streams: list[Job[Any]] = []  # whose jobs have not ended, or hold their slot and blocks still
         self._part_wakers: set[tuple[Callable[[], bool], Callable[[], None]]] = set()
         self.collect = hot.make_collect(self)
         self._pid = os.getpid()

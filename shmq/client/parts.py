@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
@@ -53,6 +54,7 @@ class Parts:
         self._named = 0  # the word of `streams` whose ring this is
         self._ring: RingReader | None = None
         self._has_read = False
+        self.is_closed = False
         self.is_taken = False  # by `stream`; what it reads, nobody else can read again
         self.left: deque[Any] = deque()  # out of the ring already
 
@@ -64,6 +66,7 @@ class Parts:
 
     def close(self) -> None:
         """Ask that the job ends at its next yield. Plain stores: safe in finalizers."""
+        self.is_closed = True
         self._cancels[self._slot] = self._generation
         self._fence()  # SYNC POINT: doorbell
         self._ring_worker()
@@ -89,10 +92,15 @@ class Parts:
             if named != self._named or self._ring is None:
                 self._open(named)
             assert self._ring is not None
-            run = self._ring.peek()
-            if run is None:
-                raise Nothing
-            values = [self._value(run.kind, data) for data in run.parts]
+            try:
+                run = self._ring.peek()
+                if run is None:
+                    raise Nothing
+                values = [self._value(run.kind, data) for data in run.parts]
+            except (ShmqError, ValueError, struct.error):
+                if self._streams[self._slot] == named:
+                    raise
+                continue  # the worker dropped that ring while we looked
             if self._claim(named):
                 if self._ring.take(run):
                     self._ring_worker()
@@ -108,7 +116,7 @@ class Parts:
     def rescue(self) -> None:
         """Move all parts out of the ring: the slot is about to be freed."""
         try:
-            while True:
+            while not self.is_closed:
                 self._fill()
         except Nothing:
             pass
@@ -236,9 +244,10 @@ class PartStream(Generic[T]):
         self._left.clear()
         if self._pid != os.getpid() or self._job._state != PENDING:
             return
-        parts = self._job._parts
-        if not self._client.cancel(self._job):
-            parts.close()
+        self._job._parts.close()
+        self._client.cancel(self._job)
+        self._client._closed_streams.append(self._job)
+        collect_closed(self._client)
 
     async def aclose(self) -> None:
         """As `close`."""
@@ -260,6 +269,7 @@ class PartStream(Generic[T]):
         if not getattr(self, "is_over", True) and self._pid == os.getpid() and self._job._state == PENDING:
             self.is_over = True
             self._job._parts.close()  # no lock: this thread may hold it
+            self._client._closed_streams.append(self._job)
 
     # -- inside ------------------------------------------------------------------------
 
@@ -272,6 +282,7 @@ class PartStream(Generic[T]):
             )
         if is_ready():
             return True
+        collect_closed(self._client)
         with resolve.waiting_for(self._job):
             return self._client._waiter.wait(is_ready, give_up)
 
@@ -363,6 +374,14 @@ def parts_of(client: Client, job: Job[Any]) -> Parts:
     return job._parts
 
 
+def collect_closed(client: Client) -> None:
+    """Free the slots and blocks of closed streams whose jobs have ended: a worker may wait for blocks."""
+    if client._closed_streams:
+        with client._lock:
+            closed, client._closed_streams = client._closed_streams, []
+            client._closed_streams += [job for job in closed if job._state == PENDING and not client.collect(job)]
+
+
 def rescue(client: Client, job: Job[Any], state: int) -> bool:
     """The slot is about to be freed: its unread parts move into the handle. True when an error follows them."""
     try:
@@ -382,6 +401,7 @@ def stream_of(client: Client, job: Job[Any], timeout: float | None) -> PartStrea
             f"{job.task_name} returns one value and yields no parts: read job {job.id} with result().\n"
             "A task whose function contains `yield` can be read as a stream."
         )
+    collect_closed(client)
     with client._lock:
         if job._state == PENDING:
             client._check_own(job)

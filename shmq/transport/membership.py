@@ -11,6 +11,7 @@ import os
 from shmq import clock, probes
 from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
+from shmq.memory.blocks import SLOT_OF_TAG
 from shmq.memory.columns import column
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
@@ -125,6 +126,6 @@ def _end_unread(segment: Segment, publisher: Publisher) -> None:
         if words[slot] & STATE >= DONE:
             words[slot] = next_free(words[slot])
     for tag in set(column(segment, "tags").tolist()):
-        slot, generation = tag & 0xFFFFFFFF, tag >> 32
+        slot, generation = tag & SLOT_OF_TAG, tag >> 32
         if publisher.first <= slot < publisher.last and words[slot] == generation << 32:
             words[slot] = next_free(words[slot])

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from shmq.errors import TooLarge, WorkerLost
-from shmq.memory.blocks import BlockPool
+from shmq.memory.blocks import PART, BlockPool
 from shmq.memory.fence import new_fence
 from shmq.transport.stream import RECORDS, RingWriter, far_part, record_bytes
 from shmq.transport.table import GENERATION_SHIFT
@@ -87,6 +87,7 @@ class Outlets:
                 "the worker died after parts of its stream had been read; they are not made a second time.\n"
                 "Submit the job again, and drop the parts you have."
             )
+        self.blocks.free_parts(slot, generation)
         forgets = bool(self.payload[slot * self.stride + FLAGS_OFFSET] & FORGET)
         outlet = self._open[slot] = Outlet(self, slot, generation, most_kept, forgets=forgets)
         outlet.check_cancelled()
@@ -129,7 +130,6 @@ class Outlet:
         self.result: int | None = None  # result word of a list that `finish` has stored
         self._unplaced: tuple[Any, ...] = ()  # a part whose arrays found no block yet
         self._ring: RingWriter | None = None
-        self._ring_block: Block | None = None
         self._inline_bytes = 0  # a longer part gets a block of its own
         self._window_bytes: float = shared.window_bytes
         self._sent: deque[tuple[int, list[Block]]] = deque()  # position behind the part, its blocks
@@ -181,7 +181,7 @@ class Outlet:
             return self.flush()
         shared = self._shared
         encoder = shared.encoder
-        encoder.slot, encoder.generation, encoder.most_inline = self._slot, self._generation, self._most_inline
+        encoder.slot, encoder.generation, encoder.most_inline = self._slot | PART, self._generation, self._most_inline
         try:
             data = encoder.encode_part(self._unplaced[0])
         except PoolFull:
@@ -239,11 +239,11 @@ class Outlet:
     def _open_ring(self, nbytes: int) -> bool:
         shared = self._shared
         size = shared.blocks.units_for(nbytes) * shared.blocks.unit_bytes
-        unit = shared.blocks.allocate(size, self._slot, self._generation)
+        unit = shared.blocks.allocate(size, self._slot | PART, self._generation)
         self.is_pool_full = unit is None
         if unit is None:
             return False
-        self._ring, self._ring_block = RingWriter(shared.blocks.bytes_at(unit, size)), (unit, size)
+        self._ring = RingWriter(shared.blocks.bytes_at(unit, size))
         # SYNC POINT: ring-visible — the ring's words before the word that names it
         shared.streams[self._slot] = self._generation << 32 | unit + 1
         return True
@@ -253,13 +253,13 @@ class Outlet:
         assert self._ring is not None
         length = len(part.data)
         is_long = not part.kind & BLOCK and length > self._inline_bytes
-        needed = sum(nbytes for _, nbytes in part.blocks) + is_long * length
+        needed = self._taken_by(part.blocks) + (self._taken_by([(0, length)]) if is_long else 0)
         if needed and self._sent_bytes and self._sent_bytes + needed > self._window_bytes:
             self.is_pool_full = False
             return False
         if is_long:
             blocks = self._shared.blocks
-            unit = blocks.allocate(length, self._slot, self._generation)
+            unit = blocks.allocate(length, self._slot | PART, self._generation)
             self.is_pool_full = unit is None
             if unit is None:
                 return False
@@ -276,6 +276,11 @@ class Outlet:
             self._sent_bytes += needed
         return True
 
+    def _taken_by(self, blocks: list[Block]) -> int:
+        """Bytes of shared memory, which are more than those of the parts in it."""
+        pool = self._shared.blocks
+        return sum(pool.units_for(nbytes) for _, nbytes in blocks) * pool.unit_bytes
+
     def _reclaim(self) -> None:
         """Give back the blocks of parts that were taken; views of them live by the reader's pins."""
         assert self._ring is not None
@@ -283,7 +288,7 @@ class Outlet:
         consumed = self._ring.consumed
         while self._sent and self._sent[0][0] <= consumed:
             blocks = self._sent.popleft()[1]
-            self._sent_bytes -= sum(nbytes for _, nbytes in blocks)
+            self._sent_bytes -= self._taken_by(blocks)
             self._to_free += blocks
         if self._to_free:
             self._to_free = [block for block in self._to_free if not self._shared.blocks.free(*block)]
@@ -352,10 +357,7 @@ class Outlet:
         shared = self._shared
         shared.streams[self._slot] = 0
         shared.fence()  # SYNC POINT: stream-once — no ring is named any more when its block is free
-        blocks = [block for part in self._kept for block in part.blocks] + self._to_free
-        blocks += [block for _, sent in self._sent for block in sent]
-        for block in blocks + ([self._ring_block] if self._ring_block is not None else []):
-            shared.blocks.free(*block)  # a busy arena: then it is free with the slot
+        shared.blocks.free_parts(self._slot, self._generation)
         self._ring, self._kept = None, deque()
 
 
