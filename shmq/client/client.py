@@ -29,7 +29,7 @@ from shmq.tasks.registry import TaskInfo
 from shmq.tasks.task import Task
 from shmq.transport.membership import ProducerRow, register
 from shmq.transport.publish import Publisher
-from shmq.transport.table import CANCELLED, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
+from shmq.transport.table import CANCELLED, CRASHES, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
 from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, PoolFull, explain, needs_blocks
 from shmq.wire.failure import Failure, rebuild
 from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, STREAMED, VARIADIC
@@ -410,7 +410,8 @@ class Client:
         """Move the job's end from its slot into its handle; arrays stay in their pinned blocks."""
         state = word & STATE
         if state == CANCELLED:
-            job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
+            when = "while" if word & CRASHES else "before"  # an attempt is paid when it starts
+            job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled {when} it ran")
             job._state = ERROR
             return
         result = self._results[slot]

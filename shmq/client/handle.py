@@ -180,6 +180,11 @@ class ForgottenJob(Job[R]):
         """Has the job left its slot? Never blocks."""
         return self._state != PENDING or self._client.has_left(self)
 
+    def stream(self, timeout: float | None = None) -> PartStream[Any]:
+        """Raises ShmqError: there is nothing to read."""
+        self.result(timeout)
+        raise AssertionError("a forgotten job has no result")
+
     def result(self, timeout: float | None = None) -> R:  # noqa: ARG002 - the signature of every handle
         """Raises ShmqError: there is nothing to read."""
         raise ShmqError(

@@ -161,9 +161,12 @@ class Chunk:
 def run(
     client: Client, task: Task[..., Any], items: Iterable[Any], chunk_size: int, memory_limit: int | str
 ) -> Iterator[Any]:
-    """The results; of a generator task its parts, item after item."""
+    """The results; of a generator task its parts, item after item. What cannot work is refused at once."""
     window = Window(_checked(chunk_size, memory_limit), client.block_budget_bytes)
-    source = Items(items, window)
+    return _run(client, task, Items(items, window), window, chunk_size)
+
+
+def _run(client: Client, task: Task[..., Any], source: Items, window: Window, chunk_size: int) -> Iterator[Any]:
     waiting: deque[Chunk] = deque()
     held: tuple[Calls, int] | None = None  # taken from the input, no room for it yet
     try:

@@ -175,7 +175,7 @@ def test_closing_the_stream_ends_the_task_at_its_yield(task, how, tmp_path):
     if how in ("drop", "break"):
         del stream
     assert told(tmp_path / "end") in ("GeneratorExit", "CancelledError")
-    with pytest.raises(JobCancelled):
+    with pytest.raises(JobCancelled, match="while it ran"):
         job.result(30)
     assert job.state == "cancelled"
 
@@ -279,6 +279,11 @@ def _next_or_none(stream):
 def test_a_task_that_is_no_generator_is_refused():
     with pytest.raises(ShmqError, match="yields no parts"):
         declared.echo.submit(1).stream()
+
+
+def test_a_forgotten_job_has_no_stream():
+    with pytest.raises(ShmqError, match="forget=True"):
+        declared.parts.options(forget=True).submit(3).stream()
 
 
 def test_a_stream_is_taken_once():

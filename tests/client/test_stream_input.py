@@ -209,7 +209,7 @@ def test_sizes_that_mean_nothing_are_refused(text):
 
 def test_a_limit_too_small_for_anything_is_refused():
     with pytest.raises(BadArguments, match="at least"):
-        list(shmq.stream(declared.echo, [1], memory_limit="10 kB"))
+        shmq.stream(declared.echo, [1], memory_limit="10 kB")  # at once, not when it is read
 
 
 @pytest.mark.parametrize("limit", ["8 MB", "100 MB"])
