@@ -174,4 +174,3 @@ def test_the_smallest_blocks_are_enough_for_a_stream(tmp_path, budget):
     with LiveSupervisor(tmp_path, TASKS, CONFIG + memory) as live:
         assert list(live.submit("parts", 3_000).stream()) == list(range(3_000))
         assert live.submit("parts", 20).result(60) == list(range(20))
-
