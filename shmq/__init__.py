@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from shmq.client.default import connect as connect
     from shmq.client.default import empty as empty
     from shmq.client.default import map as map  # noqa: A004 - the public name is fixed
+    from shmq.client.default import stream as stream
     from shmq.client.default import submit as submit
     from shmq.client.executor import Executor as Executor
     from shmq.client.handle import Job as Job
@@ -41,7 +42,8 @@ _HOMES = {
     "Client": "shmq.client.client", "Executor": "shmq.client.executor", "Job": "shmq.client.handle",
     "ObjectPool": "shmq.client.object_pool",
     "close": "shmq.client.default", "connect": "shmq.client.default",
-    "empty": "shmq.client.default", "map": "shmq.client.default", "submit": "shmq.client.default",
+    "empty": "shmq.client.default", "map": "shmq.client.default", "stream": "shmq.client.default",
+    "submit": "shmq.client.default",
     "optimize_batch_size": "shmq.client.batching", "memory": "shmq.memory",
     "Task": "shmq.tasks.task", "task": "shmq.tasks.task",
     "cancelled": "shmq.tasks.current", "current_job": "shmq.tasks.current",

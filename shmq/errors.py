@@ -23,7 +23,7 @@ ShmqError
 │   ├── JobCancelled         (CancelledError)
 │   ├── JobExpired           not started before its `expires`
 │   ├── JobRejected          the task raised Reject
-│   ├── WorkerLost           the worker died too often while it ran this job
+│   ├── WorkerLost           the worker died too often while it ran this job, or after parts of it were read
 │   ├── CircuitOpen          the group or task fails fast at present
 │   └── WouldDeadlock        a wait inside a task can never end
 └── TracingError             memory tracing cannot start or go on
@@ -140,7 +140,7 @@ class JobRejected(JobError):
 
 
 class WorkerLost(JobError):
-    """The worker died while it ran this job, `max_attempts` times."""
+    """The worker died while it ran this job: `max_attempts` times, or once after a part of its stream had been read."""
 
 
 class CircuitOpen(JobError):

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shmq.client import hot, mapping, resolve
+from shmq.client import hot, mapping, parts, resolve, streaming
 from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, ForgottenJob, Job, Origin
 from shmq.client.waiting import Waiter
 from shmq.clock import now_ns, to_ns
@@ -33,10 +33,10 @@ from shmq.tasks.registry import TaskInfo
 from shmq.tasks.task import Task
 from shmq.transport.membership import ProducerRow, register
 from shmq.transport.publish import Publisher
-from shmq.transport.table import CANCELLED, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
+from shmq.transport.table import CANCELLED, CRASHES, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
 from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, PoolFull, explain, needs_blocks
 from shmq.wire.failure import Failure, rebuild
-from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, VARIADIC
+from shmq.wire.header import BLOCK, CALL, FORGET, MANY, REFERENCES, STREAMED, VARIADIC
 
 DEFAULT_BLOCK_S = 30.0
 _BLOCK_PAUSE_S = 0.003
@@ -90,6 +90,8 @@ class Client:
         self._poller: Any = None
         self._with_callbacks: set[Job[Any]] = set()
         self._orphans = 0
+        self._closed_streams: list[Job[Any]] = []  # whose jobs have not ended, or hold their slot and blocks still
+        self._part_wakers: set[tuple[Callable[[], bool], Callable[[], None]]] = set()
         self.collect, self._peek = hot.make_collect(self), hot.make_peek(self)
         self._pid = os.getpid()
         self._is_closed = False
@@ -103,6 +105,8 @@ class Client:
             if job is not None and job._state == PENDING:
                 job._outcome = _foreign(job)
                 job._state = ERROR
+                if hasattr(job, "_parts"):
+                    job._parts.left.clear()
         self._free.clear()
         self._free = []
         self._jobs = []
@@ -128,6 +132,9 @@ class Client:
         if poller is not None:
             poller.stop()  # never under the lock: its thread may be waiting for it
         with self._lock:
+            for job in self._jobs:
+                if job is not None and hasattr(job, "_parts"):
+                    job._parts.close()  # nobody reads on
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
             self._forget_row()
@@ -200,7 +207,7 @@ class Client:
     def _submit_slowly(
         self,
         target: resolve.Target,
-        task: Task[..., Any] | resolve.ChunkOf,
+        task: resolve.Named,
         message: Any,
         nargs: int,
         kind: int,
@@ -225,7 +232,7 @@ class Client:
                 self._wait_for_blocks(task, give_up)
 
     def _try_submit(
-        self, target: resolve.Target, task: Task[..., Any] | resolve.ChunkOf, message: Any, nargs: int, kind: int
+        self, target: resolve.Target, task: resolve.Named, message: Any, nargs: int, kind: int
     ) -> Job[Any] | None:
         """One try under the lock; None when there is no slot or lane entry. Raises PoolFull."""
         self._check_usable()
@@ -288,7 +295,7 @@ class Client:
         self._sweep()
         return bool(self._free)
 
-    def _wait_for_blocks(self, task: Task[..., Any] | resolve.ChunkOf, give_up: float) -> None:
+    def _wait_for_blocks(self, task: resolve.Named, give_up: float) -> None:
         """Give back blocks of results that nobody waits for, then pause: blocks become free without a ring."""
         with self._lock:
             self._sweep()
@@ -305,7 +312,7 @@ class Client:
         with self._lock:
             return bool(self._free) or self._make_room()
 
-    def _queue_full(self, task: Task[..., Any] | resolve.ChunkOf, target: resolve.Target) -> QueueFull:
+    def _queue_full(self, task: resolve.Named, target: resolve.Target) -> QueueFull:
         total = len(self._jobs)
         group = self._segment.text("group_names", target.route.group)
         return QueueFull(
@@ -332,6 +339,13 @@ class Client:
         if target.router is not None:
             target = target.router.pick(*calls)
         return self._submit_slowly(target, resolve.ChunkOf(task), calls, nargs, MANY, None)
+
+    def stream(
+        self, task: Task[..., Any] | str, items: Iterable[Any], chunk_size: int = 1000,
+        memory_limit: int | str = "100 MB",
+    ) -> Iterator[Any]:  # fmt: skip
+        """Results of `task` over the items, in order, in bounded memory. See `shmq.stream`."""
+        return streaming.run(self, self._registry.resolved(task), items, chunk_size, memory_limit)
 
     def map(
         self, task: Task[..., Any] | str, *iterables: Iterable[Any], chunk_size: int | str = "auto"
@@ -427,7 +441,8 @@ class Client:
         """Move the job's end from its slot into its handle; arrays stay in their pinned blocks."""
         state = word & STATE
         if state == CANCELLED:
-            job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled before it ran")
+            when = "while" if word & CRASHES else "before"  # an attempt is paid when it starts
+            job._outcome = JobCancelled(f"job {job.id} of {job.task_name} was cancelled {when} it ran")
             job._state = ERROR
             return
         result = self._results[slot]
@@ -437,6 +452,8 @@ class Client:
         else:
             at = self._payload_at + slot * self._stride + place
             data = self._map[at : at + length]
+        if kind & STREAMED and not parts.rescue(self, job, state):
+            return
         job._raw = data
         job._state = RAW if state == DONE else RAW_ERROR
         if kind & REFERENCES:  # views must be pinned before the slot is freed
@@ -492,6 +509,10 @@ class Client:
 
     def _explain_foreign(self, job: Job[Any]) -> None:
         raise _foreign(job)
+
+    def stream_of(self, job: Job[Any], timeout: float | None) -> parts.PartStream[Any]:
+        """See Job.stream."""
+        return parts.stream_of(self, job, timeout)
 
     def wait_for(self, job: Job[Any], timeout: float | None) -> None:
         """Block until the job has ended. Raises TimeoutError."""
@@ -574,6 +595,9 @@ class Client:
         with self._lock:
             ended = [job for job in self._with_callbacks if job.done()]
             self._with_callbacks.difference_update(ended)
+        for is_ready, wake in tuple(self._part_wakers):
+            if is_ready():
+                wake()
         for job in ended:
             functions, job._callbacks = job._callbacks, ()
             for function in functions:

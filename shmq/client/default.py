@@ -55,6 +55,26 @@ def map(  # noqa: A001 - the public name is fixed
     return client().map(task, *iterables, chunk_size=chunk_size)
 
 
+def stream(
+    task: Task[..., Any] | str, items: Iterable[Any], chunk_size: int = 1000, memory_limit: int | str = "100 MB"
+) -> Iterator[Any]:
+    """Results of `task` over the items, in order, whatever the length of the input and the size of the results.
+
+    Items are taken when there is room for them, results are made when there is room for those: nothing piles up while
+    you do not read. A generator task gives its parts, item after item. The first failure is raised in its place;
+    calls with `retries` are tried again first. Closing the iterator cancels what is under way.
+
+    Args:
+        chunk_size: calls that go into one job at most. Small for slow tasks; large chunks are cut by bytes anyway.
+        memory_limit: what may be under way, here and in shared memory: bytes, or text such as "100 MB" or "64 MiB".
+            What one running call of the task needs itself comes on top.
+
+    Raises:
+        TooLarge: an item takes more than a quarter of the limit, or fits no block.
+    """
+    return client().stream(task, items, chunk_size, memory_limit)
+
+
 def empty(shape: int | tuple[int, ...], dtype: Any = float) -> NDArray[Any]:
     """An uninitialized array in shared memory already: submitting it copies nothing."""
     return client().empty(shape, dtype)

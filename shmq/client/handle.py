@@ -10,6 +10,7 @@ from shmq.wire.codec import DECODING_ERRORS
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+    from shmq.client.parts import Parts, PartStream
 
 R = TypeVar("R")
 
@@ -36,11 +37,12 @@ class Job(Generic[R]):
     """
 
     # REJECTED: a msgspec.Struct - made in half the time, but each later store costs 40 ns more than a slot's
-    __slots__ = ("__weakref__", "_callbacks", "_origin", "_outcome", "_raw", "_slot", "_state", "_word")
+    __slots__ = ("__weakref__", "_callbacks", "_origin", "_outcome", "_parts", "_raw", "_slot", "_state", "_word")
 
     _raw: bytes | None  # encoded result, once it has left its slot
     _outcome: Any  # value or exception, once decoded
     _callbacks: tuple[Callable[[Any], object], ...]
+    _parts: Parts  # of a generator, once its stream was asked for
 
     def __init__(self, origin: Origin, slot: int, word: int) -> None:
         self._origin = origin
@@ -111,6 +113,22 @@ class Job(Generic[R]):
         error: BaseException = self._outcome
         return type(error)(*error.args)
 
+    def stream(self, timeout: float | None = None) -> PartStream[Any]:
+        """The parts that a generator task yields, one by one as they come. Call it right after `submit`.
+
+        From this call on the worker keeps at most a small buffer of parts and waits while it is full. Closing the
+        iterator, leaving its `with` block or dropping it cancels the job: the task sees GeneratorExit at its yield.
+        What the task raises is raised after the parts before it. Afterwards `result()` is None: parts are not kept.
+
+        Args:
+            timeout: seconds to wait for each part; None waits as long as it takes.
+
+        Raises (while iterating):
+            TimeoutError: the next part did not come in time; the stream goes on, ask again.
+            WorkerLost: the worker died after a part had been read; parts are not made a second time.
+        """
+        return self._origin.client.stream_of(self, timeout)
+
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, or None. Raises TimeoutError, and JobCancelled for a cancelled job."""
         if not self.done():
@@ -175,6 +193,11 @@ class ForgottenJob(Job[R]):
     def done(self) -> bool:
         """Has the job left its slot? Never blocks."""
         return self._state != PENDING or self._origin.client.has_left(self)
+
+    def stream(self, timeout: float | None = None) -> PartStream[Any]:
+        """Raises ShmqError: there is nothing to read."""
+        self.result(timeout)
+        raise AssertionError("a forgotten job has no result")
 
     def result(self, timeout: float | None = None) -> R:  # noqa: ARG002 - the signature of every handle
         """Raises ShmqError: there is nothing to read."""

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 INHERIT_RETRIES = 255
 """Header value that means: as many retries as the group's configuration says."""
 
+PART, STREAM = 1 << 65, 1 << 66
+"""Added to the key of the decoder: for single parts, for chunks of `stream`."""
+
 REMOTE = 1 << 64
 """Key of the decoder for results of tasks known by name only: above every task's key."""
 
@@ -163,11 +166,11 @@ class Registry:
             )
         return self._groups[name]
 
-    def decoder(self, decoder: Decoder, task: Task[..., Any] | ChunkOf) -> Callable[[bytes], Any]:
-        """Decodes results of the task, or of chunks of its calls, to its return annotation."""
+    def decoder(self, decoder: Decoder, task: Named | PartOf) -> Callable[[bytes], Any]:
+        """Decodes results of the task, or chunks or parts of them, to its return annotation."""
         found = self._decoders.get(task.result_key)
         if found is None:
-            kind = task.result_type() if isinstance(task, ChunkOf) else _result_type(task)
+            kind = task.result_type() if isinstance(task, ChunkOf | StreamOf | PartOf) else _result_type(task)
             found = self._decoders[task.result_key] = decoder.typed(kind).decode
         return found
 
@@ -183,6 +186,10 @@ class _RemoteTask(Task[..., Any]):
         super().__init__(function, Options(**names), info.name)
         self.result_key = REMOTE  # its results stay plain, those of the task object do not
         self.info = info
+
+    @property
+    def yields(self) -> bool:
+        return self.info.yields
 
     def options(self, **changes: Any) -> Task[..., Any]:
         changed = super().options(**changes)
@@ -204,6 +211,45 @@ class ChunkOf:
         return tuple[int, list[_result_type(self._task)], dict[int, Failure]]  # type: ignore[misc]
 
 
+class StreamOf:
+    """A task as chunks of `stream` call it: one answer yields the results, or the parts, of many calls."""
+
+    yields = True
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self.name = task.name
+        self.result_key = task.result_key + STREAM
+        self.task = task
+
+    def result_type(self) -> Any:
+        """All of them, when nobody read them one by one."""
+        part = _part_type(self)
+        return Any if part is Any else list[part]  # type: ignore[valid-type]
+
+
+class PartOf:
+    """A task as its streams are read: part by part."""
+
+    def __init__(self, task: Task[..., Any] | StreamOf) -> None:
+        self.name = task.name
+        self.result_key = task.result_key + PART
+        self._task = task
+
+    def result_type(self) -> Any:
+        """The type of one part."""
+        return _part_type(self._task)
+
+
+Named = Task[..., Any] | ChunkOf | StreamOf
+"""What a job may be of."""
+
+
+def _part_type(task: Task[..., Any] | StreamOf) -> Any:
+    if isinstance(task, StreamOf):
+        task = task.task
+    return Any if isinstance(task, _RemoteTask) else task.signature.part_type()
+
+
 def _result_type(task: Task[..., Any]) -> Any:
     return Any if isinstance(task, _RemoteTask) else task.signature.result_type()
 
@@ -221,8 +267,13 @@ def is_in_task() -> bool:
     return current.worker() is not None
 
 
+def waiting_for(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
+    """Around a wait for `job`: inside a task the pool must know of it."""
+    return _blocked_worker(job) if is_in_task() else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def waiting_for(job: Job[Any]) -> Iterator[None]:
+def _blocked_worker(job: Job[Any]) -> Iterator[None]:
     """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
 
     Raises:

@@ -24,7 +24,10 @@ from shmq.memory import locks
 from shmq.memory.columns import column
 from shmq.memory.segment import Segment
 
-_SLOT_MASK = 0xFFFFFFFF
+SLOT_OF_TAG = 0x7FFFFFFF
+PART = 1 << 31
+"""Added to the slot in tags of blocks that hold parts of a running attempt: the next attempt frees them."""
+
 _BUSY_S = 0.02
 PRODUCER_PIN, WORKER_PIN = 0, 1
 
@@ -103,7 +106,7 @@ class BlockPool:
         try:
             tags = self._tags[first:last]
             # SYNC POINT: block-pin — generation before pin: a reader pins before it frees the slot
-            slots = np.minimum(tags & np.uint64(_SLOT_MASK), np.uint64(len(self._words) - 1))
+            slots = np.minimum(tags & np.uint64(SLOT_OF_TAG), np.uint64(len(self._words) - 1))
             free = (self._words[slots] >> np.uint64(32)) != (tags >> np.uint64(32))
             free &= ~self._pins[first:last].any(axis=1)
             runs = free[: len(free) // count * count].reshape(-1, count).all(axis=1)
@@ -166,6 +169,31 @@ class BlockPool:
         watch.atexit = False
         return lambda: watch.alive
 
+    def free(self, unit: int, nbytes: int) -> bool:
+        """Take a block from its job before that ends; False when the arena is busy: try again later.
+
+        A view of it goes on living by its pin.
+        """
+        arena = self._arena_of(unit)
+        if not self._lock_file.try_acquire(locks.arena_byte(arena)):
+            return False
+        try:
+            self._tags[unit : unit + self.units_for(nbytes)] = 0
+            return True
+        finally:
+            self._lock_file.release(locks.arena_byte(arena))
+
+    def free_parts(self, slot: int, generation: int) -> None:
+        """Free what a former attempt of the job has left of its stream; a busy arena's go with the slot."""
+        tag = np.uint64((generation << 32) | PART | slot)
+        if not (self._tags == tag).any():
+            return
+        for arena, (first, last) in enumerate(self._arenas):
+            if self._lock_file.try_acquire(locks.arena_byte(arena)):
+                tags = self._tags[first:last]
+                tags[tags == tag] = 0
+                self._lock_file.release(locks.arena_byte(arena))
+
     def adopt(self, unit: int, nbytes: int, slot: int, generation: int) -> bool:
         """Tag a pinned, job-less block with a job; False when it belongs to a live job already."""
         arena = self._arena_of(unit)
@@ -173,7 +201,7 @@ class BlockPool:
             return False  # busy at this moment: the caller copies instead
         try:
             tag = int(self._tags[unit])
-            if tag and int(self._words[tag & _SLOT_MASK]) >> 32 == tag >> 32:
+            if tag and int(self._words[tag & SLOT_OF_TAG]) >> 32 == tag >> 32:
                 return False
             self._tags[unit : unit + self.units_for(nbytes)] = (generation << 32) | slot
             return True
@@ -192,7 +220,7 @@ class BlockPool:
 
     def used_bytes(self) -> int:
         """Bytes of units that a live job or a pin holds, at this moment."""
-        slots = np.minimum(self._tags & np.uint64(_SLOT_MASK), np.uint64(len(self._words) - 1))
+        slots = np.minimum(self._tags & np.uint64(SLOT_OF_TAG), np.uint64(len(self._words) - 1))
         busy = (self._words[slots] >> np.uint64(32)) == (self._tags >> np.uint64(32))
         busy |= self._pins.any(axis=1)
         return int(busy.sum()) * self.unit_bytes

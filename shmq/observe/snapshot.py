@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmq.clock import now_ns
+from shmq.memory.blocks import SLOT_OF_TAG
 from shmq.memory.columns import column
 from shmq.memory.segment import Segment
 from shmq.observe.groups import read_groups
@@ -62,7 +63,7 @@ def _memory(segment: Segment, jobs: NDArray[np.intp]) -> MemoryState:
 def _used_units(segment: Segment) -> int:
     """Units that a live job is tagged with or a reader pins; without either a unit is free."""
     tags, words = column(segment, "tags").copy(), column(segment, "words")
-    slots = np.minimum(tags & np.uint64(0xFFFFFFFF), np.uint64(len(words) - 1))
+    slots = np.minimum(tags & np.uint64(SLOT_OF_TAG), np.uint64(len(words) - 1))
     is_used = (tags != 0) & ((words[slots] >> np.uint64(32)) == (tags >> np.uint64(32)))
     is_used |= column(segment, "pins").any(axis=1)
     return int(is_used.sum())

@@ -58,6 +58,8 @@ class TaskInfo(msgspec.Struct, frozen=True):
         """Is the group left to the planner?"""
         return bool(self.options["group"] == AUTO)
 
+    yields: bool = False  # a generator: its jobs can be read as streams
+
 
 def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:
     """Import the task modules and collect their tasks by key.

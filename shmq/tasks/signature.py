@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import types
 import typing
+from collections import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ import msgspec
 from shmq.errors import BadArguments
 from shmq.wire.header import VARIADIC
 
+_YIELDING = (
+    abc.Iterator, abc.Iterable, abc.Generator, abc.AsyncIterator, abc.AsyncIterable, abc.AsyncGenerator,
+)  # fmt: skip
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -35,6 +39,7 @@ class Signature:
         self.quick_least = VARIADIC if needs_keywords else self.least
         self._hints = _hints(function)
         self.returns = self._hints.get("return", Any)
+        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) with keywords made positional where possible.
@@ -73,7 +78,17 @@ class Signature:
 
     def result_type(self) -> Any:
         """The type results are decoded to."""
+        if self.is_generator:
+            part = self.part_type()
+            return Any if part is Any else list[part]  # type: ignore[valid-type]
         return _decodable(self.returns)
+
+    def part_type(self) -> Any:
+        """The type that single parts of a generator, or else the result, are decoded to."""
+        if not self.is_generator:
+            return self.result_type()
+        kinds = typing.get_args(self.returns) if typing.get_origin(self.returns) in _YIELDING else ()
+        return _decodable(kinds[0]) if kinds else Any
 
     def __str__(self) -> str:
         return str(self._signature)

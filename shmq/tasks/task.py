@@ -95,6 +95,11 @@ class Task(Generic[P, R]):
         """Parameters and types of the function."""
         return Signature(self.function, self.name)
 
+    @property
+    def yields(self) -> bool:
+        """Is it a generator, whose parts can be read as they come?"""
+        return self.signature.is_generator
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now; no supervisor is needed."""
         return self.function(*args, **kwargs)
@@ -139,6 +144,7 @@ class Task(Generic[P, R]):
         return {
             "name": self.name, "key": self.key, "signature": str(self.signature), "options": options,
             "doc": (self.function.__doc__ or "").strip().split("\n")[0], "words": self.signature.words(),
+            "yields": self.yields,
         }  # fmt: skip
 
     def __repr__(self) -> str:

@@ -11,13 +11,15 @@ import os
 from shmq import clock, probes
 from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
+from shmq.memory.blocks import SLOT_OF_TAG
 from shmq.memory.columns import column
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
 from shmq.transport.bells import poll_bell_path
 from shmq.transport.publish import Publisher
-from shmq.transport.table import DONE, FREE, STATE, next_free
+from shmq.transport.table import DONE, FREE, GENERATION_SHIFT, STATE, next_free
+from shmq.wire.header import KIND_OFFSET, STREAM
 
 
 class ProducerRow:
@@ -96,6 +98,7 @@ def take_over(segment: Segment, index: int) -> None:
     """
     pins = column(segment, "pins")
     pins[:, 0][pins[:, 0] == index + 1] = 0
+    _close_streams(segment, index)
     publisher = Publisher(segment, index)
     publisher.finish_half_done_publishes()
     _end_unread(segment, publisher)
@@ -110,6 +113,17 @@ def take_over(segment: Segment, index: int) -> None:
         rows[at + PRODUCER[word]] = 0
 
 
+def _close_streams(segment: Segment, index: int) -> None:
+    """Nobody reads on: a worker that waits for room looks at `cancel` and ends the job."""
+    cancels, asks, words, payload = (segment.view(name) for name in ("cancels", "asks", "words", "payload"))
+    first, stride = index * segment.shape.slots_per_producer, segment.shape.slot_bytes
+    states = column(segment, "words").reshape(segment.shape.producers, -1)[index] & STATE
+    for slot in (((states != FREE) & (states < DONE)).nonzero()[0] + first).tolist():
+        generation = words[slot] >> GENERATION_SHIFT
+        if asks[slot] == generation or payload[slot * stride + KIND_OFFSET] == STREAM:
+            cancels[slot] = generation
+
+
 def _end_unread(segment: Segment, publisher: Publisher) -> None:
     """Results nobody will read are freed; FREE slots that blocks were tagged with move on."""
     words = segment.view("words")
@@ -117,6 +131,6 @@ def _end_unread(segment: Segment, publisher: Publisher) -> None:
         if words[slot] & STATE >= DONE:
             words[slot] = next_free(words[slot])
     for tag in set(column(segment, "tags").tolist()):
-        slot, generation = tag & 0xFFFFFFFF, tag >> 32
+        slot, generation = tag & SLOT_OF_TAG, tag >> 32
         if publisher.first <= slot < publisher.last and words[slot] == generation << 32:
             words[slot] = next_free(words[slot])

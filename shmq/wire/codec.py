@@ -46,6 +46,16 @@ def needs_blocks(_value: Any) -> Any:
     raise NeedsBlocks
 
 
+class Encoded:
+    """A message that is encoded already, as a value to encode: it goes in as it is."""
+
+    __slots__ = ("data", "has_references")
+
+    def __init__(self, data: bytes, *, has_references: bool) -> None:
+        self.data = data
+        self.has_references = has_references
+
+
 class PoolFull(Exception):
     """No block is free at present; the caller gives back what it took, waits and tries again."""
 
@@ -66,6 +76,7 @@ class Encoder:
         self.placed_bytes = 0  # in blocks, ever
         self._taken: list[tuple[int, int]] = []
         self.has_odd_text = False
+        self.most_inline: float = INLINE_ARRAY_BYTES  # bytes of an array that travel inside the message
         self._encode = msgspec.msgpack.Encoder(enc_hook=self._hook).encode
 
     def encode(self, message: Any) -> bytes:
@@ -111,6 +122,9 @@ class Encoder:
             return value.item()
         if isinstance(value, PurePath):
             return str(value)
+        if isinstance(value, Encoded):
+            self.used_blocks |= value.has_references
+            return msgspec.Raw(value.data)
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
@@ -118,7 +132,7 @@ class Encoder:
             raise TypeError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
         dtype = array.dtype.str.encode()
         dims = struct.pack(f"<{array.ndim}Q", *array.shape)
-        if array.nbytes <= INLINE_ARRAY_BYTES:
+        if array.nbytes <= self.most_inline:
             head = bytes((len(dtype), array.ndim)) + dtype + dims
             return msgspec.msgpack.Ext(_INLINE, head + array.tobytes())
         unit = self._shared_unit(array)
@@ -157,6 +171,46 @@ def payload_bytes(message: Any) -> int:
         return len(msgspec.msgpack.Encoder(enc_hook=count).encode(message)) + beside
     except ENCODING_ERRORS:
         return 0
+
+
+class PartEncoder(Encoder):
+    """Encodes parts of a result while the task goes on: it keeps account of their blocks, one by one.
+
+    An array that lies in shared memory already is copied: the task may go on writing to it.
+    """
+
+    def __init__(self, blocks: BlockPool) -> None:
+        super().__init__(blocks)
+        self.placed: list[tuple[int, int]] = []
+
+    def encode_part(self, value: Any) -> bytes:
+        """The part; its blocks are in `placed`. Whatever is raised, no block is left behind.
+
+        Raises:
+            PoolFull: no block for an array of it at present.
+        """
+        self.placed = []
+        self._taken.clear()
+        self.used_blocks = False
+        try:
+            return self.encode(value)
+        except BaseException:
+            self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """No part will name these blocks."""
+        for unit, nbytes in self.placed:
+            self._blocks.free(unit, nbytes)
+        self.placed = []
+
+    def _allocate(self, nbytes: int) -> int:
+        unit = super()._allocate(nbytes)
+        self.placed.append((unit, nbytes))
+        return unit
+
+    def _shared_unit(self, array: NDArray[Any]) -> int | None:  # noqa: ARG002 - the signature of every encoder
+        return None
 
 
 class Decoder:

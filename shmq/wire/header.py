@@ -4,7 +4,7 @@
     0       8     task key (blake2b-8 of the task's name)
     8       4     length of the message in bytes
     12      1     argument count, or VARIADIC when the message carries [args, kwargs]
-    13      1     kind: CALL, MANY (a chunk of map), STREAM
+    13      1     kind: CALL, MANY (a chunk of map), STREAM (a chunk of stream)
     14      1     flags: FORGET (nobody reads the result), PLAIN (a CALL with positional arguments that follow the
                   header, without limits of its own), bits 4-7 lane (priority - 1)
     15      1     retries allowed
@@ -34,13 +34,15 @@ CALL, MANY, STREAM = 0, 1, 2
 FORGET, PLAIN = 1, 2
 FLAGS_SHIFT = 48  # of the flags in CALL_WORD
 LANE_SHIFT = 4
-FLAGS_OFFSET = 14
+KIND_OFFSET, FLAGS_OFFSET = 13, 14
 VARIADIC = 255
 """Argument count that means: the message is [args, kwargs]."""
 
 INLINE, BLOCK = 0, 1
 REFERENCES = 2
-"""Kinds of a result word; REFERENCES is added when the message refers to arrays in blocks."""
+STREAMED = 4
+"""Kinds of a result word; REFERENCES is added when the message refers to arrays in blocks, STREAMED when parts
+of the result may still lie in the ring that the word of `streams` names."""
 
 
 class Header(NamedTuple):

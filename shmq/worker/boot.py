@@ -28,6 +28,7 @@ from shmq.tasks import current
 from shmq.tasks.registry import load
 from shmq.transport.claim import Claimer
 from shmq.worker.execution import Executor
+from shmq.worker.generating import Generating
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.loop import Loop
 from shmq.worker.output import redirect
@@ -121,9 +122,9 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     limits = TaskLimits(seat, lock_file, patterns, tasks)
     loop: Loop | ConcurrentLoop
     if seat.settings.concurrency == 1:
-        loop = Loop(
-            seat, claimer, executor, timer, SemaphoreBell(segment.text("worker_bells", seat.index)), fence, limits
-        )
+        bell = SemaphoreBell(segment.text("worker_bells", seat.index))
+        executor.generating = Generating(seat, executor.outlets, timer, bell)
+        loop = Loop(seat, claimer, executor, timer, bell, fence, limits)
     else:
         from shmq.worker.concurrent import ConcurrentLoop, concurrent_bell
 

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import ctypes
 import signal
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +34,11 @@ from shmq.tasks import current
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, crashes_of, failures_of, next_free, with_state
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks, PoolFull
-from shmq.wire.header import FORGET, MANY, VARIADIC, Header
-from shmq.worker.execution import END, START, Executor
+from shmq.wire.header import FORGET, MANY, STREAM, VARIADIC, Header
+from shmq.worker.execution import END, START, Convert, Executor
+from shmq.worker.generating import check_wait
 from shmq.worker.limiting import TaskLimits
+from shmq.worker.outlet import Outlet
 from shmq.worker.room import WaitForRoom
 from shmq.worker.runnable import Runnable
 from shmq.worker.seat import Seat
@@ -42,6 +46,7 @@ from shmq.worker.seat import Seat
 if TYPE_CHECKING:
     from shmq.worker.watching import Watching
 
+_END = object()
 _AUTO_START, _AUTO_MOST = 8, 256  # as in shmq.planner.sizing
 
 
@@ -61,6 +66,12 @@ class Running:
     guard: threading.Lock = field(default_factory=threading.Lock)
     has_timed_out: bool = False
     was_killed: bool = False
+    outlet: Outlet | None = None  # of a generator
+
+    @property
+    def runs_on_loop(self) -> bool:
+        """Is it a coroutine or an async generator, which can be cancelled?"""
+        return self.runnable is not None and (self.runnable.is_async or self.runnable.is_async_generator)
 
     @property
     def job(self) -> int:
@@ -127,6 +138,7 @@ class ConcurrentLoop:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()  # set at each ring, for generators that wait for room
         loop.add_reader(self._bell.fileno(), self._rung)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
         seat, claimer = self._seat, self._claimer
@@ -148,10 +160,15 @@ class ConcurrentLoop:
     def _rung(self) -> None:
         self._bell.clear()
         self._wake.set()
+        self._room.set()
+        for job in self._running:
+            if job.outlet is not None and job.outlet.is_holding:  # somebody may have asked for its parts
+                job.outlet.look()
 
     def _drain(self) -> None:
         self._seat.is_draining = True
         self._wake.set()
+        self._room.set()
 
     async def _sleep(self, *, is_free: bool) -> None:
         """Until rung, a job ends, or RESCUE_S; asleep only while a place is free."""
@@ -261,11 +278,17 @@ class ConcurrentLoop:
         limit = head.timeout_ns or runnable.timeout_ns
         if head.kind == MANY:
             return await self._call_chunk(job, runnable, data, head.nargs, limit), None
+        if head.kind == STREAM:
+            most_kept, calls, convert = executor.stream_calls(runnable, data, head.nargs)
+            self._keep_views(job)
+            return await self._send(job, self._each(job, runnable, calls, convert, limit), most_kept), None
         if head.nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
             args, kwargs = (runnable.decoders.get(head.nargs) or runnable.decoder(head.nargs))(data), {}
         self._keep_views(job)
+        if runnable.is_generator:
+            return await self._stream(job, runnable, args, kwargs, limit), None
         return await self._invoke(job, runnable, args, kwargs, limit), None
 
     async def _call_chunk(self, job: Running, runnable: Runnable, data: bytes, nargs: int, limit: int) -> Any:
@@ -287,25 +310,110 @@ class ConcurrentLoop:
         return self._executor.chunk_answer(runnable, ends, now_ns() - started)
 
     async def _invoke(self, job: Running, runnable: Runnable, args: Any, kwargs: dict[str, Any], limit_ns: int) -> Any:
-        loop = asyncio.get_running_loop()
+        """One call, to its value; all parts of a generator as a list."""
+        with self._limited(job, limit_ns):
+            if runnable.is_async:
+                return await runnable.coroutine(*args, **kwargs)
+            if runnable.is_async_generator:
+                return [part async for part in runnable.task.function(*args, **kwargs)]
+            return await self._in_thread(job, runnable.call_whole, args, kwargs)
+
+    @contextlib.contextmanager
+    def _limited(self, job: Running, limit_ns: int) -> Iterator[None]:
+        """Meanwhile the time limit runs."""
         timer = None
         if limit_ns:
             job.deadline_ns = now_ns() + limit_ns
             self._show_deadline()
-            timer = loop.call_later(limit_ns / NS, self._time_out, job)
+            timer = asyncio.get_running_loop().call_later(limit_ns / NS, self._time_out, job)
         try:
-            if runnable.is_async:
-                return await runnable.coroutine(*args, **kwargs)
-            context = contextvars.copy_context()
-            return await loop.run_in_executor(
-                self._threads, context.run, self._in_thread, job, runnable.call, args, kwargs
-            )
+            yield
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def _in_thread(self, job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
-        """A plain function in a pool thread; the guard keeps TaskTimeout inside the user's code."""
+    async def _stream(self, job: Running, runnable: Runnable, args: Any, kwargs: Any, limit_ns: int) -> Outlet:
+        """A generator as a job: its parts go out as somebody reads them."""
+        with self._limited(job, limit_ns):
+            parts = runnable.task.function(*args, **kwargs)
+            return await self._send(job, parts if runnable.is_async_generator else self._stepped(job, parts), None)
+
+    async def _send(self, job: Running, parts: AsyncGenerator[Any, None], most_kept: int | None) -> Outlet:
+        """Run a generator to its end; its parts are in, or went through, the outlet."""
+        outlet = job.outlet = self._executor.outlets.open(job.slot, job.word, most_kept)
+        async with contextlib.aclosing(parts):
+            async for part in parts:
+                if not outlet.offer(part):
+                    await self._wait_for_room(job, outlet, outlet.resume)
+                outlet.check_cancelled()
+            if not outlet.finish():
+                await self._wait_for_room(job, outlet, outlet.finish)
+        return outlet
+
+    async def _each(
+        self, job: Running, runnable: Runnable, calls: list[Any], convert: Convert | None, limit: int
+    ) -> AsyncGenerator[Any, None]:
+        """The calls of a chunk of `stream`: coroutines all together, others one after the other."""
+        calls = [convert(args) for args in calls] if convert is not None else calls
+        if runnable.is_async:
+            ends = [asyncio.ensure_future(self._invoke(job, runnable, args, {}, limit)) for args in calls]
+            try:
+                for end in ends:
+                    yield await end
+            finally:
+                for end in ends:
+                    end.cancel()
+                await asyncio.gather(*ends, return_exceptions=True)
+            return
+        for args in calls:
+            if not runnable.is_generator:
+                yield await self._invoke(job, runnable, args, {}, limit)
+                continue
+            with self._limited(job, limit):
+                parts = runnable.task.function(*args)
+                async with contextlib.aclosing(
+                    parts if runnable.is_async_generator else self._stepped(job, parts)
+                ) as stepped:
+                    async for part in stepped:
+                        yield part
+
+    async def _wait_for_room(self, job: Running, outlet: Outlet, is_ready: Callable[[], bool]) -> None:
+        started = time.monotonic()
+        name = job.runnable.name if job.runnable is not None else "a task"
+        while not is_ready():
+            if job.has_timed_out:  # a coroutine is cancelled instead
+                raise TaskTimeout
+            check_wait(outlet, time.monotonic() - started, is_draining=self._seat.is_draining, name=name)
+            self._room.clear()
+            outlet.want_room(1)
+            try:
+                if is_ready():
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._room.wait(), RESCUE_S)
+            finally:
+                outlet.want_room(0)
+
+    async def _stepped(self, job: Running, generator: Generator[Any, None, Any]) -> AsyncGenerator[Any, None]:
+        """A plain generator, each step of it in a pool thread."""
+        try:
+            while True:
+                part = await self._in_thread(job, next, (generator, _END), {})
+                if part is _END:
+                    return
+                yield part
+        finally:
+            await self._in_thread(job, generator.close, (), {})
+
+    async def _in_thread(self, job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """A plain function in a pool thread, in the job's context."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, context.run, self._guarded, job, call, args, kwargs
+        )
+
+    def _guarded(self, job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        """In the pool thread; the guard keeps TaskTimeout inside the user's code."""
         with job.guard:
             job.thread = threading.get_ident()
         try:
@@ -324,7 +432,7 @@ class ConcurrentLoop:
 
     def _interrupt(self, job: Running) -> None:
         """Cancel the coroutine, or raise TaskTimeout in the thread that runs the function."""
-        if job.runnable is not None and job.runnable.is_async and job.future is not None:
+        if job.runs_on_loop and job.future is not None:
             job.future.cancel()
             return
         with job.guard:
@@ -344,7 +452,7 @@ class ConcurrentLoop:
             if self._kills[job.slot] != job.word >> GENERATION_SHIFT or job.was_killed:
                 continue
             job.was_killed = True
-            if job.runnable is not None and job.runnable.is_async and job.future is not None:
+            if job.runs_on_loop and job.future is not None:
                 job.future.cancel()
             else:
                 self._seat.row[WORKER["job"]] = job.job

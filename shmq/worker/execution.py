@@ -8,10 +8,9 @@ Built as one closure so that nothing is looked up on an object per job. The slow
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.tasks.task import AUTO, Task
 from shmq.transport.dead import DeadLetter, DeadLetters
 from shmq.transport.table import (
+    CANCELLED,
     CRASH,
     DONE,
     FAILED,
@@ -50,6 +50,8 @@ from shmq.wire.header import (
     MANY,
     PLAIN,
     REFERENCES,
+    STREAM,
+    STREAMED,
     SUBMITTED_WORD,
     VARIADIC,
     Header,
@@ -57,7 +59,10 @@ from shmq.wire.header import (
     result_word,
 )
 from shmq.worker import outcome
+from shmq.worker.generating import Generating, OwnLoop, driven
 from shmq.worker.measuring import measure
+from shmq.worker.outcome import StreamClosed, StreamGivenBack
+from shmq.worker.outlet import Outlet, Outlets
 from shmq.worker.room import WaitForRoom
 from shmq.worker.runnable import Runnable, collecting
 from shmq.worker.seat import Seat
@@ -81,6 +86,9 @@ def bucket_of(ns: int) -> int:
     return min((bits << 2) + ((ns >> (bits - 3)) & 3), HISTOGRAM_BUCKETS - 1)
 
 
+Convert = Callable[[list[Any]], list[Any]]
+
+
 class Executor:
     """Runs leased jobs for one seat."""
 
@@ -92,16 +100,21 @@ class Executor:
         self.encoder = Encoder(blocks)
         self.dead_letters = DeadLetters(seat.segment.state_dir)
         self.decoder = Decoder(blocks)
+        self.outlets = Outlets(seat, blocks)
+        self._own_loop = OwnLoop()
         self.encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self.runnables = {key: Runnable(task, self.decoder, seat) for key, task in tasks.items()}
         for runnable in self.runnables.values():
             if runnable.is_async:
-                runnable.call = self._on_own_loop(runnable.task.function)
+                runnable.call = runnable.call_whole = self._on_own_loop(runnable.task.function)
             elif runnable.is_generator:
-                runnable.call = collecting(runnable.task.function)
+                if runnable.is_async_generator:
+                    runnable.generate = driven(runnable.task.function, self._own_loop.run)
+                runnable.call = self._streamed(runnable)
+                runnable.call_whole = collecting(runnable.generate)
         measure([runnable for runnable in self.runnables.values() if runnable.task.settings.group == AUTO], seat)
         self._arm_timer = arm_timer
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.generating: Generating | None = None  # in a worker that runs one job at a time
         self.segment = seat.segment
         self.stride = self.segment.shape.slot_bytes
         self.payload = self.segment.view("payload")
@@ -279,6 +292,10 @@ class Executor:
         limit = head.timeout_ns or runnable.timeout_ns
         if head.kind == MANY:
             return self._run_chunk(runnable, data, head.nargs, limit)
+        if head.kind == STREAM:
+            most_kept, calls, convert = self.stream_calls(runnable, data, head.nargs)
+            assert self.generating is not None
+            return self.generating.run(self._each(runnable, calls, convert, limit), most_kept)
         if head.nargs == VARIADIC:
             args, kwargs = runnable.decode_keywords(data)
         else:
@@ -301,7 +318,7 @@ class Executor:
         """Run the calls of a chunk: (run ns, values, {index: failure}). Failures stay with their call."""
         seat = self.seat
         calls, convert = self._calls(runnable, data, nargs)
-        call = runnable.call
+        call = runnable.call_whole
         values: list[Any] = []
         failures: dict[int, Failure] = {}
         started = now_ns()
@@ -321,6 +338,35 @@ class Executor:
                 values.append(value)
         return now_ns() - started, values, failures
 
+    def _each(
+        self, runnable: Runnable, calls: list[Any], convert: Convert | None, limit: int
+    ) -> Generator[Any, None, None]:
+        """The calls of a chunk of `stream`, one after the other; the limit is each one's own."""
+        for args in calls:
+            if convert is not None:
+                args = convert(args)  # noqa: PLW2901 - the call as the task wants it
+            if limit:
+                self._set_limit(limit)
+            if runnable.is_generator:
+                yield from runnable.generate(*args)
+                continue
+            value = runnable.call(*args)
+            if limit:
+                self._clear_limit()  # waiting for the reader is not the call's time
+            yield value
+
+    def stream_calls(self, runnable: Runnable, data: bytes, nargs: int) -> tuple[int, list[Any], Convert | None]:
+        """Of a chunk of `stream`: bytes of results to keep, the calls, what must still convert each."""
+        if nargs != VARIADIC:
+            try:
+                most_kept, calls = runnable.stream_decoder(nargs)(data)
+            except msgspec.ValidationError:
+                pass
+            else:
+                return most_kept, calls, None
+        most_kept, calls = self.decoder.decode(data)
+        return most_kept, calls, runnable.convert
+
     def chunk_calls(self, runnable: Runnable, data: bytes, nargs: int) -> list[Any]:
         """A chunk's calls, each as the arguments the task wants; a wrong one fails the chunk."""
         calls, convert = self._calls(runnable, data, nargs)
@@ -332,9 +378,7 @@ class Executor:
         failures = {i: runnable.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)}
         return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
 
-    def _calls(
-        self, runnable: Runnable, data: bytes, nargs: int
-    ) -> tuple[list[Any], Callable[[list[Any]], list[Any]] | None]:
+    def _calls(self, runnable: Runnable, data: bytes, nargs: int) -> tuple[list[Any], Convert | None]:
         """A chunk's calls, and what must still convert each: calls of different length or one of a wrong type."""
         if nargs != VARIADIC:
             try:
@@ -406,11 +450,19 @@ class Executor:
         return WaitForRoom(self.seat, self.blocks, slot, running, task, self.encoder.wanted_bytes, deadline_ns)
 
     def finish_large(self, slot: int, running: int, value: Any) -> int:
-        """Store a result that needs the pool; the job word to store.
+        """Store a result that needs the pool, or that a generator yielded; the job word to store.
 
         Raises:
             PoolFull: there is no room at present. Nothing is stored.
         """
+        if isinstance(value, Outlet):
+            stored, value = value.result, value.whole()
+            if stored is None and value is None:  # the parts went through the ring
+                stored = result_word(0, 0, STREAMED)
+            if stored is not None:
+                self.outlets.end(slot)
+                self.results[slot] = stored
+                return running + END
         try:
             try:
                 self._place_large(slot, running, value)
@@ -425,6 +477,7 @@ class Executor:
             return self.fail(slot, running, explain(error, f"the result of {self.seat.task_name()}"))
         except Exception as error:
             return self.fail(slot, running, error)
+        self.outlets.end(slot)
         return running + END
 
     def _what_can_travel(self, answer: Any) -> Any:
@@ -448,28 +501,45 @@ class Executor:
     def fail(self, slot: int, running: int, error: BaseException) -> int:
         """Decide and record what a failed attempt means: the job word to store, 0 when it is stored."""
         seat, head = self.seat, self.header(slot)
+        if isinstance(error, StreamClosed):
+            self.outlets.end(slot)
+            return with_state(running, CANCELLED)
+        if isinstance(error, StreamGivenBack):
+            return self._again(slot, with_state(running - CRASH, 0), 0)
         runnable = self.runnables.get(head.key)
         seat.row[WORKER["failed"]] += 1
         error = _named(error, seat.task_name(), runnable)
         retries = runnable.retries if runnable and head.retries == INHERIT_RETRIES else head.retries
         due = outcome.retry_due(error, running, runnable.task.settings if runnable else None, retries)
-        if due is not None and head.kind == CALL and seat.words[slot] == running:
+        can_retry = head.kind == CALL and seat.words[slot] == running and not self.outlets.was_read(slot, running)
+        if due is not None and can_retry:
             seat.row[WORKER["retried"]] += 1
-            self._clear_limit()
-            self.decoder.pin_living_views()
-            seat.reschedule(slot, with_state(outcome.retried_word(running), 0), due)
-            seat.bells.notify_recovery()
-            return 0
+            return self._again(slot, with_state(outcome.retried_word(running), 0), due)
         name = runnable.name if runnable else "a task"
         failure = describe(outcome.as_job_error(error, name))
+        if head.kind == STREAM and runnable is not None:  # its reader tries the call again, as a job of its own
+            failure = runnable.failure_of_call(error)
+            retries = 0
         if isinstance(error, Reject) or retries or head.flags & FORGET:
             self._bury(slot, running, head, name, failure)
         data = msgspec.msgpack.encode(failure)
+        outlet = self.outlets.end(slot)
+        if outlet is not None:
+            outlet.surrender()
         try:
             self._store_failure(slot, running, data, failure, head)
         finally:
             error.__traceback__ = None  # its frames hold the arguments
         return running - RUNNING + FAILED
+
+    def _again(self, slot: int, word: int, due_ns: int) -> int:
+        """Send a job back to run again at its due time. Returns 0: its word is stored."""
+        self._clear_limit()
+        self.decoder.pin_living_views()
+        self.outlets.drop(slot)
+        self.seat.reschedule(slot, word, due_ns)
+        self.seat.bells.notify_recovery()
+        return 0
 
     def _bury(self, slot: int, running: int, head: Header, name: str, failure: Failure) -> None:
         """Dead-letter a job that will not be tried again and whose end nobody may ever read."""
@@ -488,10 +558,11 @@ class Executor:
 
     def _store_failure(self, slot: int, running: int, data: bytes, failure: Failure, head: Header) -> None:
         at, room = self._result_room(head)
+        streamed = STREAMED if self.outlets.is_streamed(slot, running) else 0
         if len(data) > room:
             self.encoder.begin(slot, running >> GENERATION_SHIFT)
             try:
-                self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK)
+                self.results[slot] = result_word(len(data), self.encoder.place_message(data), BLOCK | streamed)
                 return
             except Exception:
                 kept = max(room - len(failure.type_name) - 16, 0)
@@ -499,16 +570,22 @@ class Executor:
                 data = msgspec.msgpack.encode(short)[: max(room, 0)]
         from_ = slot * self.stride + at
         self.payload[from_ : from_ + len(data)] = data
-        self.results[slot] = result_word(len(data), at, INLINE)
+        self.results[slot] = result_word(len(data), at, INLINE | streamed)
+
+    def _streamed(self, runnable: Runnable) -> Callable[..., Any]:
+        """A generator as a job: it is driven step by step, and its parts go out as somebody reads them."""
+
+        def call(*args: Any, **kwargs: Any) -> Outlet:
+            assert self.generating is not None
+            return self.generating.run(runnable.generate(*args, **kwargs), None)
+
+        return call
 
     def _on_own_loop(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Run coroutine functions to their end on this worker's loop."""
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                asyncio.set_event_loop(self._loop)
-            return self._loop.run_until_complete(function(*args, **kwargs))
+            return self._own_loop.run(function(*args, **kwargs))
 
         return call
 

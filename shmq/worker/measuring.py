@@ -34,6 +34,8 @@ def measure(runnables: list[Runnable], seat: Seat) -> None:
     meter = Meter(seat, is_alone=seat.settings.concurrency == 1)
     for runnable in runnables:
         runnable.call = meter.around(runnable.task.key, runnable.call)
+        if not runnable.is_generator:
+            runnable.call_whole = runnable.call
         runnable.coroutine = meter.around_coroutine(runnable.task.key, runnable.coroutine)
 
 

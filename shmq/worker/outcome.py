@@ -29,6 +29,14 @@ _FINAL = (Reject, BadArguments, CircuitOpen, JobExpired, UnknownTask)
 """Trying again cannot help, or would be too late."""
 
 
+class StreamClosed(Exception):
+    """The reader closed the stream, or cancelled a generator's job: it ends as cancelled, at a yield."""
+
+
+class StreamGivenBack(Exception):
+    """The worker drains while a stream waits of which nothing was read: it starts again elsewhere."""
+
+
 def pause_s(options: Options, failures: int) -> float:
     """Seconds before attempt `failures + 1`: uniform between 0 and the capped exponential."""
     return random.uniform(0.0, min(options.max_backoff, options.backoff * 2.0 ** min(failures, 60)))

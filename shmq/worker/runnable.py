@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import msgspec
@@ -24,9 +24,12 @@ class Runnable:
         self.name = task.name
         self._decoder = decoder
         self.is_async = inspect.iscoroutinefunction(task.function)
-        self.is_generator = inspect.isgeneratorfunction(task.function)
-        self.call: Callable[..., Any] = task.function
+        self.is_async_generator = inspect.isasyncgenfunction(task.function)
+        self.is_generator = self.is_async_generator or inspect.isgeneratorfunction(task.function)
+        self.call: Callable[..., Any] = task.function  # as a job
+        self.generate: Callable[..., Generator[Any, None, Any]] = task.function  # if it is a generator: its parts
         self.coroutine: Callable[..., Any] = task.function  # of an async task, for an event loop
+        self.call_whole: Callable[..., Any] = task.function  # as one call of a chunk: the parts as a list
         self.decoders: dict[int, Callable[[bytes], Any]] = {}
         limit = task.settings.timeout if task.settings.timeout is not None else seat.settings.timeout_s
         self.timeout_ns = to_ns(limit) if limit else 0
@@ -51,6 +54,11 @@ class Runnable:
             kind = signature.argument_types(count)
             found = self.decoders[~count] = self._decoder.typed(list[kind]).decode  # type: ignore[valid-type]
         return found
+
+    def stream_decoder(self, count: int) -> Callable[[bytes], Any]:
+        """Decodes (bytes to keep, calls of `count` arguments each): a chunk of `stream`."""
+        kind = self.task.signature.argument_types(count)
+        return self._decoder.typed(tuple[int, list[kind]]).decode  # type: ignore[valid-type]
 
     def decode_keywords(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Decode [args, kwargs], each converted to its annotation."""
@@ -88,7 +96,7 @@ class Runnable:
 
 
 def collecting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A generator task read with `result()` gives the list of its parts."""
+    """A generator task as a call of a chunk of `map`: the list of its parts."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         return list(function(*args, **kwargs))

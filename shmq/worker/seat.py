@@ -30,6 +30,7 @@ from shmq.transport.table import (
 
 if TYPE_CHECKING:
     from shmq.config.model import Group
+    from shmq.worker.outlet import Outlet
 
 _BLOCKED = WORKER["blocked"]
 _JOB = WORKER["job"]
@@ -61,6 +62,7 @@ class Seat:
         self.started_ns = 0  # of the running job: when the one before it ended
         self.deadline_ns = 0
         self.timeout_s = 0.0
+        self.outlet: Outlet | None = None  # of the generator on the main thread
         # the batch it came from
         self.batch_slots: list[int] = []
         self.batch_words: list[int] = []

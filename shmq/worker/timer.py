@@ -48,6 +48,8 @@ class Timer:
             self._fence()
             seat.ring_producers(seat.position - 1)
             seat.bells.wake_one(seat.group)  # what came while this worker attended to the group alone
+        if seat.outlet is not None:  # somebody may have asked for parts since the last one
+            seat.outlet.look()
         if seat.deadline_ns and now >= seat.deadline_ns:
             seat.in_user = False
             raise TaskTimeout(
@@ -55,5 +57,7 @@ class Timer:
                 "raise `timeout`, or make the task return in time"
             )
         wake = seat.started_ns + _LONG_NS if now - seat.started_ns < _LONG_NS else seat.deadline_ns
+        if seat.outlet is not None and seat.outlet.is_holding:
+            wake = min(wake or now + _LONG_NS, now + _LONG_NS)
         if wake:
             self.arm(max((wake - now) / NS, _SOON_S))

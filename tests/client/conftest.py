@@ -21,6 +21,10 @@ max_workers = 1
 [groups.parked]
 min_workers = 1
 max_workers = 1
+[groups.many]
+min_workers = 1
+max_workers = 1
+concurrency = 8
 [memory]
 max_producers = 12
 slots_per_producer = {SLOTS}

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -357,6 +358,132 @@ async def acho(value: Any) -> Any:
 @shmq.task
 def parts(count: int):
     yield from range(count)
+
+
+# -- streams ------------------------------------------------------------------------------
+
+
+@shmq.task
+async def async_parts(count: int):
+    for number in range(count):
+        await asyncio.sleep(0)
+        yield number
+
+
+@shmq.task
+def typed_parts(count: int) -> Iterator[Point]:
+    for number in range(count):
+        yield Point(number)
+
+
+@shmq.task
+def one_buffer(count: int, size: int):
+    """A generator that writes each part into the same array."""
+    buffer = np.empty(size)
+    for number in range(count):
+        buffer[:] = number
+        yield buffer
+
+
+@shmq.task
+def sizes(*lengths: int):
+    for length in lengths:
+        yield b"x" * length
+
+
+@shmq.task
+def parts_then(count: int, error: str):
+    yield from range(count)
+    raise {"ValueError": ValueError, "Odd": Odd}[error](f"after {count}")
+
+
+@shmq.task
+def step_by_step(folder: str, count: int = 1_000_000):
+    """Tells how far it is, and what ended it, in files: `at`, `end`."""
+    at = 0
+    with open(f"{folder}/at", "wb", 0) as told:
+        try:
+            for at in range(count):
+                told.seek(0)
+                told.write(b"%d" % at)
+                yield at
+        except BaseException as error:
+            Path(f"{folder}/end").write_text(type(error).__name__)
+            raise
+
+
+@shmq.task(group="many")
+def step_in_thread(folder: str):
+    yield from step_by_step.function(folder)
+
+
+@shmq.task(group="many")
+async def step_on_loop(folder: str):
+    for part in step_by_step.function(folder):
+        yield part
+
+
+@shmq.task
+def first_then_wait(path: str):
+    yield "first"
+    wait_for_file.function(path)
+    yield "second"
+
+
+@shmq.task
+def odd_part(count: int):
+    yield from range(count)
+    yield object()
+
+
+@shmq.task(retries=2, backoff=0.0)
+def fails_at_the_gate(path: str):
+    yield "first"
+    wait_for_file.function(path)
+    raise OSError("not again")
+
+
+@shmq.task(retries=2, backoff=0.0)
+def third_time_lucky(path: str):
+    """Each attempt leaves a mark; the first two fail after a part."""
+    with open(path, "a") as file:
+        file.write("x")
+    yield os.path.getsize(path)
+    if os.path.getsize(path) < 3:
+        raise OSError("not yet")
+
+
+@shmq.task
+def read_inside(count: int) -> int:
+    return sum(parts.options(group="single").submit(count).stream())
+
+
+@shmq.task
+def take(value: Any) -> int:
+    """Bytes of what came."""
+    return getattr(value, "nbytes", None) or len(value)
+
+
+@shmq.task
+def give(nbytes: int) -> bytes:
+    return b"x" * nbytes
+
+
+@shmq.task
+def die_once_at_three(number: int, mark: str = "") -> int:
+    if number == 3 and not os.path.exists(os.environ["XDG_STATE_HOME"] + "/died"):
+        open(os.environ["XDG_STATE_HOME"] + "/died", "x").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@shmq.task(retries=2, backoff=0.0)
+def second_time(path: str) -> str:
+    """Fails the first time that it sees the path; "" never fails."""
+    if path and not os.path.exists(path):
+        open(path, "x").close()
+        raise OSError("not yet")
+    return path
 
 
 @shmq.task

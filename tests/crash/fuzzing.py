@@ -25,8 +25,8 @@ from tests.crash.stage.tasks import doubled, flaky, large
 VICTIM, WORKER_ROW = 0, 3
 FIELDS = (
     "payload", "payload", "words", "words", "heads", "tails", "rings", "results", "worker_rows", "producer_rows",
-    "group_control", "group_claim", "group_plan", "tags", "pins", "cancels", "kills", "dues", "progress", "sleeping",
-    "service_times", "worker_bells", "producer_bells", "blocks",
+    "group_control", "group_claim", "group_plan", "tags", "pins", "cancels", "kills", "dues", "sleeping",
+    "streams", "asks", "reads", "service_times", "worker_bells", "producer_bells", "blocks",
 )  # fmt: skip
 _LIMIT_BYTES = 3 << 30
 _PATIENCE_S = 10

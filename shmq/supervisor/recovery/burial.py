@@ -3,6 +3,7 @@
 LEASED ─▶ REQUEUED                          RUNNING ─▶ by the row's reason:
     not to blame (drained, stopped, another job is the culprit)  ─▶ REQUEUED, crash given back
     time limit ─▶ retried or FAILED         cancelled ─▶ CANCELLED
+    a part of its stream was read ─▶ FAILED: it is not made a second time
     out of memory ─▶ REQUEUED in the group named by `escalate_to`; no such group: dead letter
     else ─▶ REQUEUED, past max_attempts dead letter
 """
@@ -67,6 +68,7 @@ class Burial:
         self._segment = segment
         self._words = segment.view("words")
         self._rows = segment.rows("worker_rows")
+        self._reads = segment.view("reads")
         self._groups = list(config.groups)
         self._failures = Failures(segment, config)
 
@@ -112,6 +114,8 @@ class Burial:
             self._quarantine(redeliverer, slot, word)
         elif word & STATE != RUNNING:
             redeliverer.requeue(slot, word)
+        elif self._was_read(slot, word) and not (is_culprit and death.reason in {TIME_LIMIT, CANCELLED}):
+            self._break_off(redeliverer, slot, word, death)
         elif death.reason in INTERRUPTIONS or (death.culprit and not is_culprit):
             redeliverer.requeue(slot, _uncharged(word))  # an interruption, not its fault
         elif is_culprit and death.reason == TIME_LIMIT:
@@ -124,6 +128,19 @@ class Burial:
             self._give_up(redeliverer, slot, word, death)
         else:
             redeliverer.requeue(slot, word)
+
+    def _was_read(self, slot: int, word: int) -> bool:
+        """Has the job's producer taken a part of its stream? (The next attempt's worker asks again.)"""
+        return bool(self._reads[slot] == word >> GENERATION_SHIFT)
+
+    def _break_off(self, redeliverer: Redeliverer, slot: int, word: int, death: Death) -> None:
+        """No redelivery, and no dead letter: its reader is there, and is told."""
+        name = self._failures.task_name(self._failures.head(slot).key)
+        text = (
+            f"{name} lost its worker ({death.how}) after parts of its stream had been read; they are not made a second "
+            "time.\nSubmit the job again, and drop the parts you have."
+        )
+        self._failures.fail(redeliverer, slot, word, Failure("WorkerLost", text))
 
     def _quarantine(self, redeliverer: Redeliverer, slot: int, word: int) -> None:
         """No version of shmq writes such a group: nobody could ever claim the job."""
@@ -145,7 +162,7 @@ class Burial:
         """The task did not end although TaskTimeout was raised in it."""
         head = self._failures.head(slot)
         retries = head.retries if head.retries != _INHERIT_RETRIES else self._retries_of(head.key, word)
-        if failures_of(word) < retries:
+        if failures_of(word) < retries and not self._was_read(slot, word):
             pause_s = random.uniform(0.0, min(2.0 ** failures_of(word), 60.0))
             column(self._segment, "dues")[slot] = now_ns() + to_ns(pause_s)
             self._words[slot] = with_state(word + FAILURE, SCHEDULED)

@@ -22,7 +22,7 @@ from shmq.transport.table import (
     with_state,
 )
 from shmq.wire.failure import Failure
-from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, Header, result_room, result_word
+from shmq.wire.header import FORGET, HEADER, HEADER_BYTES, INLINE, STREAMED, Header, result_room, result_word
 
 _log = logging.getLogger("shmq.recovery")
 _MOST = (1 << 63) - 1
@@ -44,6 +44,7 @@ class Failures:
         self._payload = segment.view("payload")
         self._results = segment.view("results")
         self._words = segment.view("words")
+        self._streams = segment.view("streams")
 
     def fail(
         self,
@@ -72,7 +73,8 @@ class Failures:
             data = b""
         from_ = slot * self._slot_bytes + at
         self._payload[from_ : from_ + len(data)] = data
-        self._results[slot] = result_word(len(data), at, INLINE)
+        is_streamed = self._streams[slot] >> 32 == word >> GENERATION_SHIFT  # parts in the ring are still to be read
+        self._results[slot] = result_word(len(data), at, INLINE | (STREAMED if is_streamed else 0))
         # SYNC POINT: result-visible
         self._words[slot] = next_free(word) if head.flags & FORGET else with_state(word, FAILED)
         redeliverer.ring_producer_of(slot)

@@ -1,0 +1,188 @@
+"""Driving a generator in a worker that runs one job at a time: step, hand the part on, wait while there is no room.
+
+    in_user = True, next(), in_user = False ─▶ outlet.offer, or wait and resume ─▶ cancelled? ─▶ again
+
+What ends the job while it waits is thrown into the generator at its yield: TaskTimeout past the time limit,
+GeneratorExit when the stream was closed or nobody will ever read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Any
+
+from shmq.clock import NS, now_ns
+from shmq.errors import QueueFull, TaskTimeout, TooLarge
+from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
+from shmq.memory.layout import WORKER
+from shmq.worker.outcome import StreamGivenBack
+from shmq.worker.outlet import Outlet, Outlets
+from shmq.worker.seat import Seat
+from shmq.worker.timer import LONG_S, Timer
+
+_END = object()
+_JOB = WORKER["job"]
+_SOON_S = 0.001
+
+Generate = Callable[..., Generator[Any, None, Any]]
+
+
+class Generating:
+    """Runs generators on the main thread of a worker."""
+
+    def __init__(self, seat: Seat, outlets: Outlets, timer: Timer, bell: SemaphoreBell) -> None:
+        self._seat, self._outlets, self._timer, self._bell = seat, outlets, timer, bell
+
+    def run(self, generator: Generator[Any, None, Any], most_kept: int | None) -> Outlet:
+        """Run the job's generator to its end; its parts are in, or went through, the outlet."""
+        seat = self._seat
+        seat.in_user = False
+        slot = seat.row[_JOB] & 0xFFFFFFFF
+        outlet = seat.outlet = self._outlets.open(slot, seat.words[slot], most_kept)
+        try:
+            while True:
+                if not self._timer.is_armed:
+                    self._arm(outlet)
+                seat.in_user = True
+                value = next(generator, _END)
+                seat.in_user = False
+                if value is _END:
+                    break
+                if not outlet.offer(value):
+                    self._wait(outlet, outlet.resume)
+                value = None
+                outlet.check_cancelled()
+            if not outlet.finish():
+                self._wait(outlet, outlet.finish)
+        except BaseException as error:
+            seat.in_user = False
+            self._unwind(generator, error)
+            raise
+        finally:
+            seat.outlet = None
+        return outlet
+
+    def _arm(self, outlet: Outlet) -> None:
+        """The timer does not re-arm itself when it fires outside of the task's code."""
+        if self._seat.deadline_ns or outlet.is_holding:
+            self._timer.arm(_SOON_S if self._seat.deadline_ns else LONG_S)
+
+    def _unwind(self, generator: Generator[Any, None, Any], error: BaseException) -> None:
+        """End the generator at its yield; what it raises instead of `error` is the job's end."""
+        seat = self._seat
+        if seat.deadline_ns and not self._timer.is_armed and not isinstance(error, TaskTimeout):
+            self._timer.arm(_SOON_S)
+        try:
+            seat.in_user = True
+            if isinstance(error, TaskTimeout):
+                with contextlib.suppress(StopIteration):
+                    generator.throw(error)
+            generator.close()
+        finally:
+            seat.in_user = False
+
+    def _wait(self, outlet: Outlet, is_ready: Callable[[], bool]) -> None:
+        """Sleep until there is room. A wait that lasts counts as blocked: a substitute may be forked."""
+        seat, started, is_blocked = self._seat, time.monotonic(), False
+        try:
+            while not is_ready():
+                waited_s = time.monotonic() - started
+                slice_s = min(self._check(outlet, waited_s), RESCUE_S if is_blocked else LONG_S)
+                outlet.want_room(1)
+                try:
+                    if is_ready():
+                        return
+                    self._bell.wait(slice_s)
+                finally:
+                    outlet.want_room(0)
+                if not is_blocked and waited_s > LONG_S:
+                    is_blocked = True
+                    self._outlets.fence()  # SYNC POINT: doorbell
+                    seat.enter_wait()
+        finally:
+            if is_blocked:
+                seat.leave_wait()
+
+    def _check(self, outlet: Outlet, waited_s: float) -> float:
+        """Seconds the wait may go on; raises what ends it."""
+        seat = self._seat
+        left_s = RESCUE_S
+        if seat.deadline_ns:
+            left_s = (seat.deadline_ns - now_ns()) / NS
+            if left_s <= 0:
+                raise TaskTimeout(
+                    f"{seat.task_name()} ran past its time limit of {seat.timeout_s:g} s while its stream waited for "
+                    "the reader; raise `timeout`, or read sooner"
+                )
+        check_wait(outlet, waited_s, is_draining=seat.is_draining, name=seat.task_name())
+        return left_s
+
+
+def check_wait(outlet: Outlet, waited_s: float, *, is_draining: bool, name: str) -> None:
+    """Raise what ends a wait for room, whoever waits."""
+    outlet.check_cancelled()
+    if is_draining and not outlet.was_read:
+        raise StreamGivenBack
+    if waited_s < outlet.patience_s():
+        return
+    if outlet.is_pool_full:
+        raise QueueFull(
+            f"no free block for the parts of {name} in {waited_s:.0f} s.\n"
+            "Drop arrays and results you no longer need, or raise [memory] block_budget_bytes."
+        )
+    raise TooLarge(
+        f"{name} has yielded more than a result can hold, and nobody has asked for its stream for {waited_s:.0f} s.\n"
+        "Call job.stream() right after submit; or raise [memory] block_budget_bytes to read a list of this length."
+    )
+
+
+def driven(function: Callable[..., AsyncGenerator[Any, Any]], wait_for: Callable[[Awaitable[Any]], Any]) -> Generate:
+    """An async generator function as a plain one, each step run to its end by `wait_for`."""
+
+    def generate(*args: Any, **kwargs: Any) -> Generator[Any, None, None]:
+        parts = function(*args, **kwargs)
+        step: Awaitable[Any] = parts.__anext__()
+        while True:
+            try:
+                value = wait_for(step)
+            except StopAsyncIteration:
+                return
+            try:
+                yield value
+            except GeneratorExit:
+                wait_for(parts.aclose())
+                raise
+            except BaseException as error:
+                step = parts.athrow(error)
+            else:
+                step = parts.__anext__()
+
+    return generate
+
+
+class OwnLoop:
+    """The event loop on which a worker that runs one job at a time runs coroutines, one after the other."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self, awaitable: Awaitable[Any]) -> Any:
+        """The awaitable's end. What a signal handler raises meanwhile cancels it first."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            asyncio.set_event_loop(self._loop)
+        task = self._loop.create_task(_awaited(awaitable))
+        try:
+            return self._loop.run_until_complete(task)
+        finally:
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    self._loop.run_until_complete(task)
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
