@@ -29,7 +29,7 @@ NORMAL = (
     (3.750439717725742, 5.482688559722185e-4),
 )
 Z_90 = 1.6448536269514722  # half a central 90 % band in standard deviations
-STEADY_POWER = 6  # only counts far steadier than chance are believed to stay so
+STEADY_POWER = 4  # only counts far steadier than chance are believed to stay so
 MOST_SERVERS = 1 << 20  # nobody has more; bounds the search when no bound is given
 
 
