@@ -113,13 +113,14 @@ class Observer:
         started = rows[:, WORKER["started_ns"]].astype(np.int64)
         ordered = rows[:, WORKER["fork_ns"]].astype(np.int64)
         new = started > known.started_ns
-        count = int(new.sum())
-        if not count:
+        if not new.any():
             return
-        if count > 1:
-            pace_s = float(started[new].max() - started[new].min()) / NS / (count - 1)
-            weight = min((count - 1) / PACE_WORKERS, 1.0) if known.pace_s else 1.0
-            known.pace_s += weight * (pace_s - known.pace_s)
+        at = np.argsort(started[new])
+        begun, asked = started[new][at], ordered[new][at]
+        gaps = np.diff(begun)[asked[1:] < begun[:-1]]  # of those that had to wait for the one before
+        if gaps.size:
+            weight = min(gaps.size / PACE_WORKERS, 1.0) if known.pace_s else 1.0
+            known.pace_s += weight * (float(gaps.mean()) / NS - known.pace_s)
         before = (started > ordered[new, None]) & (started < started[new, None])
         own_s = (started - ordered)[new] / NS - before.sum(axis=1) * known.pace_s
         weight = READY_WEIGHT if known.started_ns else 1.0

@@ -29,7 +29,7 @@ NORMAL = (
     (3.750439717725742, 5.482688559722185e-4),
 )
 Z_90 = 1.6448536269514722  # half a central 90 % band in standard deviations
-STEADY_POWER = 2  # of how much steadier than chance counts are: hardly is not believed
+STEADY_POWER = 4  # only counts far steadier than chance are believed to stay so
 MOST_SERVERS = 1 << 20  # nobody has more; bounds the search when no bound is given
 
 
@@ -180,7 +180,7 @@ def arrival_cv2(mean: float, low: float, high: float, share: float) -> float:
 
     The index of dispersion for counts stands for the squared coefficient of variation of the gaps (Whitt 1982).
     Within a step of a known count arrivals are as random as ever, so it counts for the `share` of a step that a job
-    takes. Only counts that are clearly steadier than chance change much: the band is an estimate.
+    takes. Only counts that are far steadier than chance change much: the band is an estimate.
     """
     if mean <= 0:
         return 1.0

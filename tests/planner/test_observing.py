@@ -40,3 +40,10 @@ def test_without_new_workers_nothing_changes():
     Observer._learn_ready(known, rows((1.0, 1.5)))
     Observer._learn_ready(known, rows())
     assert (known.ready_s, known.pace_s) == (0.5, 0.0)
+
+
+def test_orders_of_different_times_say_nothing_of_the_pace():
+    known = Known()
+    Observer._learn_ready(known, rows((1.0, 1.02), (1.0, 1.03)))
+    Observer._learn_ready(known, rows((1.0, 1.02), (1.0, 1.03), (2.0, 2.02), (2.5, 2.52)))
+    assert known.pace_s == pytest.approx(0.01)
