@@ -173,6 +173,7 @@ class TaskDeltas:
         self._growth: dict[str, Growth] = {}
         self._newer: dict[str, Growth] = {}  # becomes `late` when the number of jobs has doubled
         self._seen: dict[str, int] = {}
+        self._watched: set[str] = set()
         self._open = 0  # jobs begun and not ended
         self._skip = self._skipped = 1  # jobs until the next measured one: still, and at first
         self._stride = LEAST_STRIDE
@@ -201,6 +202,7 @@ class TaskDeltas:
         begun_s = time.thread_time()
         self._measure(self._before)
         self._cost_s[0] = time.thread_time() - begun_s
+        del begun_s  # or its end would seem to be a gift of the job
         if self._watch is not None:
             self._watch.start()
 
@@ -260,9 +262,12 @@ class TaskDeltas:
             sums.count(left, by_unit, failed=failed)
 
     def _count_watched(self, task: str, watch: LineWatch) -> None:
+        """The first one of a task does not count: what tracing itself sets up shows in it."""
         growth = self._growth[task]
-        growth.watched_jobs += 1
-        growth.add_left(watch.left)
+        if task in self._watched:
+            growth.watched_jobs += 1
+            growth.add_left(watch.left)
+        self._watched.add(task)
 
     def _is_to_be_watched(self, task: str) -> bool:
         growth = self._growth.get(task)
