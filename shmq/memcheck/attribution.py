@@ -172,6 +172,8 @@ class TaskDeltas:
         self._counters = dict(counters or {})
         self._growth: dict[str, Growth] = {}
         self._newer: dict[str, Growth] = {}  # becomes `late` when the number of jobs has doubled
+        self._begun_at: dict[str, int] = {}  # jobs of the worker by then
+        self._passed = 0  # jobs of the worker, measured or not
         self._seen: dict[str, int] = {}
         self._watched: set[str] = set()
         self._open = 0  # jobs begun and not ended
@@ -255,9 +257,11 @@ class TaskDeltas:
         blocks, malloced, *counts = (after - before for before, after in zip(self._before, self._after, strict=True))
         left = malloced + BLOCK_BYTES * blocks
         by_unit = tuple(zip(("descriptors", *self._counters), counts, strict=True))
-        has_doubled = growth.jobs >= SUSPECT_AFTER_JOBS and growth.jobs & (growth.jobs - 1) == 0
-        if has_doubled or growth.late is None:
-            growth.late, self._newer[task] = self._newer.get(task) or Growth(task), Growth(task)
+        newer = self._newer.get(task)
+        if newer is None or (newer.jobs >= SUSPECT_AFTER_JOBS and self._passed >= 2 * self._begun_at[task]):
+            growth.late, self._newer[task] = newer or Growth(task), Growth(task)
+            self._begun_at[task] = self._passed
+        assert growth.late is not None
         for sums in (growth, growth.late, self._newer[task]):
             sums.count(left, by_unit, failed=failed)
 
@@ -291,6 +295,7 @@ class TaskDeltas:
         per_job_s = (now_s - self._planned_s) / self._skipped
         self._planned_s = now_s
         ideal = min(cost_s / (self._cost_share * max(per_job_s, 1e-9)), MOST_STRIDE)
+        self._passed += self._skipped
         self._stride = max(0.8 * self._stride + 0.2 * ideal, LEAST_STRIDE)
         self._skip = self._skipped = 1 + int(self._random.random() * 2 * self._stride)
 
