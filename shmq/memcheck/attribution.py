@@ -172,7 +172,10 @@ class TaskDeltas:
         self._counters = dict(counters or {})
         self._growth: dict[str, Growth] = {}
         self._newer: dict[str, Growth] = {}  # becomes `late` when the number of jobs has doubled
+        self._begun_at: dict[str, int] = {}  # jobs of the worker by then
+        self._passed = 0  # jobs of the worker, measured or not
         self._seen: dict[str, int] = {}
+        self._watched: set[str] = set()
         self._open = 0  # jobs begun and not ended
         self._skip = self._skipped = 1  # jobs until the next measured one: still, and at first
         self._stride = LEAST_STRIDE
@@ -201,6 +204,7 @@ class TaskDeltas:
         begun_s = time.thread_time()
         self._measure(self._before)
         self._cost_s[0] = time.thread_time() - begun_s
+        del begun_s  # or its end would seem to be a gift of the job
         if self._watch is not None:
             self._watch.start()
 
@@ -253,16 +257,21 @@ class TaskDeltas:
         blocks, malloced, *counts = (after - before for before, after in zip(self._before, self._after, strict=True))
         left = malloced + BLOCK_BYTES * blocks
         by_unit = tuple(zip(("descriptors", *self._counters), counts, strict=True))
-        has_doubled = growth.jobs >= SUSPECT_AFTER_JOBS and growth.jobs & (growth.jobs - 1) == 0
-        if has_doubled or growth.late is None:
-            growth.late, self._newer[task] = self._newer.get(task) or Growth(task), Growth(task)
+        newer = self._newer.get(task)
+        if newer is None or (newer.jobs >= SUSPECT_AFTER_JOBS and self._passed >= 2 * self._begun_at[task]):
+            growth.late, self._newer[task] = newer or Growth(task), Growth(task)
+            self._begun_at[task] = self._passed
+        assert growth.late is not None
         for sums in (growth, growth.late, self._newer[task]):
             sums.count(left, by_unit, failed=failed)
 
     def _count_watched(self, task: str, watch: LineWatch) -> None:
+        """The first one of a task does not count: what tracing itself sets up shows in it."""
         growth = self._growth[task]
-        growth.watched_jobs += 1
-        growth.add_left(watch.left)
+        if task in self._watched:
+            growth.watched_jobs += 1
+            growth.add_left(watch.left)
+        self._watched.add(task)
 
     def _is_to_be_watched(self, task: str) -> bool:
         growth = self._growth.get(task)
@@ -286,6 +295,7 @@ class TaskDeltas:
         per_job_s = (now_s - self._planned_s) / self._skipped
         self._planned_s = now_s
         ideal = min(cost_s / (self._cost_share * max(per_job_s, 1e-9)), MOST_STRIDE)
+        self._passed += self._skipped
         self._stride = max(0.8 * self._stride + 0.2 * ideal, LEAST_STRIDE)
         self._skip = self._skipped = 1 + int(self._random.random() * 2 * self._stride)
 

@@ -24,6 +24,7 @@ from shmq.heap import malloc_use
 from shmq.memcheck.sampling import open_descriptors
 
 BLOCK_BYTES = 96  # mean size of a Python block with its share of the pool; a guess, good enough for an order
+KEPT_SHARE = 0.2
 LONGEST_S = 0.5  # of watching one job: a long one goes on unwatched
 _SMALL_BYTES = 512  # above it the Python allocator asks malloc
 _GC_HEAD_BYTES = 16
@@ -65,6 +66,7 @@ class _Held:
     def __init__(self) -> None:
         self._by_line: dict[tuple[str, int], int] = {}
         self._functions: dict[tuple[str, int], str] = {}
+        self._most: dict[tuple[str, int], int] = {}
         self._outside = 0
 
     def change(self, place: Place | None, by: int) -> None:
@@ -72,15 +74,17 @@ class _Held:
             self._outside += by
         elif by > 0:
             line = place[:2]
-            self._by_line[line] = self._by_line.get(line, 0) + by
+            self._by_line[line] = held = self._by_line.get(line, 0) + by
+            self._most[line] = max(held, self._most.get(line, 0))
             self._functions.setdefault(line, place[2])
         elif by < 0:
             self._give_back(-by)
 
     def by_place(self) -> dict[Place, int]:
-        """What is left; nothing may change any more."""
+        """What is left; nothing may change any more. A line that gave nearly all back is no suspect, but a rounding."""
         self._give_back(-self._outside)
-        return {(*line, self._functions[line]): size for line, size in self._by_line.items()}
+        kept = {line: size for line, size in self._by_line.items() if size >= KEPT_SHARE * self._most[line]}
+        return {(*line, self._functions[line]): size for line, size in kept.items()}
 
     def _give_back(self, size: int) -> None:
         """Take it off the line that holds as much, else off that with the least more, else off the greatest."""
@@ -170,10 +174,11 @@ class LineWatch:
             return None
         if event == "return":
             caller = frame.f_back
-            if caller is not None and caller.f_trace is not None:
+            while caller is not None and caller.f_trace is None:  # a library called back: its caller's line goes on
+                caller = caller.f_back
+            self._place = None
+            if caller is not None:
                 self._place = (caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name)
-            elif caller is not None and caller.f_code.co_filename.startswith(_FRAMEWORK):
-                self._place = None
         else:
             self._place = (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         self._bytes = heap_use()  # what watching itself allocates counts for nobody

@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import struct
+import sys
 from array import array
 from collections.abc import Callable, Mapping
 from types import FrameType
@@ -105,6 +106,7 @@ class Watching:
         if watch is None or not watch.measures_jobs:
             return run
         payload, stride, names = self._seat.segment.view("payload"), self._seat.segment.shape.slot_bytes, self._names()
+        gettrace, settrace = sys.gettrace, sys.settrace
         row, begin, end, seat, executor = self._seat.row, watch.begin, watch.end, self._seat, self._executor
         # Sums over a batch go from 0, which takes no memory, to a number, which does: not what the job left behind.
         booked = array("q", (0,))
@@ -115,9 +117,12 @@ class Watching:
             booked[0] = executor.recorded_ns
             executor.recorded_ns = 0
             seat.started_ns = now_ns()  # the loop keeps the batch's first one: its successor is not the job's
+            before = gettrace()
             begin(names.get(key, "unknown task"))
             seat.started_ns = now_ns()  # measuring is not the job's time
             run(slot, leased)
+            if gettrace() is not before:
+                settrace(before)  # lines are watched: frames entered from here on are not the job's
             booked[0] += executor.recorded_ns
             executor.recorded_ns = 0
             end(failed=row[_FAILED] != failed)

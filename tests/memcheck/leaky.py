@@ -113,6 +113,7 @@ def work(options: argparse.Namespace) -> None:
 
 
 def run(task, number, deltas) -> None:
+    before = sys.gettrace()
     if deltas is not None:
         deltas.begin(task.__name__)
     failed = False
@@ -120,6 +121,8 @@ def run(task, number, deltas) -> None:
         task(number)
     except ValueError:
         failed = True
+    if sys.gettrace() is not before:  # as the worker does
+        sys.settrace(before)
     if deltas is not None:
         deltas.end(failed=failed)
 

@@ -58,6 +58,18 @@ max_workers = 24
 slots_per_producer = 1024
 block_budget_bytes = 67108864
 """
+LEAN_CONFIG = """
+tasks = ["shmq.memcheck.soak.tasks"]
+
+[groups.computation]
+kind = "cpu"
+min_workers = 2
+max_workers = 2
+
+[memory]
+max_producers = 16
+max_workers = 8
+"""
 
 
 @dataclass(frozen=True)

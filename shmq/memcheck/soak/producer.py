@@ -37,7 +37,7 @@ MOST_CALLS = 2_500
 LEAN_CALLS = 100_000
 MOST_SINGLES = 300
 PAUSE_S = 0.02
-GAUGE_ROUNDS, GAUGE_CALLS, GAUGE_STEPS = 15, 60_000, 40_000
+GAUGE_ROUNDS, GAUGE_CALLS, GAUGE_STEPS, GAUGE_WARM_UP = 15, 60_000, 40_000, 300_000
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -142,6 +142,8 @@ def gauge(client: Client) -> list[tuple[float, float]]:
     from shmq.memcheck.soak.tasks import echo
 
     found = []
+    for _ in client.map(echo, range(GAUGE_WARM_UP)):
+        pass
     for _ in range(GAUGE_ROUNDS):
         step_s = _yardstick_s() / GAUGE_STEPS
         cpu_s, begun = _cpu_s(client), time.perf_counter()

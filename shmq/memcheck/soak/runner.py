@@ -156,7 +156,7 @@ class Runner:
             config = self._settings.config
             if config is None:
                 config = scratch / "config.toml"
-                config.write_text(mix.CONFIG)
+                config.write_text(mix.LEAN_CONFIG if self._settings.lean else mix.CONFIG)
                 config.chmod(0o600)
             watch = (self._settings.out / TRACES).resolve()
             namespace = f"soak-{scratch.name.removeprefix('shmq-soak-').replace('_', 'x')}"
