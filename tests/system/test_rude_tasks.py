@@ -60,11 +60,11 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveSupervisor]:
 
 
 @pytest.mark.parametrize("how", ["exit", "exec"])
-def test_a_task_that_ends_its_worker_with_status_0_is_tried_three_times_and_put_aside(
+def test_a_task_that_ends_its_worker_quietly_is_tried_three_times_and_put_aside(
     live: LiveSupervisor, tmp_path: Path, how: str
 ) -> None:
     job, neighbours = live.submit("ends", str(tmp_path / "runs"), how), [live.submit("echo", n) for n in range(5)]
-    with pytest.raises(WorkerLost, match="lost its worker 3 times, last by exit status 0"):
+    with pytest.raises(WorkerLost, match="lost its worker 3 times"):
         job.result(GUARD_S)
     assert [job.result(GUARD_S) for job in neighbours] == list(range(5))
     assert len(set((tmp_path / "runs").read_text().split())) == 3
