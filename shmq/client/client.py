@@ -224,7 +224,7 @@ class Client:
                 if job is not None:
                     return job
                 self._run_callbacks()
-                if not self._waiter.wait(self._has_room, give_up):
+                if not self._waiter.wait(lambda: self._has_room(target), give_up):
                     raise self._queue_full(task, target)
             except PoolFull:
                 if kind == MANY and len(message) > 1:  # `map` has a better answer than waiting
@@ -261,6 +261,8 @@ class Client:
             if not word:
                 publisher.finish_half_done_publishes()
                 publisher.release(slot)
+        if not word:
+            return None
         origin = Origin(self, task, self._registry.decoder(self._decoder, task))
         if target.route.flags & FORGET:
             return ForgottenJob(origin, slot, word)
@@ -308,8 +310,11 @@ class Client:
             )
         time.sleep(_BLOCK_PAUSE_S)
 
-    def _has_room(self) -> bool:
+    def _has_room(self, target: resolve.Target) -> bool:
         with self._lock:
+            is_delayed = bool(target.delay_s) or target.eta is not None  # goes into no lane
+            if not is_delayed and not self._publisher.has_room(target.route.lane):
+                return False
             return bool(self._free) or self._make_room()
 
     def _queue_full(self, task: resolve.Named, target: resolve.Target) -> QueueFull:
@@ -317,7 +322,8 @@ class Client:
         group = self._segment.text("group_names", target.route.group)
         return QueueFull(
             f"group {group!r}: no room for {task.name}: {total - len(self._free)} of {total} slots of this producer "
-            "are taken; workers are slower than producers, paused, or not running.\n"
+            "are taken, or its lane is full of entries that no worker has passed yet; workers are slower than "
+            "producers, paused, or not running.\n"
             "Look at `shmq status`; raise [memory] slots_per_producer, add workers, or wait: options(block=60)."
         )
 

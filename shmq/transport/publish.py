@@ -136,6 +136,10 @@ class Publisher:
         self.bells.notify_recovery()
         return word
 
+    def has_room(self, lane: int) -> bool:
+        """May the lane take another entry? Stale and doubled ones count until a claim has passed them."""
+        return self._tails[lane] - self._heads[lane] < self.segment.shape.slots_per_producer
+
     def refill(self) -> bool:
         """Find FREE slots of the row again; True when there are any. The table is the truth."""
         found = (self._column & STATE == FREE).nonzero()[0][::-1] + self.first

@@ -12,12 +12,14 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from shmq.client.client import Client
 from shmq.errors import QueueFull, TooManyProducers
 from shmq.memory import locks
 from shmq.memory.layout import WORKER, WORKER_FREE
@@ -132,20 +134,31 @@ class Life(RuleBasedStateMachine):
         self.stage.bury_row(free[0])
 
     @rule(point=_OPCODES)
-    def kill_producer(self, point: int) -> None:
-        """Somewhere between its registration and its second submit."""
-        numbers = [number for number in (next(self.numbers, None), next(self.numbers, None)) if number is not None]
+    def kill_registering(self, point: int) -> None:
+        """Somewhere while a producer takes a row."""
+
+        def step() -> None:
+            with suppress(TooManyProducers):
+                self.stage.client()
+
+        self._kill(point, lambda: step)
+
+    @rule(point=st.integers(1, 300))
+    def kill_submitting(self, point: int) -> None:
+        """Somewhere in its second submit, which goes the quick way."""
+        first, second = next(self.numbers, None), next(self.numbers, None)
+        if first is None or second is None or len(self.stage.clients) == self.stage.segment.shape.producers:
+            return
+        task = note.options(block=0.0)
+
+        def send(client: Client, number: int) -> None:
+            with suppress(QueueFull):
+                self.stage.send(client, number, task)
 
         def prepare() -> Callable[[], Any]:
-            def step() -> None:
-                try:
-                    client = self.stage.client()
-                    for number in numbers:
-                        self.stage.send(client, number, block=0.0)
-                except (TooManyProducers, QueueFull):
-                    return
-
-            return step
+            client = self.stage.client()
+            send(client, first)
+            return lambda: send(client, second)
 
         self._kill(point, prepare)
 

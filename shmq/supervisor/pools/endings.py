@@ -45,7 +45,8 @@ def bury(pools: Pools, worker: Worker, status: int, *, was_out_of_memory: bool) 
     worker.is_live = worker.is_live or rows.is_live(worker.index)  # it may have joined and died unseen
     reason, culprit = worker.kill_reason, worker.culprit
     if reason is None:
-        reason = _reason(worker, status, was_out_of_memory=was_out_of_memory)
+        is_in_job = rows.is_in_job(worker.index)
+        reason = _reason(worker, status, is_in_job=is_in_job, was_out_of_memory=was_out_of_memory)
         # the kernel names no job: an async worker's last one is as likely as the others
         if reason == OUT_OF_MEMORY and pool.settings.concurrency == 1:
             culprit = rows.running_job(worker.index)
@@ -63,15 +64,15 @@ def bury(pools: Pools, worker: Worker, status: int, *, was_out_of_memory: bool) 
     pools.buried(worker)
 
 
-def _reason(worker: Worker, status: int, *, was_out_of_memory: bool) -> int:
+def _reason(worker: Worker, status: int, *, is_in_job: bool, was_out_of_memory: bool) -> int:
     """Why a worker ended that we did not kill.
 
     A drained worker that leaves by itself, or is ended by our SIGTERM before it handles it, is drained;
-    one that a job takes down on its way out has crashed, so that the job is charged.
+    one that a job takes down (also by `os._exit(0)` or `exec`) has crashed, so that the job is charged.
     """
     if os.WIFSIGNALED(status):
         if os.WTERMSIG(status) == signal.SIGKILL and was_out_of_memory:
             return OUT_OF_MEMORY
         is_early_drain = worker.is_draining and not worker.is_live and os.WTERMSIG(status) == signal.SIGTERM
         return DRAINED if is_early_drain else CRASHED
-    return DRAINED if status == 0 else CRASHED
+    return DRAINED if status == 0 and not is_in_job else CRASHED
