@@ -92,13 +92,13 @@ class Learner:
             self._publish(at)
 
     def _publish(self, at: int) -> None:
-        """The row: means first, then the group, then the version that tells producers to look again."""
+        """The row: means, group, the version that tells producers to look again; last the jobs it all rests on."""
         row, traits = self._routes[at], self._traits[at]
         choice = choose(traits, self._groups)
         for word, value in {
-            "jobs": traits.jobs, "wall_ns": traits.wall_s * _NS, "cpu_ns": traits.cpu_s * _NS,
-            "growth_bytes": traits.memory_growth_bytes, "payload_bytes": traits.payload_bytes,
-            "storage_bytes": traits.storage_bytes, "class": CLASSES.index(traits.group) + 1 if traits.group else 0,
+            "wall_ns": traits.wall_s * _NS, "cpu_ns": traits.cpu_s * _NS, "growth_bytes": traits.memory_growth_bytes,
+            "payload_bytes": traits.payload_bytes, "storage_bytes": traits.storage_bytes,
+            "class": CLASSES.index(traits.group) + 1 if traits.group else 0,
         }.items():  # fmt: skip
             row[TASK_ROUTE[word]] = int(value)
         group = self._groups.index(choice.group) + 1
@@ -107,6 +107,7 @@ class Learner:
             row[TASK_ROUTE["group"]] = group
             # SYNC POINT: route-visible — the group is written before the version that producers compare
             self._version[0] += 1
+        row[TASK_ROUTE["jobs"]] = traits.jobs
 
 
 def traits_of(row: memoryview) -> Traits:
