@@ -186,7 +186,11 @@ class LineWatch:
 
     def _account(self) -> None:
         """Whatever changed since the last event is the work of the line that is left now."""
-        grown = heap_use() - self._bytes + self._frame_bytes
+        self._share_out(heap_use() - self._bytes + self._frame_bytes)
+        # here, where no number of ours is alive that would be missed at the next event
+        self._bytes = heap_use()
+
+    def _share_out(self, grown: int) -> None:
         self._frame_bytes = 0
         place = self._place
         self._held["bytes"].change(place, grown)
@@ -196,7 +200,6 @@ class LineWatch:
             self._counts[unit] = now
         if place is not None and open_descriptors() != self._count:
             self._compare_descriptors(place)
-        self._bytes = heap_use()
 
     def _compare_descriptors(self, place: Place) -> None:
         now = _descriptors()
