@@ -41,7 +41,7 @@ def test_the_values_in_force_are_shown_as_toml_that_can_be_used(check):
     done = check("[groups.g]\nmin_workers = 0\n")
     assert done.exit_code == exits.OK
     assert parse(done.output) == parse("[groups.g]\nmin_workers = 0\n")
-    assert "# segment: 50.1 MiB; /dev/shm has" in done.output
+    assert "# segment: 50.5 MiB; /dev/shm has" in done.output
 
 
 def test_the_tasks_of_the_modules_are_counted_by_group(check):

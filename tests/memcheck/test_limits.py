@@ -17,7 +17,7 @@ from tests.crash.stage.stage import Stage
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("pytest_memray") is None, reason="pytest-memray is not installed: pip install '.[dev]'"
 )
-ROUNDS = 300
+ROUNDS = 800
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def jobs_through(stage: Stage, client, bench, rounds: int) -> None:
         bench.run_all()
 
 
-@pytest.mark.limit_leaks("24 KB")
+@pytest.mark.limit_leaks("64 KB")  # a traceback's source lines are cached once, up to 30 KB of a file
 def test_jobs_of_every_kind_leave_nothing_behind(stage):
-    """A leak of a hundred bytes per job would be 30 KB at its line."""
+    """A leak of a hundred bytes per job would be 80 KB at its line."""
     client, bench = stage.client(), stage.bench(0)
     try:
         jobs_through(stage, client, bench, ROUNDS)

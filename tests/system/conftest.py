@@ -23,6 +23,7 @@ min_workers = 1
 max_workers = 1
 max_batch = 1
 [groups.parked]
+[groups.many]
 [memory]
 max_producers = 6
 slots_per_producer = {SLOTS}

@@ -120,7 +120,7 @@ def test_a_batch_claimed_behind_a_long_job_is_given_back(tmp_path):
     with LiveSupervisor(
         tmp_path,
         "from tests.client.declared import *",
-        "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[groups.single]\n[groups.parked]\n",
+        "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[groups.single]\n[groups.parked]\n[groups.many]\n",
     ) as live:
         client = live.client()
         for i in range(100):

@@ -86,7 +86,7 @@ def test_output_goes_where_the_configuration_says(tmp_path, target):
     with LiveSupervisor(
         tmp_path,
         "from tests.client.declared import *",
-        "[groups.computation]\nmax_workers = 1\n[groups.single]\n[groups.parked]\n",
+        "[groups.computation]\nmax_workers = 1\n[groups.single]\n[groups.parked]\n[groups.many]\n",
         task_output=where,
     ) as live:
         job = live.client().submit(declared.speak, "plain words")
