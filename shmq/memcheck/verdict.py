@@ -171,14 +171,13 @@ def judge_all(
 
 
 def _is_needless(verdict: Verdict, others: Sequence[Verdict]) -> bool:
-    """Pss_Anon is read rarely. Where that was too rarely, RssAnon of the same process has said what there is
-    to say.
+    """Pss_Anon is read rarely. Where that was too rarely to tell, RssAnon of the same process has said what there is to
+    say: it is never less, and what grows in Pss_Anon alone was only shared before.
     """
-    return (
-        verdict.quantity == "pss_anon_bytes"
-        and verdict.per_day is None
-        and any(v.name == verdict.name and v.quantity == "rss_anon_bytes" and v.per_day for v in others)
-    )
+    if verdict.quantity != "pss_anon_bytes" or verdict.more_minutes is None:
+        return False
+    rss = [v for v in others if v.name == verdict.name and v.quantity == "rss_anon_bytes"]
+    return any(v.per_day is not None and v.readings >= 4 * verdict.readings for v in rss)
 
 
 def overall(verdicts: Sequence[Verdict]) -> str:

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from shmq.observe.model import Snapshot
 
 LEAN_JOBS_PER_S = 1000.0
-LEAN_GUESS_S = 600.0
+LEAN_GUESS_S = 120.0
 READINGS = 1200  # of one run, as far as the bounds allow
 READ_EVERY_S = (0.2, 5.0)
 STEADY_SHARE, GUEST_SHARE = 0.4, 0.2  # two producers stay, a third one is always a new one
-GUESTS = 30
+GUESTS, LEAST_GUEST_S = 30, 6.0  # starting takes one second: longer than a fifth of the life would be no warm-up
 SECOND_LOOK_S = 20.0
 SPEND_S = 120.0  # for a producer to read its last results
 
@@ -214,7 +214,7 @@ class Runner:
         has_end = not settings.lean or settings.minutes is not None
         end_s = started_s + plan.seconds if has_end else started_s + 1e9
         every_s = min(max(plan.seconds / READINGS, READ_EVERY_S[0]), READ_EVERY_S[1])
-        guest_s = max(plan.seconds / GUESTS, 4.0)
+        guest_s = max(plan.seconds / GUESTS, LEAST_GUEST_S)
         stays = 2 if settings.config is None else 1
         for _ in range(stays):
             self._start_producer(rig, spec, "producer", (1.0 - GUEST_SHARE) / stays, end_s)

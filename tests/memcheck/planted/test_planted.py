@@ -9,7 +9,7 @@ from tests.memcheck.planted.run import HARMLESS, LEAKING, read, run, table
 
 @pytest.mark.slow
 def test_every_planted_leak_is_found_and_named_and_nothing_else(tmp_path):
-    found, said = run(tmp_path, minutes=0.7, per_s=600)
+    found, said = run(tmp_path, minutes=1.0, per_s=1_000)
     assert found, said
     wrong = [row for row in found if not row.is_right and row.task != "grow_little"]  # that one takes a minute
     assert not wrong, "\n".join(table(found))
