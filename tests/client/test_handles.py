@@ -173,7 +173,7 @@ class TestCancel:
             for _ in range(SLOTS // 4):
                 assert declared.echo.options(delay=3600).submit(1).cancel()
             until(lambda: not any(w & STATE == SCHEDULED for w in client.segment.view("words")))  # recovery has seen it
-        assert used() - before <= SLOTS // 4
+        assert used() - before < SLOTS // 2  # two rounds of orphans at most
 
     def test_a_delayed_job_is_cancelled_at_once(self):
         job = declared.echo.options(delay=60.0).submit(1)
