@@ -133,8 +133,12 @@ class Client:
             poller.stop()  # never under the lock: its thread may be waiting for it
         with self._lock:
             for job in self._jobs:
-                if job is not None and hasattr(job, "_parts"):
+                if job is None:
+                    continue
+                if hasattr(job, "_parts"):
                     job._parts.close()  # nobody reads on
+                if isinstance(job._origin.task, resolve.StreamOf):  # its worker waits for its turn as long as it takes
+                    self._publisher.cancel(job._slot, job._generation)
             for slot in self._publisher.ended():
                 self._publisher.release(slot)
             self._forget_row()

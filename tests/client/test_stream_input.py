@@ -117,7 +117,7 @@ def test_slow_readers_lose_nothing(client):
     gc.collect()  # views that other tests left in cycles would keep blocks
     results = shmq.stream(declared.ones, itertools.repeat(200_000, 30), memory_limit="64 MB")
     next(results)
-    held = client.empty(900_000)  # and somebody else needs blocks
+    held = client.empty(400_000)  # and somebody else needs blocks
     assert sum(array.sum() for array in results) == 29 * 200_000
     del held
 
