@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from shmq.config.load import parse
+from shmq.memcheck.soak import mix
+from shmq.tasks.registry import load
 from tests.live import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +43,12 @@ max_producers = 8
 max_workers = 8
 block_budget_bytes = 4194304
 """
+
+
+@pytest.mark.parametrize("config", [mix.CONFIG, mix.LEAN_CONFIG], ids=["mixed", "lean"])
+def test_the_built_in_configurations_have_every_group_that_their_tasks_ask_for(config):
+    config = parse(config)
+    assert {task.settings.group for task in load(config.tasks, None).values()} <= set(config.groups)
 
 
 def soak(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

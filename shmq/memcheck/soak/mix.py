@@ -66,6 +66,14 @@ kind = "cpu"
 min_workers = 2
 max_workers = 2
 
+# for tasks of the mixed workload, which this one never calls
+[groups.network]
+min_workers = 0
+[groups.filesystem]
+min_workers = 0
+[groups.memory]
+min_workers = 0
+
 [memory]
 max_producers = 16
 max_workers = 8
