@@ -259,7 +259,7 @@ class Executor:
         if left > 0 and slots:
             submitted = self._submitted[slots[0] * self._row_words]
             mean = max(spent_ns - self.recorded_ns, 0) // left
-            self._record(mean, self.seat.started_ns - spent_ns - submitted, left)
+            self._record(mean, now_ns() - spent_ns - submitted, left)
         self.recorded = self.recorded_ns = 0
 
     # -- limits ------------------------------------------------------------------------

@@ -24,6 +24,7 @@ max_workers = 1
 max_batch = 1
 [groups.parked]
 [groups.many]
+concurrency = 8
 [memory]
 max_producers = 6
 slots_per_producer = {SLOTS}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 
 import shmq
+from shmq.memory.layout import WORKER
 from shmq.transport.claim import PRIORITY_WHEEL
 from tests.client import declared
 from tests.live import LiveSupervisor, until
@@ -134,3 +136,20 @@ def test_a_batch_claimed_behind_a_long_job_is_given_back(tmp_path):
         assert [job.result(30) for job in short] == list(range(50))
         (tmp_path / "go").touch()
         assert long.result(30)
+
+
+@pytest.mark.parametrize("group", ["single", "many"])
+def test_how_long_jobs_waited_is_measured_by_workers_of_both_kinds(client, service, group):
+    index = client.segment.group_names().index(group)
+    rows = [row for row in client.segment.rows("worker_rows") if row[WORKER["group"]] == index]
+
+    def waited_ns() -> int:
+        return sum(row[WORKER["wait_sum_ns"]] for row in rows)
+
+    before, began = waited_ns(), time.monotonic()
+    service.control("pause", group=group)
+    job = declared.echo.options(group=group).submit(1)
+    until(lambda: time.monotonic() - began > 0.1)
+    service.control("resume", group=group)
+    assert job.result(30) == 1
+    until(lambda: waited_ns() - before >= 50_000_000, "the wait is booked")
