@@ -37,7 +37,7 @@ from shmq.worker.seat import Seat
 RING_BYTES = 64 * 1024
 _LEAST_WINDOW_BYTES = 256 * 1024
 _SHARE_OF_BLOCKS = 16
-POOL_PATIENCE_S = 5.0
+POOL_PATIENCE_S = 30.0
 READER_PATIENCE_S = 30.0
 
 Block = tuple[int, int]  # first unit, bytes
@@ -151,6 +151,10 @@ class Outlet:
     def was_read(self) -> bool:
         """Has the reader taken a part?"""
         return bool(self._shared.reads[self._slot] == self._generation)
+
+    def used_bytes(self) -> int:
+        """Bytes of blocks that are in use, whoever uses them."""
+        return self._shared.blocks.used_bytes()
 
     @property
     def is_holding(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from shmq.client import client as client_module
@@ -23,6 +24,7 @@ from shmq.tasks import registry
 from shmq.tasks.task import Task
 from shmq.transport.redeliver import Redeliverer
 from shmq.transport.table import CRASH, FIRST_FREE, STATE
+from shmq.wire.header import CALL, HEADER, HEADER_BYTES, Header
 from tests.crash.stage import board, tasks
 from tests.crash.stage.bench import Bench
 
@@ -196,5 +198,14 @@ class Stage:
         return [word & STATE for word in self.words()]
 
     def numbers_of(self, slot: int, generation: int) -> list[int]:
-        """Which jobs of the stage's own producers lie in the slot."""
-        return [n for n, sent in self.sent.items() if (sent.slot, sent.generation) == (slot, generation)]
+        """Which jobs lie in the slot; of a producer that was killed in a process of its own, its message tells."""
+        own = [n for n, sent in self.sent.items() if (sent.slot, sent.generation) == (slot, generation)]
+        return own or self._number_in(slot)
+
+    def _number_in(self, slot: int) -> list[int]:
+        payload, at = self.segment.view("payload"), slot * self.segment.shape.slot_bytes
+        head = Header._make(HEADER.unpack_from(payload, at))
+        if head.kind != CALL or head.block:
+            return []
+        number, _ = msgspec.msgpack.decode(payload[at + HEADER_BYTES : at + HEADER_BYTES + head.length])
+        return [number]
