@@ -75,6 +75,8 @@ class Generating:
         seat = self._seat
         if seat.deadline_ns and not self._timer.is_armed and not isinstance(error, TaskTimeout):
             self._timer.arm(_SOON_S)
+        if isinstance(error, TaskTimeout):
+            seat.deadline_ns = 0  # raised once: the task may clean up until the grace is over
         try:
             seat.in_user = True
             if isinstance(error, TaskTimeout):
