@@ -14,6 +14,7 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
@@ -253,6 +254,8 @@ class _Server:
         name, settings = self._groups[order.group]
         status = 1
         try:
+            # it inherits handlers of the supervisor that do nothing: a drain must wait until it has its own
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
             worker = os.fork()
             if worker:
                 self._channel.send(_encode(Forked(order.index, worker)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import threading
@@ -102,6 +103,15 @@ def test_arrays_that_are_kept_stay_as_they_are():
     for _ in declared.one_buffer.submit(30, 20_000).stream():
         pass
     assert all((array == number).all() for number, array in enumerate(kept))
+
+
+def test_blocks_are_free_after_a_stream(client):
+    gc.collect()
+    before = client._blocks.used_bytes()
+    for _ in declared.one_buffer.submit(60, 100_000).stream():
+        pass
+    until(lambda: client._make_room() or client._blocks.used_bytes() <= before)
+    assert declared.length.submit(b"x" * 4_000_000).result(30) == 4_000_000
 
 
 def test_a_task_may_read_a_stream():

@@ -107,6 +107,38 @@ def test_a_second_signal_kills_and_costs_no_attempt(live, tmp_path):
     assert live.process.wait(GUARD_S) == 0
 
 
+HELD_AT_BIRTH = """
+import os, time
+
+folder, generation = os.path.dirname(__file__), 0
+
+def is_there(name):
+    return os.path.exists(os.path.join(folder, name))
+
+def hold():
+    global generation
+    generation += 1
+    if generation == 2 and is_there("hold"):  # the worker, not the process between
+        open(os.path.join(folder, "born"), "w").close()
+        while not is_there("go on"):
+            time.sleep(0.002)
+
+os.register_at_fork(after_in_child=hold)
+"""
+
+
+def test_a_stop_reaches_a_worker_that_has_no_handler_yet(tmp_path):
+    config = ONE.replace("max_workers = 1", "max_workers = 2") + "grace_s = 2\n"
+    with LiveSupervisor(tmp_path, TASKS, config, modules={"held": HELD_AT_BIRTH}) as live:
+        (tmp_path / "hold").touch()
+        live.control("scale", group="computation", workers=2)
+        until((tmp_path / "born").exists, "the second worker is forked")
+        live.control("stop")
+        until(lambda: "stopping" in live.log(), "it stops")
+        (tmp_path / "go on").touch()
+        assert live.process.wait(GUARD_S) == 0
+
+
 def test_stop_while_workers_are_ordered_but_not_forked_yet_ends_in_order(live):
     (server,) = live.named("shmq: fork server")
     os.kill(server, signal.SIGSTOP)
