@@ -122,7 +122,7 @@ class Client:
         self._with_callbacks = set()
 
     def close(self) -> None:
-        """Give the row back. Unread results are lost; jobs on their way still run."""
+        """Give the row back. Unread results are lost; jobs on their way still run; arrays that were read stay."""
         with self._lock:
             if self._is_closed or self._pid != os.getpid():
                 return
@@ -144,8 +144,7 @@ class Client:
             self._forget_row()
         self._waiter.close()  # never under the lock: who sleeps looks at its job first
         with self._lock:
-            self._row.release()
-            self._lock_file.release(locks.producer_byte(self._row.index))
+            self._row.release(self._lock_file, self._blocks)
 
     def __enter__(self) -> Self:
         return self
@@ -308,8 +307,7 @@ class Client:
         self._run_callbacks()
         if time.monotonic() >= give_up:
             raise QueueFull(
-                f"no free block for the arguments of {task.name}: {self._blocks.used_bytes()} bytes of the budget are "
-                "in use by jobs, unread results and living views of arrays.\n"
+                f"no free block for the arguments of {task.name}: {self._blocks.usage()}.\n"
                 "Read or drop results sooner, raise [memory] block_budget_bytes, or wait: options(block=60)."
             )
         time.sleep(_BLOCK_PAUSE_S)
@@ -422,7 +420,7 @@ class Client:
                 unit = self._blocks.allocate_pinned(nbytes)
         if unit is None:
             raise QueueFull(
-                f"no free block of {nbytes} bytes: {self._blocks.used_bytes()} bytes of the budget are in use.\n"
+                f"no free block of {nbytes} bytes: {self._blocks.usage()}.\n"
                 "Drop arrays and results you no longer need, or raise [memory] block_budget_bytes."
             )
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), kind)

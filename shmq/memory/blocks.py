@@ -11,6 +11,7 @@ it empties by reading alone, so arguments and kept views never keep a job that h
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable
@@ -51,6 +52,8 @@ class BlockPool:
         self._words: NDArray[np.uint64] = column(segment, "words")
         self._side = side
         self._mark = row + 1
+        self._pid = os.getpid()
+        self.on_last_view: Callable[[], None] | None = None
         self._base = self._address(self._data)
         per_arena = shape.units // shape.arenas
         self._arenas = [(a * per_arena, (a + 1) * per_arena) for a in range(shape.arenas)]
@@ -154,7 +157,15 @@ class BlockPool:
 
     def unpin(self, unit: int, nbytes: int) -> None:
         """Let the block go with its job. Plain stores: safe in finalizers."""
+        if self._pid != os.getpid():  # a view that a fork has copied: the pin is the parent's
+            return
         self._pins[unit : unit + self.units_for(nbytes), self._side] = 0
+        if self.on_last_view is not None and not self.has_views():
+            self.on_last_view()
+
+    def has_views(self) -> bool:
+        """Does a view of any block live in this process?"""
+        return bool((self._pins[:, self._side] == self._mark).any())
 
     def pin_while_viewed(self, array: NDArray[Any], unit: int, nbytes: int) -> Callable[[], bool]:
         """Arrange that the block is unpinned when the last view of `array` goes.
@@ -220,10 +231,34 @@ class BlockPool:
 
     def used_bytes(self) -> int:
         """Bytes of units that a live job or a pin holds, at this moment."""
+        of_jobs, of_views = self._holders()
+        return int((of_jobs | of_views).sum()) * self.unit_bytes
+
+    def usage(self) -> str:
+        """Who holds the pool at this moment, in words."""
+        of_jobs, of_views = self._holders()
+        used = int((of_jobs | of_views).sum()) * self.unit_bytes
+        jobs, views = int(of_jobs.sum()) * self.unit_bytes, int(of_views.sum()) * self.unit_bytes
+        return (
+            f"{used} of {self.budget_bytes} bytes are in use ({jobs} by jobs and unread results, {views} by living "
+            f"views of arrays), {self._longest_free_bytes(of_jobs | of_views)} are free in one piece"
+        )
+
+    def _longest_free_bytes(self, is_used: NDArray[np.bool_]) -> int:
+        """The largest block that this process could be given."""
+        count = self.largest_bytes // self.unit_bytes
+        while count:
+            for first, last in self._mine:
+                if not is_used[first : first + (last - first) // count * count].reshape(-1, count).any(axis=1).all():
+                    return count * self.unit_bytes
+            count //= 2
+        return 0
+
+    def _holders(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """By unit: does a live job hold it, does a view?"""
         slots = np.minimum(self._tags & np.uint64(SLOT_OF_TAG), np.uint64(len(self._words) - 1))
-        busy = (self._words[slots] >> np.uint64(32)) == (self._tags >> np.uint64(32))
-        busy |= self._pins.any(axis=1)
-        return int(busy.sum()) * self.unit_bytes
+        of_jobs: NDArray[np.bool_] = (self._words[slots] >> np.uint64(32)) == (self._tags >> np.uint64(32))
+        return of_jobs, np.asarray(self._pins.any(axis=1))
 
     @staticmethod
     def _address(view: memoryview) -> int:

@@ -7,11 +7,12 @@ ticks maps the segment (`close()` of the lock file drops locks of a living proce
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from shmq import clock, probes
 from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
-from shmq.memory.blocks import SLOT_OF_TAG
+from shmq.memory.blocks import SLOT_OF_TAG, BlockPool
 from shmq.memory.columns import column
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
@@ -48,22 +49,52 @@ class ProducerRow:
         """Does a thread sleep on the bell?"""
         self._rows[self._waiting_at] = value
 
-    def release(self) -> None:
-        """Leave the row clean for the next holder, except jobs still on their way."""
+    def release(self, lock_file: locks.LockFile, blocks: BlockPool) -> None:
+        """Leave the row clean for the next holder, except jobs still on their way.
+
+        While views of blocks live here the row stays this process's: its pins are theirs, and whoever took the row
+        over would clear them.
+        """
         self.set("waiting", 0)
         self.set("polling", 0)
         self.bell.unlink()
         self.bell.close()
         self.segment.set_text("producer_bells", "", self.index)
-        self.set("pid", 0)
+        key = (self.segment.path, self.index)
+
+        def let_go() -> None:
+            if _kept_for_views.pop(key, False):
+                self.set("pid", 0)
+                lock_file.release(locks.producer_byte(self.index))
+
+        _kept_for_views[key] = True
+        blocks.on_last_view = let_go
+        if not blocks.has_views():
+            let_go()
+
+
+_kept_for_views: dict[tuple[Path, int], bool] = {}
+"""Rows of closed clients of this process. Whoever pops the entry has the row: a new client, or the last view's end."""
+
+
+def _forget_kept() -> None:
+    """In a forked child: they are the parent's."""
+    _kept_for_views.clear()
+
+
+os.register_at_fork(after_in_child=_forget_kept)
 
 
 def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
-    """Take the dead or empty row with most FREE slots.
+    """Take the dead or empty row with most FREE slots, or one that this process has kept for its views.
 
     Raises:
         TooManyProducers: living processes hold every row.
     """
+    for path, index in list(_kept_for_views):
+        if path == segment.path and _kept_for_views.pop((path, index), False):
+            take_over(segment, index, keep_pins=True)
+            return ProducerRow(segment, index)
     states = column(segment, "words").reshape(segment.shape.producers, -1) & STATE
     order = (-(states == FREE).sum(axis=1)).argsort(kind="stable").tolist()
     for index in order:
@@ -91,13 +122,14 @@ def is_holder_alive(segment: Segment, index: int) -> bool:
     return clock.start_ticks(pid) == ticks and probes.is_mapping(pid, str(segment.path))
 
 
-def take_over(segment: Segment, index: int) -> None:
+def take_over(segment: Segment, index: int, *, keep_pins: bool = False) -> None:
     """Bring a dead producer's row to a state from which it can be used. Idempotent.
 
-    Caller must: hold the row's byte and have proven its former holder dead.
+    Caller must: hold the row's byte and have proven its former holder dead, or its pins to be this process's.
     """
-    pins = column(segment, "pins")
-    pins[:, 0][pins[:, 0] == index + 1] = 0
+    if not keep_pins:
+        pins = column(segment, "pins")
+        pins[:, 0][pins[:, 0] == index + 1] = 0
     _close_streams(segment, index)
     publisher = Publisher(segment, index)
     publisher.finish_half_done_publishes()

@@ -132,7 +132,7 @@ def check_wait(outlet: Outlet, waited_s: float, *, is_draining: bool, name: str)
         return
     if outlet.is_pool_full:
         raise QueueFull(
-            f"no free block for the parts of {name} in {waited_s:.0f} s: {outlet.used_bytes()} bytes are in use.\n"
+            f"no free block for the parts of {name} in {waited_s:.0f} s: {outlet.pool_usage()}.\n"
             "Drop arrays and results you no longer need, or raise [memory] block_budget_bytes."
         )
     raise TooLarge(

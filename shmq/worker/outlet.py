@@ -32,6 +32,7 @@ from shmq.wire.codec import (
 )
 from shmq.wire.header import BLOCK, FLAGS_OFFSET, FORGET, REFERENCES, result_word
 from shmq.worker.outcome import StreamClosed
+from shmq.worker.room import WANTS, ask
 from shmq.worker.seat import Seat
 
 RING_BYTES = 64 * 1024
@@ -59,7 +60,7 @@ class Outlets:
             segment.view(name) for name in ("asks", "reads", "cancels", "streams")
         )
         self.payload, self.stride = segment.view("payload"), segment.shape.slot_bytes
-        self.blocks, self.bells = blocks, seat.bells
+        self.seat, self.blocks, self.bells = seat, blocks, seat.bells
         self.encoder = PartEncoder(blocks)
         self.encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self.fence = new_fence()
@@ -130,6 +131,8 @@ class Outlet:
         self.result: int | None = None  # result word of a list that `finish` has stored
         self._unplaced: tuple[Any, ...] = ()  # a part whose arrays found no block yet
         self._ring: RingWriter | None = None
+        self._wanted_bytes = 0
+        self._reserved: Block | None = None  # for the ring, so that kept arrays never leave it no room
         self._inline_bytes = 0  # a longer part gets a block of its own
         self._window_bytes: float = shared.window_bytes
         self._sent: deque[tuple[int, list[Block]]] = deque()  # position behind the part, its blocks
@@ -152,9 +155,9 @@ class Outlet:
         """Has the reader taken a part?"""
         return bool(self._shared.reads[self._slot] == self._generation)
 
-    def used_bytes(self) -> int:
-        """Bytes of blocks that are in use, whoever uses them."""
-        return self._shared.blocks.used_bytes()
+    def pool_usage(self) -> str:
+        """Who holds the blocks, in words."""
+        return self._shared.blocks.usage()
 
     @property
     def is_holding(self) -> bool:
@@ -184,6 +187,10 @@ class Outlet:
         if not self._unplaced:
             return self.flush()
         shared = self._shared
+        if self._ring is None and self._reserved is None and not self._is_of_chunk:
+            self._reserved = self._allocate(shared.ring_bytes)
+            if self._reserved is None:
+                return False
         encoder = shared.encoder
         encoder.slot, encoder.generation, encoder.most_inline = self._slot | PART, self._generation, self._most_inline
         try:
@@ -240,13 +247,21 @@ class Outlet:
         self._shared.fence()  # SYNC POINT: doorbell — parts visible before we look who waits
         self._shared.bells.notify_producer(self._slot >> self._shared.row_shift)
 
-    def _open_ring(self, nbytes: int) -> bool:
-        shared = self._shared
-        size = shared.blocks.units_for(nbytes) * shared.blocks.unit_bytes
-        unit = shared.blocks.allocate(size, self._slot | PART, self._generation)
+    def _allocate(self, nbytes: int) -> Block | None:
+        """All of a block that holds `nbytes`."""
+        pool = self._shared.blocks
+        size = pool.units_for(nbytes) * pool.unit_bytes
+        unit = pool.allocate(size, self._slot | PART, self._generation)
         self.is_pool_full = unit is None
-        if unit is None:
+        return None if unit is None else (unit, size)
+
+    def _open_ring(self, nbytes: int) -> bool:
+        shared, block = self._shared, self._reserved
+        if block is None or block[1] < nbytes:
+            block = self._allocate(nbytes) or block
+        if block is None:
             return False
+        self._reserved, (unit, size) = None, block
         self._ring = RingWriter(shared.blocks.bytes_at(unit, size))
         # SYNC POINT: ring-visible — the ring's words before the word that names it
         shared.streams[self._slot] = self._generation << 32 | unit + 1
@@ -300,11 +315,22 @@ class Outlet:
     # -- waiting -----------------------------------------------------------------------
 
     def want_room(self, wanting: int) -> None:
-        """Ask the reader to ring this worker once there is room (1); no more (0)."""
+        """Ask the reader to ring this worker once there is room (1), holders of blocks to let go; no more (0)."""
+        if self.is_pool_full and wanting and not self._wanted_bytes:
+            self._want_blocks(self._shared.blocks.unit_bytes)
+        elif not wanting and self._wanted_bytes:
+            self._want_blocks(0)
         if self._ring is not None:
             self._ring.want_room(wanting)
         elif wanting:
             self._shared.fence()  # SYNC POINT: doorbell — whoever asks rings the worker
+
+    def _want_blocks(self, nbytes: int) -> None:
+        """Say how many bytes are wanted, at least; the true number is known to the encoder only."""
+        self._shared.seat.row[WANTS] += nbytes - self._wanted_bytes
+        self._wanted_bytes = nbytes
+        if nbytes:
+            ask(self._shared.seat, self._shared.fence)
 
     def patience_s(self) -> float:
         """How long to wait for what is missing now: for a reader who has parts to take, for ever."""

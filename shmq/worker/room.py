@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -26,10 +27,18 @@ from shmq.transport.table import DONE, GENERATION_SHIFT, STATE
 from shmq.worker.seat import Seat
 
 _log = logging.getLogger("shmq.worker")
-_WANTS = WORKER["wants_bytes"]
+WANTS = WORKER["wants_bytes"]
 _SAY_AFTER_S, _SAY_EVERY_S = 1.0, 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.02
 _say_again = 0.0  # monotonic; one worker with a hundred such jobs says it once
+
+
+def ask(seat: Seat, fence: Callable[[], object]) -> None:
+    """Ring all who may hold ended results; this process may be a producer, too."""
+    current.make_room()
+    fence()  # SYNC POINT: doorbell — what we want is visible before we look who waits
+    for row in range(seat.segment.shape.producers):
+        seat.bells.notify_producer(row)
 
 
 class WaitForRoom:
@@ -52,7 +61,7 @@ class WaitForRoom:
         self._ask_at = 0.0
         self._fence = new_fence()
         self._pause_s = _FIRST_PAUSE_S
-        seat.row[_WANTS] += wanted_bytes
+        seat.row[WANTS] += wanted_bytes
         seat.give_back_rest()
 
     def pause_s(self) -> float:
@@ -71,22 +80,14 @@ class WaitForRoom:
             )
         if now >= self._ask_at:
             self._ask_at = now + RESCUE_S
-            self._ask()
+            ask(self._seat, self._fence)
             self._say(now)
         self._pause_s = min(1.5 * self._pause_s, _LONGEST_PAUSE_S)
         return self._pause_s * random.uniform(0.5, 1.0)  # two who hold a half each must not meet again and again
 
     def end(self) -> None:
         """The result has its place, or will not get one."""
-        self._seat.row[_WANTS] -= self._wanted_bytes
-
-    def _ask(self) -> None:
-        """Ring all who may hold ended results; this process may be a producer, too."""
-        bells = self._seat.bells
-        current.make_room()
-        self._fence()  # SYNC POINT: doorbell — what we want is visible before we look who waits
-        for row in range(self._seat.segment.shape.producers):
-            bells.notify_producer(row)
+        self._seat.row[WANTS] -= self._wanted_bytes
 
     def _say(self, now: float) -> None:
         global _say_again
@@ -99,10 +100,9 @@ class WaitForRoom:
             )  # fmt: skip
 
     def _state(self) -> str:
-        used, budget = self._blocks.used_bytes(), self._blocks.budget_bytes
         holders = ", ".join(f"pid {pid} ({count})" for pid, count in _unread(self._seat.segment))
         return (
-            f"it takes {self._wanted_bytes} bytes, {used} of {budget} are in use"
+            f"it takes {self._wanted_bytes} bytes, {self._blocks.usage()}"
             + (f"; unread results by producer: {holders}" if holders else "")
         )  # fmt: skip
 

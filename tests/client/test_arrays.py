@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -217,3 +220,50 @@ class TestBlocks:
     def test_too_large_a_pool_array_is_refused(self, client):
         with pytest.raises(TooLarge):
             shmq.empty(9 << 20, "u1")
+
+
+class TestViewsThatOutliveTheirClient:
+    def test_they_stay_as_they_are(self, service):
+        with shmq.connect(service.namespace) as client:
+            array = client.submit(declared.same_array, np.ones(100_000)).result(10)
+        with shmq.connect(service.namespace) as client:
+            later = [client.submit(declared.same_array, np.full(100_000, i)).result(10) for i in range(2, 8)]
+            assert (array == 1.0).all()
+        assert (array == 1.0).all()
+        assert [int(each[0]) for each in later] == [2, 3, 4, 5, 6, 7]
+
+    def test_their_row_is_free_with_the_last_of_them(self, service):
+        with shmq.connect(service.namespace) as client:
+            row = client._row
+            arrays = [client.submit(declared.same_array, np.ones(100_000)).result(10) for _ in range(2)]
+        arrays.pop()
+        assert is_holder_alive_elsewhere(service, row.index)
+        arrays.pop()
+        assert not is_holder_alive_elsewhere(service, row.index)
+
+    def test_a_forked_child_that_drops_its_copy_frees_nothing(self, client):
+        array = declared.same_array.submit(np.ones(100_000)).result(10)
+        used = client._blocks.used_bytes()
+        child = os.fork()
+        if child == 0:
+            del array
+            gc.collect()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert client._blocks.used_bytes() == used
+        assert (array == 1.0).all()
+
+
+LOOK = """
+import sys
+from shmq.memory.segment import attach, segment_name
+from shmq.transport.membership import is_holder_alive
+print(is_holder_alive(attach(segment_name(sys.argv[1])), int(sys.argv[2])))
+"""
+
+
+def is_holder_alive_elsewhere(service, index):
+    """What another process sees of a producer row."""
+    command = [sys.executable, "-c", LOOK, service.namespace, str(index)]
+    done = subprocess.run(command, env=service.env, capture_output=True, text=True, check=True)
+    return done.stdout == "True\n"

@@ -7,6 +7,7 @@ import gc
 import itertools
 import os
 import threading
+from collections import deque
 from pathlib import Path
 
 import pytest
@@ -108,10 +109,15 @@ def test_arrays_that_are_kept_stay_as_they_are():
 def test_blocks_are_free_after_a_stream(client):
     gc.collect()
     before = client._blocks.used_bytes()
-    for _ in declared.one_buffer.submit(60, 100_000).stream():
-        pass
-    until(lambda: client._make_room() or client._blocks.used_bytes() <= before)
+    deque(declared.one_buffer.submit(60, 100_000).stream(), maxlen=0)  # which keeps no part
+    until(lambda: client._blocks.used_bytes() <= before)
     assert declared.length.submit(b"x" * 4_000_000).result(30) == 4_000_000
+
+
+def test_arrays_that_fill_all_blocks_before_anybody_asks_come_through(client):
+    job = declared.one_buffer.submit(60, 100_000)
+    until(client._wanted_blocks.any, "its worker waits for a block")
+    assert [int(part[0]) for part in job.stream()] == list(range(60))
 
 
 def test_a_task_may_read_a_stream():
