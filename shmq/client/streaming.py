@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +35,7 @@ _AHEAD = 8  # chunks under way
 _SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
 _ITEM_BYTES = 64  # what a value costs in Python beside its content
 _SWEEP_S = 0.2
+_MOST_EARLY = 100_000  # results of one chunk read before its turn; only a generator task has more
 _LEAST_LIMIT = 1_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", re.IGNORECASE)
@@ -151,11 +152,54 @@ class Items:
 
 @dataclass(slots=True, eq=False)
 class Chunk:
-    """Calls under way as one job."""
+    """Calls under way as one job, and what was read of it before its turn."""
 
     calls: Calls
     nbytes: int
     job: Job[Any]
+    stream: PartStream[Any] | None = None
+    early: deque[Any] = field(default_factory=deque)
+    ended_early: Exception | None = None  # how its stream ended then
+
+    def next(self) -> Any:
+        """The next result. Raises StopIteration, TimeoutError for none in _SWEEP_S, and what the job raised."""
+        if self.early:
+            return self.early.popleft()
+        if self.ended_early is not None:
+            raise self.ended_early
+        return next(self._opened())
+
+    def read_early(self) -> None:
+        """Take what there is of it, so that its worker ends and is free for others."""
+        try:
+            self.early.append(next(self._opened()))
+        except (StopIteration, Exception) as error:
+            if self._opened().is_over:
+                self.ended_early = error
+
+    def is_holding(self) -> bool:
+        """Does it keep a worker that could be freed by reading?"""
+        return self.ended_early is None and len(self.early) < _MOST_EARLY and self.job.state == "running"
+
+    @property
+    def is_over(self) -> bool:
+        """Has its stream ended?"""
+        return self.ended_early is not None or (self.stream is not None and self.stream.is_over)
+
+    def restart(self, calls: Calls, job: Job[Any]) -> None:
+        """Go on with the calls that are left."""
+        self.calls, self.job, self.stream = calls, job, None
+        self.early, self.ended_early = deque(), None
+
+    def close(self) -> None:
+        """Read no more of its job."""
+        if self.stream is not None:
+            self.stream.close()
+
+    def _opened(self) -> PartStream[Any]:
+        if self.stream is None:
+            self.stream = self.job.stream(timeout=_SWEEP_S)
+        return self.stream
 
 
 def run(
@@ -192,6 +236,7 @@ def _run(client: Client, task: Task[..., Any], source: Items, window: Window, ch
             window.remove(chunk.nbytes)
     finally:
         for chunk in waiting:
+            chunk.close()
             chunk.job.cancel()
 
 
@@ -218,28 +263,22 @@ def _checked(chunk_size: Any, memory_limit: int | str) -> int:
 
 
 def _results(
-    client: Client, task: Task[..., Any], chunk: Chunk, waiting: Iterable[Chunk], kept_bytes: int
+    client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequence[Chunk], kept_bytes: int
 ) -> Iterator[Any]:
     """Results of one chunk. A call that is to be tried again, or that may have killed the worker, goes on alone."""
-    calls, job = chunk.calls, chunk.job
     while True:
-        stream: PartStream[Any] = job.stream(timeout=_SWEEP_S)
+        read, error = 0, Exception()
         try:
-            read, error = 0, Exception()
             while True:
                 try:
-                    value = next(stream)
+                    value = chunk.next()
                 except StopIteration:
                     return
-                except TaskTimeout as raised:
-                    error = raised
-                    break
                 except TimeoutError as raised:
-                    if stream.is_over:  # the task's own
+                    if isinstance(raised, TaskTimeout) or chunk.is_over:  # the task's own
                         error = raised
                         break
-                    for other in waiting:  # results of later chunks move here: this one may need their blocks
-                        other.job.done()
+                    _make_way(chunk.job, waiting)
                     continue
                 except Exception as raised:
                     error = raised
@@ -247,16 +286,40 @@ def _results(
                 read += 1
                 yield value
         finally:
-            stream.close()
-        retries = _retries_left(job, error)
-        if task.yields or retries is None or read >= len(calls):
+            chunk.close()
+        retries = _retries_left(chunk.job, error)
+        if task.yields or retries is None or read >= len(chunk.calls):
             raise error
         again = task if retries < 0 else task.options(retries=retries)
-        yield client.submit_task(again, calls[read]).result()
-        calls = calls[read + 1 :]
+        yield _result(client.submit_task(again, chunk.calls[read]), waiting)
+        calls = chunk.calls[read + 1 :]
         if not calls:
             return
-        job = _submit(client, task, calls, kept_bytes, block=None)
+        chunk.restart(calls, _submit(client, task, calls, kept_bytes, block=None))
+
+
+def _result(job: Job[Any], waiting: Sequence[Chunk]) -> Any:
+    while not job.done():
+        try:
+            return job.result(_SWEEP_S)
+        except TimeoutError:
+            _make_way(job, waiting)
+    return job.result()
+
+
+def _make_way(awaited: Job[Any], waiting: Sequence[Chunk]) -> None:
+    """A job that is read now has to wait: for blocks, or for a worker while all hold chunks that are read later.
+
+    The latter can be when its worker was lost, or its call is tried again. What a later chunk has is then read before
+    its turn, until its worker is free.
+    """
+    for chunk in waiting:
+        chunk.job.done()  # results of ended ones move here: the awaited one may need their blocks
+    while awaited.state in ("queued", "leased"):
+        holding = next((chunk for chunk in waiting if chunk.job is not awaited and chunk.is_holding()), None)
+        if holding is None:
+            return
+        holding.read_early()
 
 
 def _retries_left(job: Job[Any], error: Exception) -> int | None:

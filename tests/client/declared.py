@@ -555,3 +555,18 @@ def parent_of(path: Path) -> Path:
 @shmq.task(group="single")
 def mutter(text: str) -> None:
     sys.stdout.write(text)
+
+
+@shmq.task
+def large_after_deaths(item: tuple[str, int, int]):
+    """Parts that no block holds together; the first item's worker is killed while the others' wait for their turn."""
+    folder, number, deaths = item
+    path = Path(folder)
+    (path / f"begun {number}").touch()
+    if number == 0 and len(list(path.glob("death *"))) < deaths:
+        while len(list(path.glob("begun *"))) < 6:
+            time.sleep(0.002)
+        (path / f"death {time.monotonic_ns()}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    for part in range(3):
+        yield np.full(500_000, 10.0 * number + part)

@@ -122,6 +122,13 @@ def test_slow_readers_lose_nothing(client):
     del held
 
 
+def test_a_chunk_whose_worker_died_while_all_others_wait_for_their_turn_is_run(tmp_path):
+    calls = [(str(tmp_path), number, 2) for number in range(12)]
+    results = shmq.stream(declared.large_after_deaths, calls, chunk_size=1, memory_limit="64 MB")
+    assert [int(part[0]) for part in results] == [10 * number + part for number in range(12) for part in range(3)]
+    assert len(list(tmp_path.glob("death *"))) == 2
+
+
 @pytest.mark.parametrize("chunk_size", [1, 5, 1000])
 def test_the_first_failure_is_raised_in_its_place(chunk_size):
     results = shmq.stream(declared.divide, [1, 2, 0, 4], chunk_size=chunk_size)
