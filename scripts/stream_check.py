@@ -120,7 +120,7 @@ def main(gb: float, block: int, limit: str, chunk_size: int) -> None:
 
 def _check(task: str, count: int, size: int, limit: str, chunk_size: int, root: int) -> bool:
     import shmq
-    from shmq.client.streaming import parse_size
+    from shmq.client.many.window import parse_size
 
     client = shmq.connect()
     for _ in client.stream(f"stream_tasks.{task}", (block_of(n, size) for n in range(300)), chunk_size, limit):

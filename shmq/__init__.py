@@ -15,7 +15,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shmq.client.batching import optimize_batch_size as optimize_batch_size
     from shmq.client.client import Client as Client
     from shmq.client.default import close as close
     from shmq.client.default import connect as connect
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from shmq.client.default import submit as submit
     from shmq.client.executor import Executor as Executor
     from shmq.client.handle import Job as Job
-    from shmq.client.object_pool import ObjectPool as ObjectPool
+    from shmq.client.many.batching import optimize_batch_size as optimize_batch_size
     from shmq.errors import Reject as Reject
     from shmq.errors import Retry as Retry
     from shmq.errors import ShmqError as ShmqError
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from shmq.memcheck.usage.look import memory as memory
     from shmq.tasks.current import cancelled as cancelled
     from shmq.tasks.current import current_job as current_job
+    from shmq.tasks.object_pool import ObjectPool as ObjectPool
     from shmq.tasks.task import Task as Task
     from shmq.tasks.task import task as task
 
@@ -40,11 +40,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Client": "shmq.client.client", "Executor": "shmq.client.executor", "Job": "shmq.client.handle",
-    "ObjectPool": "shmq.client.object_pool",
+    "ObjectPool": "shmq.tasks.object_pool",
     "close": "shmq.client.default", "connect": "shmq.client.default",
     "empty": "shmq.client.default", "map": "shmq.client.default", "stream": "shmq.client.default",
     "submit": "shmq.client.default",
-    "optimize_batch_size": "shmq.client.batching", "memory": "shmq.memory",
+    "optimize_batch_size": "shmq.client.many.batching", "memory": "shmq.memory",
     "Task": "shmq.tasks.task", "task": "shmq.tasks.task",
     "cancelled": "shmq.tasks.current", "current_job": "shmq.tasks.current",
     "Reject": "shmq.errors", "Retry": "shmq.errors", "ShmqError": "shmq.errors", "TaskTimeout": "shmq.errors",

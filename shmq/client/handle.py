@@ -10,7 +10,8 @@ from shmq.wire.codec import DECODING_ERRORS
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
-    from shmq.client.parts import Parts, PartStream
+    from shmq.client.parts.reader import PartStream
+    from shmq.client.parts.unread import Parts
 
 R = TypeVar("R")
 

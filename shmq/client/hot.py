@@ -37,7 +37,7 @@ from shmq.wire.header import (
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
-    from shmq.client.resolve import Target
+    from shmq.client.submitting.targets import Target
 
 _LAST_GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 _NEXT = 1 << GENERATION_SHIFT

@@ -264,7 +264,7 @@ class TestCallbacks:
         assert sorted(seen) == list(range(1_000))
 
     def test_a_callback_is_rung_for_after_the_row_had_other_holders(self, monkeypatch):
-        monkeypatch.setattr("shmq.client.poller.RESCUE_S", 300.0)  # no look without a ring
+        monkeypatch.setattr("shmq.client.results.poller.RESCUE_S", 300.0)  # no look without a ring
         for _ in range(3):
             shmq.close()
             seen: list[float] = []

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmq
-from shmq.client.streaming import parse_size
+from shmq.client.many.window import parse_size
 from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
 from tests.client import declared
 from tests.live import until

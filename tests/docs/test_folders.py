@@ -14,7 +14,7 @@ from shmq.transport import table as words
 from tests.crash.model import monitor
 from tests.docs.fences import ROOT, functions, links, section, source, table
 
-FOLDERS = ("memory", "transport", "worker", "supervisor")
+FOLDERS = ("memory", "transport", "client", "worker", "supervisor")
 TEXTS = {name: (ROOT / "shmq" / name / "README.md").read_text() for name in FOLDERS}
 MEMORY, TRANSPORT = TEXTS["memory"], TEXTS["transport"]
 STATES = ("FREE", "QUEUED", "REQUEUED", "LEASED", "RUNNING", "SCHEDULED", "DONE", "FAILED", "CANCELLED")

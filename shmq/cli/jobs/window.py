@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shmq.cli.jobs.lines import Line, Lines
 from shmq.cli.jobs.values import Arguments, Malformed
-from shmq.client import mapping
+from shmq.client.many import mapping
 from shmq.errors import BadArguments, QueueFull, TooLarge, Unencodable
 from shmq.memory.layout import GROUP_CONTROL
 from shmq.memory.segment import Segment

@@ -12,6 +12,7 @@ import msgspec
 
 from shmq.heap import malloc_slack, malloc_use
 from shmq.memcheck.usage.model import Heap, PoolUse
+from shmq.tasks.object_pool import POOLS
 
 _FIGURES = {
     "used": re.compile(r"^# bytes in allocated blocks\s*=\s*([\d,]+)", re.MULTILINE),
@@ -67,7 +68,4 @@ def _stderr_of(function: object) -> str:
 
 
 def _pools() -> tuple[PoolUse, ...]:
-    home = sys.modules.get("shmq.client.object_pool")  # a layer beside this one: never imported from here
-    if home is None:
-        return ()
-    return tuple(PoolUse(pool.name, len(pool), pool.max_size) for pool in list(home.POOLS))
+    return tuple(PoolUse(pool.name, len(pool), pool.max_size) for pool in list(POOLS))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.hot import make_submit
-from shmq.client.routing import Router, is_routed
+from shmq.client.submitting.kinds import ChunkOf, Named, PartOf, RemoteTask, StreamOf, result_type_of
+from shmq.client.submitting.routing import Router, is_routed
 from shmq.clock import to_ns
-from shmq.errors import BadArguments, UnknownGroup, UnknownTask, WouldDeadlock
+from shmq.errors import BadArguments, UnknownGroup, UnknownTask
 from shmq.memory.lanes import lane
 from shmq.memory.segment import Segment
 from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo, nearest, read
-from shmq.tasks.task import AUTO, Options, Task
+from shmq.tasks.task import AUTO, Task
 from shmq.transport.publish import Route
 from shmq.wire.codec import Decoder
-from shmq.wire.failure import Failure
 from shmq.wire.header import FORGET, LANE_SHIFT, VARIADIC
 
 if TYPE_CHECKING:
@@ -28,14 +26,6 @@ if TYPE_CHECKING:
 
 INHERIT_RETRIES = 255
 """Header value that means: as many retries as the group's configuration says."""
-
-PART, STREAM = 1 << 65, 1 << 66
-"""Added to the key of the decoder: for single parts, for chunks of `stream`."""
-
-REMOTE = 1 << 64
-"""Key of the decoder for results of tasks known by name only: above every task's key."""
-
-_log = logging.getLogger("shmq.client")
 
 
 @dataclass(slots=True)
@@ -81,7 +71,7 @@ class Registry:
         """A task known only by name. Raises UnknownTask with the nearest names."""
         known = self._remote.get(name)
         if known is None:
-            known = self._remote[name] = _RemoteTask(self.info(name))
+            known = self._remote[name] = RemoteTask(self.info(name))
         return known
 
     def resolved(self, task: Task[..., Any] | str) -> Task[..., Any]:
@@ -139,7 +129,7 @@ class Registry:
             to_ns(options.timeout) if options.timeout else 0, current.job_id(),
         )  # fmt: skip
         is_plain = not (options.delay or options.eta is not None or options.expires is not None)
-        is_remote = isinstance(task, _RemoteTask)
+        is_remote = isinstance(task, RemoteTask)
         target = Target(
             client, route,
             0 if is_remote else task.signature.quick_least,
@@ -170,88 +160,9 @@ class Registry:
         """Decodes results of the task, or chunks or parts of them, to its return annotation."""
         found = self._decoders.get(task.result_key)
         if found is None:
-            kind = task.result_type() if isinstance(task, ChunkOf | StreamOf | PartOf) else _result_type(task)
+            kind = task.result_type() if isinstance(task, ChunkOf | StreamOf | PartOf) else result_type_of(task)
             found = self._decoders[task.result_key] = decoder.typed(kind).decode
         return found
-
-
-class _RemoteTask(Task[..., Any]):
-    """A task of which only the published facts are known here; arguments are checked by the worker."""
-
-    def __init__(self, info: TaskInfo) -> None:
-        def function(*_args: Any, **_kwargs: Any) -> Any:
-            raise UnknownTask(f"task {info.name} is known here by name only; import its module to call it directly")
-
-        names = {name: value for name, value in info.options.items() if name not in {"retry_on", "give_up_on"}}
-        super().__init__(function, Options(**names), info.name)
-        self.result_key = REMOTE  # its results stay plain, those of the task object do not
-        self.info = info
-
-    @property
-    def yields(self) -> bool:
-        return self.info.yields
-
-    def options(self, **changes: Any) -> Task[..., Any]:
-        changed = super().options(**changes)
-        other = _RemoteTask(self.info)
-        other.settings, other.has_chosen_group = changed.settings, changed.has_chosen_group
-        return other
-
-
-class ChunkOf:
-    """A task as chunks of `map` call it: one answer holds the results of many calls."""
-
-    def __init__(self, task: Task[..., Any]) -> None:
-        self.name = task.name
-        self.result_key = ~task.result_key
-        self._task = task
-
-    def result_type(self) -> Any:
-        """(run ns, values of the calls that succeeded, failures by index)."""
-        return tuple[int, list[_result_type(self._task)], dict[int, Failure]]  # type: ignore[misc]
-
-
-class StreamOf:
-    """A task as chunks of `stream` call it: one answer yields the results, or the parts, of many calls."""
-
-    yields = True
-
-    def __init__(self, task: Task[..., Any]) -> None:
-        self.name = task.name
-        self.result_key = task.result_key + STREAM
-        self.task = task
-
-    def result_type(self) -> Any:
-        """All of them, when nobody read them one by one."""
-        part = _part_type(self)
-        return Any if part is Any else list[part]  # type: ignore[valid-type]
-
-
-class PartOf:
-    """A task as its streams are read: part by part."""
-
-    def __init__(self, task: Task[..., Any] | StreamOf) -> None:
-        self.name = task.name
-        self.result_key = task.result_key + PART
-        self._task = task
-
-    def result_type(self) -> Any:
-        """The type of one part."""
-        return _part_type(self._task)
-
-
-Named = Task[..., Any] | ChunkOf | StreamOf
-"""What a job may be of."""
-
-
-def _part_type(task: Task[..., Any] | StreamOf) -> Any:
-    if isinstance(task, StreamOf):
-        task = task.task
-    return Any if isinstance(task, _RemoteTask) else task.signature.part_type()
-
-
-def _result_type(task: Task[..., Any]) -> Any:
-    return Any if isinstance(task, _RemoteTask) else task.signature.result_type()
 
 
 def _not_ready(*_args: Any) -> Any:
@@ -260,44 +171,3 @@ def _not_ready(*_args: Any) -> Any:
 
 def _as_they_are(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs
-
-
-def is_in_task() -> bool:
-    """Is this process a worker? Then its pool must know of a wait: `waiting_for`."""
-    return current.worker() is not None
-
-
-def waiting_for(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
-    """Around a wait for `job`: inside a task the pool must know of it."""
-    return _blocked_worker(job) if is_in_task() else contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def _blocked_worker(job: Job[Any]) -> Iterator[None]:
-    """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
-
-    Raises:
-        WouldDeadlock: the job waits in this worker's own group and no further worker can be forked.
-    """
-    worker = current.worker()
-    assert worker is not None
-    worker.enter_wait()
-    try:
-        chain = worker.deadlock(job._slot)
-        if chain:
-            raise WouldDeadlock(
-                f"waiting for {job.task_name} (job {job.id}) would never end: {chain}.\n"
-                "Every worker of the group, substitutes included, waits for a job of the same group. Raise max_workers "
-                "or max_substitutes, put the inner task into another group, or call it directly."
-            )
-        yield
-    finally:
-        worker.leave_wait()
-
-
-def run_callback(function: Callable[[Any], object], job: Any) -> None:
-    """Run a user's callback; what it raises is logged, as concurrent.futures does."""
-    try:
-        function(job)
-    except Exception:
-        _log.exception("callback %r of job %s failed", function, job.id)

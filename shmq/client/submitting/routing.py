@@ -20,7 +20,7 @@ from shmq.wire.codec import payload_bytes
 if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
-    from shmq.client.resolve import Registry, Target
+    from shmq.client.submitting.targets import Registry, Target
     from shmq.tasks.task import Task
 
 _REGISTRY = HEADER["registry"]

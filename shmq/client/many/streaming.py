@@ -10,144 +10,28 @@ their share; the one that is read goes through a ring. Nothing depends on how la
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 
-from shmq.client.resolve import StreamOf
-from shmq.errors import BadArguments, QueueFull, TaskTimeout, TooLarge, WorkerLost
+from shmq.client.many.window import Calls, Items, Window, checked
+from shmq.client.submitting.kinds import StreamOf
+from shmq.client.submitting.slow_path import bind_calls, submit_message
+from shmq.errors import QueueFull, TaskTimeout, WorkerLost
 from shmq.tasks.task import Task
-from shmq.wire.codec import ENCODING_ERRORS
 from shmq.wire.failure import Failure
-from shmq.wire.header import STREAM, VARIADIC
+from shmq.wire.header import STREAM
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
-    from shmq.client.parts import PartStream
+    from shmq.client.parts.reader import PartStream
 
-_AHEAD = 8  # chunks under way
-_SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
-_ITEM_BYTES = 64  # what a value costs in Python beside its content
 _SWEEP_S = 0.2
 _MOST_EARLY = 100_000  # results of one chunk read before its turn; only a generator task has more
-_LEAST_LIMIT = 1_000_000
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", re.IGNORECASE)
-_NO_MORE = object()
-Calls = list[tuple[Any, ...]]
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes of "100 MB", "64 MiB", "1.5GB" or a plain number. Raises BadArguments."""
-    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return size
-    found = _SIZE.fullmatch(size) if isinstance(size, str) else None
-    if found is None or found[2].lower() not in _UNITS or not float(found[1]):
-        raise BadArguments(f'a size is a number of bytes or text such as "100 MB" or "64 MiB", got {size!r}')
-    return int(float(found[1]) * _UNITS[found[2].lower()])
-
-
-class Window:
-    """What may be under way at once, in bytes.
-
-    Half of the limit is planned: per chunk its items (here, and encoded in a block) and the results that its worker
-    may keep; the other half is left for the ring, for the chunk whose results are handed out, and for Python.
-    """
-
-    def __init__(self, limit_bytes: int, block_budget_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.planned_bytes = limit_bytes // 2
-        self.chunk_bytes = min(self.planned_bytes // (3 * _AHEAD), block_budget_bytes // (4 * _AHEAD))
-        self._blocks_bytes = block_budget_bytes // 4
-        self._used_bytes = self._item_bytes = 0
-        self._chunks = 0
-
-    def has_room(self, item_bytes: int) -> bool:
-        """May a chunk with this item be sent?"""
-        if not self._chunks:
-            return True
-        if self._chunks >= _AHEAD or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
-            return False
-        return 2 * (self._item_bytes + item_bytes) <= self._blocks_bytes  # a block may be twice as long as its content
-
-    def add(self, nbytes: int) -> None:
-        """A chunk with items of `nbytes` is under way."""
-        self._chunks += 1
-        self._item_bytes += nbytes
-        self._used_bytes += self._cost(nbytes)
-
-    def remove(self, nbytes: int) -> None:
-        """It has been read."""
-        self._chunks -= 1
-        self._item_bytes -= nbytes
-        self._used_bytes -= self._cost(nbytes)
-
-    def check_item(self, nbytes: int) -> None:
-        """Raise TooLarge for an item that could only be sent by breaking the limit."""
-        if 4 * nbytes > self.limit_bytes:
-            raise TooLarge(
-                f"an item of {nbytes} bytes does not fit memory_limit={self.limit_bytes}: at most a quarter of it.\n"
-                "Raise memory_limit, or pass smaller items."
-            )
-
-    def _cost(self, nbytes: int) -> int:
-        return 2 * nbytes + self.chunk_bytes
-
-
-class Items:
-    """The input, one item looked ahead, with sizes."""
-
-    def __init__(self, items: Iterable[Any], window: Window) -> None:
-        self._source = iter(items)
-        self._window = window
-        self._next: Any = None
-        self.next_bytes = 0
-        self._taken = 0
-        self._measure = msgspec.msgpack.Encoder(enc_hook=self._arrays).encode
-        self._array_bytes = 0
-
-    def has_more(self) -> bool:
-        """Look at the next item. Takes it from the source, which may take its time or raise."""
-        if self._next is None:
-            item = next(self._source, _NO_MORE)
-            if item is _NO_MORE:
-                return False
-            self.next_bytes = self._size_of(item) + _ITEM_BYTES
-            self._window.check_item(self.next_bytes)
-            self._next = (item,)
-        return True
-
-    def chunk(self, chunk_size: int) -> tuple[Calls, int]:
-        """The calls of the next chunk, and their bytes: at least one, else as many as may be."""
-        most = min(chunk_size, 1 + self._taken // _SPREAD)
-        calls = [self._next]
-        nbytes, self._next = self.next_bytes, None
-        while len(calls) < most and self.has_more() and nbytes + self.next_bytes <= self._window.chunk_bytes:
-            calls.append(self._next)
-            nbytes, self._next = nbytes + self.next_bytes, None
-        self._taken += len(calls)
-        return calls, nbytes
-
-    def _size_of(self, item: Any) -> int:
-        """Bytes it takes on its way."""
-        if isinstance(item, bytes | bytearray | str):
-            return len(item)
-        if isinstance(item, np.ndarray):
-            return item.nbytes
-        self._array_bytes = 0
-        try:
-            return len(self._measure(item)) + self._array_bytes
-        except ENCODING_ERRORS:  # explained when it is submitted
-            return 0
-
-    def _arrays(self, value: Any) -> None:
-        self._array_bytes += getattr(value, "nbytes", 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -206,7 +90,7 @@ def run(
     client: Client, task: Task[..., Any], items: Iterable[Any], chunk_size: int, memory_limit: int | str
 ) -> Iterator[Any]:
     """The results; of a generator task its parts, item after item. What cannot work is refused at once."""
-    window = Window(_checked(chunk_size, memory_limit), client.block_budget_bytes)
+    window = Window(checked(chunk_size, memory_limit), client.block_budget_bytes)
     return _run(client, task, Items(items, window), window, chunk_size)
 
 
@@ -241,25 +125,8 @@ def _run(client: Client, task: Task[..., Any], source: Items, window: Window, ch
 
 
 def _submit(client: Client, task: Task[..., Any], calls: Calls, kept_bytes: int, *, block: float | None) -> Job[Any]:
-    target = task._target
-    if target is None or target.client is not client:
-        target = client._target_of(task)
-    if not all(target.least <= len(call) <= target.most for call in calls):
-        calls = [target.bind(call, {})[0] for call in calls]
-    nargs = len(calls[0])
-    if any(len(call) != nargs for call in calls):
-        nargs = VARIADIC
-    return client._submit_slowly(target, StreamOf(task), (kept_bytes, calls), nargs, STREAM, block)
-
-
-def _checked(chunk_size: Any, memory_limit: int | str) -> int:
-    """The limit in bytes; both values come from callers."""
-    if not isinstance(chunk_size, int) or isinstance(chunk_size, bool) or chunk_size < 1:
-        raise BadArguments(f"chunk_size must be a number of items from 1, got {chunk_size!r}")
-    limit_bytes = parse_size(memory_limit)
-    if limit_bytes < _LEAST_LIMIT:
-        raise BadArguments(f"memory_limit must be at least {_LEAST_LIMIT} bytes, got {memory_limit!r}")
-    return limit_bytes
+    target, calls, nargs = bind_calls(client, task, calls)
+    return submit_message(client, target, StreamOf(task), (kept_bytes, calls), nargs, STREAM, block)
 
 
 def _results(

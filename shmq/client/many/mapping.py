@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
+from shmq.client.submitting.kinds import ChunkOf
+from shmq.client.submitting.slow_path import bind_calls, submit_message
 from shmq.errors import BadArguments, TooLarge, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.codec import PoolFull
 from shmq.wire.failure import rebuild
+from shmq.wire.header import MANY
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
@@ -74,6 +77,18 @@ class Chunk:
         return len(self.calls)
 
 
+def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ...]]) -> Job[Any]:
+    """Queue many calls as one job; its result is (run ns, values, {index: failure}).
+
+    Raises:
+        PoolFull: more than one call, and no block for all their arguments at present.
+    """
+    target, calls, nargs = bind_calls(client, task, calls)
+    if target.router is not None:
+        target = target.router.pick(*calls)
+    return submit_message(client, target, ChunkOf(task), calls, nargs, MANY, None)
+
+
 def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
@@ -92,7 +107,7 @@ def run(
                 calls_now = held[: pace.size]
                 before = client.placed_bytes
                 try:
-                    job = client.submit_chunk(task, calls_now)
+                    job = submit_chunk(client, task, calls_now)
                 except (PoolFull, TooLarge):
                     if len(calls_now) == 1:
                         raise

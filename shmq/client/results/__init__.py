@@ -1,0 +1,7 @@
+"""How a job ends for its producer.
+
+collecting.py  out of the slot into the handle
+blocking.py    wait for a job, inside a task too
+cancelling.py  cancel a job
+callbacks.py   who is called once a job has ended; `poller.py`: the thread that does
+"""

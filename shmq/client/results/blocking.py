@@ -1,0 +1,66 @@
+"""Wait for a job. Inside a task the pool learns of it, so that workers that wait do not stop their group."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from shmq.client.results.collecting import check_own
+from shmq.errors import WouldDeadlock
+from shmq.memory.doorbell import deadline as deadline_after
+from shmq.tasks import current
+
+if TYPE_CHECKING:
+    from shmq.client.client import Client
+    from shmq.client.handle import Job
+
+
+def wait_for(client: Client, job: Job[Any], timeout: float | None) -> None:
+    """Block until the job has ended. Raises TimeoutError."""
+    client._refuse_reentry()
+    check_own(client, job)
+    give_up = deadline_after(timeout)
+    has_ended = partial(client._peek, job)
+    while not client.collect(job):
+        if is_in_task():
+            with waiting_for(job):
+                is_ready = client._waiter.wait(has_ended, give_up)
+        else:
+            is_ready = client._waiter.wait(has_ended, give_up)
+        if not is_ready:
+            raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
+
+
+def is_in_task() -> bool:
+    """Is this process a worker? Then its pool must know of a wait: `waiting_for`."""
+    return current.worker() is not None
+
+
+def waiting_for(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
+    """Around a wait for `job`: inside a task the pool must know of it."""
+    return _blocked_worker(job) if is_in_task() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _blocked_worker(job: Job[Any]) -> Iterator[None]:
+    """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
+
+    Raises:
+        WouldDeadlock: the job waits in this worker's own group and no further worker can be forked.
+    """
+    worker = current.worker()
+    assert worker is not None
+    worker.enter_wait()
+    try:
+        chain = worker.deadlock(job._slot)
+        if chain:
+            raise WouldDeadlock(
+                f"waiting for {job.task_name} (job {job.id}) would never end: {chain}.\n"
+                "Every worker of the group, substitutes included, waits for a job of the same group. Raise max_workers "
+                "or max_substitutes, put the inner task into another group, or call it directly."
+            )
+        yield
+    finally:
+        worker.leave_wait()
