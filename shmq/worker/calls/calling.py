@@ -28,7 +28,7 @@ from shmq.worker.slots import Slots
 
 
 class Calling:
-    """Calls tasks for a worker that runs one job at a time."""
+    """Has the tasks of one worker ready, and calls them where one job runs at a time."""
 
     def __init__(
         self,
