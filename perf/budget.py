@@ -44,7 +44,7 @@ LOWEST = 0.1
 BATCH = 64  # jobs per claim: what the adaptive batch reaches with tiny jobs
 WINDOW_JOBS = 512
 README, BEGIN, END = rig.ROOT / "perf" / "README.md", "<!-- budget: begin -->\n", "<!-- budget: end -->"
-_WHEN_SLOW = {"Executor._record", "bucket_of"}  # done once per batch; while traced, every job looks slow
+_WHEN_SLOW = {"Accounts.record", "bucket_of"}  # done once per batch; while traced, every job looks slow
 
 
 class Line(NamedTuple):

@@ -23,7 +23,7 @@ PACE_WORKERS = 10  # started together: their pace counts alone
 
 
 def _bucket_middles() -> NDArray[np.float64]:
-    """Seconds in the middle of each histogram bucket: four buckets per octave (worker.execution.bucket_of)."""
+    """Seconds in the middle of each histogram bucket: four buckets per octave (worker.accounting.bucket_of)."""
     index = np.arange(HISTOGRAM_BUCKETS)
     bits, quarter = index >> 2, index & 3
     low = np.where(bits >= 3, (4 + quarter) * np.exp2(np.maximum(bits, 3) - 3.0), index)

@@ -14,7 +14,7 @@ from shmq.config.model import Group
 from shmq.planner.group import Observed
 from shmq.planner.tuning import Climber, ladder
 
-FIRST_CONCURRENCY = 8  # as in shmq.worker.concurrent, where no planner has spoken yet
+FIRST_CONCURRENCY = 8  # as in shmq.worker.concurrent.loop, where no planner has spoken yet
 MOST_CONCURRENCY = 256
 WINDOW_S = 1.0  # at least
 WINDOW_SERVICES = 4.0  # and so many service times, or a window would show the jobs of the setting before

@@ -27,11 +27,11 @@ from shmq.memory.segment import attach
 from shmq.tasks import current
 from shmq.tasks.registry import load
 from shmq.transport.claim import Claimer
+from shmq.worker.calls.generating import Generating
+from shmq.worker.calls.output import redirect
 from shmq.worker.execution import Executor
-from shmq.worker.generating import Generating
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.loop import Loop
-from shmq.worker.output import redirect
 from shmq.worker.seat import Seat
 from shmq.worker.timer import Timer
 from shmq.worker.watching import Watching
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from shmq.config.model import Group
     from shmq.tasks.task import Task
-    from shmq.worker.concurrent import ConcurrentLoop
+    from shmq.worker.concurrent.loop import ConcurrentLoop
 
 _log = logging.getLogger("shmq.worker")
 EXIT_DRAINED, EXIT_BROKEN, EXIT_ORPHAN = 0, 70, 71
@@ -123,10 +123,10 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     loop: Loop | ConcurrentLoop
     if seat.settings.concurrency == 1:
         bell = SemaphoreBell(segment.text("worker_bells", seat.index))
-        executor.generating = Generating(seat, executor.outlets, timer, bell)
+        executor.calling.generating = Generating(seat, executor.outlets, timer, bell)
         loop = Loop(seat, claimer, executor, timer, bell, fence, limits)
     else:
-        from shmq.worker.concurrent import ConcurrentLoop, concurrent_bell
+        from shmq.worker.concurrent.loop import ConcurrentLoop, concurrent_bell
 
         loop = ConcurrentLoop(seat, claimer, executor, concurrent_bell(seat), fence, limits)
 
@@ -134,7 +134,7 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
         seat.is_draining = True
 
     signal.signal(signal.SIGTERM, drain)
-    watching = Watching(loop, executor, seat, tasks)
+    watching = Watching(loop, executor.accounts, seat, tasks)
     gc.collect()
     gc.freeze()
     seat.row[WORKER["state"]] = WORKER_LIVE

@@ -1,7 +1,7 @@
 """What one worker knows of itself: its row, its batch, the job on the main thread.
 
 The row's words are written by this worker only while its state is live. The timer's signal handler
-(`limits`) reads and changes the seat between two bytecodes of the main thread; `in_user` tells it
+(`timer`) reads and changes the seat between two bytecodes of the main thread; `in_user` tells it
 whether the task's code or the worker's own is running.
 """
 
@@ -17,6 +17,7 @@ from shmq.memory.segment import Segment
 from shmq.tasks.current import CurrentJob
 from shmq.transport.bells import Bells
 from shmq.transport.table import (
+    CRASH,
     DONE,
     LEASED,
     RUNNING,
@@ -30,12 +31,16 @@ from shmq.transport.table import (
 
 if TYPE_CHECKING:
     from shmq.config.model import Group
-    from shmq.worker.outlet import Outlet
+    from shmq.worker.results.outlet import Outlet
 
 _BLOCKED = WORKER["blocked"]
 _JOB = WORKER["job"]
 _STATE = WORKER["state"]
 _SCHEDULED = WORKER["scheduled"]
+START = RUNNING - LEASED + CRASH
+"""Added to the word of a leased job: it runs, its crash paid in advance."""
+END = DONE - RUNNING
+"""Added to the word of a running job: it has ended well."""
 
 
 class Seat:

@@ -26,7 +26,7 @@ from shmq.memory.blocks import PRODUCER_PIN, WORKER_PIN
 from shmq.memory.layout import PRODUCER, WORKER
 from shmq.memory.segment import Segment
 from shmq.tasks.task import Task
-from shmq.worker.execution import Executor
+from shmq.worker.accounting import Accounts
 from shmq.worker.seat import Seat
 
 _log = logging.getLogger("shmq.worker")
@@ -86,9 +86,9 @@ class Watching:
     has no handler; `close` it when the loop has ended.
     """
 
-    def __init__(self, loop: Watched, executor: Executor, seat: Seat, tasks: Mapping[int, Task[..., Any]]) -> None:
+    def __init__(self, loop: Watched, accounts: Accounts, seat: Seat, tasks: Mapping[int, Task[..., Any]]) -> None:
         self._loop = loop
-        self._executor = executor
+        self._accounts = accounts
         self._seat = seat
         self._tasks = tasks
         self._watch: Watch | None = None
@@ -107,15 +107,15 @@ class Watching:
             return run
         payload, stride, names = self._seat.segment.view("payload"), self._seat.segment.shape.slot_bytes, self._names()
         gettrace, settrace = sys.gettrace, sys.settrace
-        row, begin, end, seat, executor = self._seat.row, watch.begin, watch.end, self._seat, self._executor
+        row, begin, end, seat, accounts = self._seat.row, watch.begin, watch.end, self._seat, self._accounts
         # Sums over a batch go from 0, which takes no memory, to a number, which does: not what the job left behind.
         booked = array("q", (0,))
 
         def watched(slot: int, leased: int) -> None:
             (key,) = _KEY.unpack_from(payload, slot * stride)
             failed = row[_FAILED]
-            booked[0] = executor.recorded_ns
-            executor.recorded_ns = 0
+            booked[0] = accounts.recorded_ns
+            accounts.recorded_ns = 0
             seat.started_ns = now_ns()  # the loop keeps the batch's first one: its successor is not the job's
             before = gettrace()
             begin(names.get(key, "unknown task"))
@@ -123,10 +123,10 @@ class Watching:
             run(slot, leased)
             if gettrace() is not before:
                 settrace(before)  # lines are watched: frames entered from here on are not the job's
-            booked[0] += executor.recorded_ns
-            executor.recorded_ns = 0
+            booked[0] += accounts.recorded_ns
+            accounts.recorded_ns = 0
             end(failed=row[_FAILED] != failed)
-            executor.recorded_ns = booked[0]
+            accounts.recorded_ns = booked[0]
 
         return watched
 

@@ -43,6 +43,13 @@ def test_every_module_is_told_and_no_other(folder):
     assert told == modules | packages
 
 
+def test_every_module_of_the_workers_packages_is_told():
+    here = ROOT / "shmq" / "worker"
+    modules = [path for path in here.glob("*/*.py") if path.name != "__init__.py"]
+    told = [row[0] for row in table(section(TEXTS["worker"], "Packages"))]
+    assert sorted(told) == sorted(path.relative_to(here).as_posix() for path in modules)
+
+
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_links_lead_somewhere(folder):
     for target in links(TEXTS[folder]):

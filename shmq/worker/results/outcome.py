@@ -7,7 +7,10 @@ exponential with full jitter (Brooker, "Exponential Backoff And Jitter", 2015).
 from __future__ import annotations
 
 import random
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from shmq.clock import now_ns, to_ns
 from shmq.errors import (
@@ -24,7 +27,11 @@ from shmq.errors import (
 from shmq.tasks.task import Options
 from shmq.transport.table import CRASH, FAILURE, failures_of
 
+if TYPE_CHECKING:
+    from shmq.tasks.signature import Signature
+
 _MOST_FAILURES = 255
+_POSITION = re.compile(r" - at `\$\[(\d+)\](.*)`$")
 _FINAL = (Reject, BadArguments, CircuitOpen, JobExpired, UnknownTask)
 """Trying again cannot help, or would be too late."""
 
@@ -77,3 +84,25 @@ def as_job_error(error: BaseException, task_name: str) -> BaseException:
 def _keep_traceback(error: Any, origin: BaseException) -> BaseException:
     error.__traceback__ = origin.__traceback__
     return error  # type: ignore[no-any-return]
+
+
+def named(error: BaseException, name: str, signature: Signature | None = None) -> BaseException:
+    """What decoding found wrong with the arguments, as an error that names the task and the argument."""
+    if not isinstance(error, msgspec.ValidationError) or not _is_own(error):
+        return error
+    what = str(error)
+    found = _POSITION.search(what)
+    if found is not None and signature is not None and not what.startswith("argument "):
+        names = [parameter.name for parameter in signature.positional]
+        at, rest = int(found[1]), found[2]
+        if at < len(names):
+            what = f"argument {names[at]!r}: {what[: found.start()]}" + (f" - at `{rest}`" if rest else "")
+    return BadArguments(f"{name}: {what}.\nCompare the arguments with the task's annotations.")
+
+
+def _is_own(error: BaseException) -> bool:
+    """Was it raised by shmq's decoding, and not by a task that decodes something itself?"""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is None or str(trace.tb_frame.f_globals.get("__name__", "")).startswith("shmq.")

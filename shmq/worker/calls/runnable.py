@@ -1,4 +1,4 @@
-"""A task as one worker runs it: its function, decoders by argument count, limits."""
+"""A task as one worker runs it: its function, limits, and how messages become its arguments."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from shmq.clock import to_ns
 from shmq.tasks.task import Task
 from shmq.wire.codec import Decoder, accept
 from shmq.wire.failure import Failure, describe
-from shmq.worker import outcome
+from shmq.wire.header import VARIADIC
+from shmq.worker.results import outcome
 from shmq.worker.seat import Seat
+
+Convert = Callable[[list[Any]], list[Any]]
 
 
 class Runnable:
@@ -44,7 +47,52 @@ class Runnable:
         self.decoders[count] = self._decoder.typed(signature.argument_types(count)).decode
         return self.decoders[count]
 
-    def chunk_decoder(self, count: int) -> Callable[[bytes], Any]:
+    def arguments(self, data: bytes, nargs: int) -> tuple[Any, dict[str, Any]]:
+        """(positional, keyword) arguments of a call, each as the task wants it."""
+        if nargs == VARIADIC:
+            return self._keywords(data)
+        return (self.decoders.get(nargs) or self.decoder(nargs))(data), {}
+
+    def calls(self, data: bytes, nargs: int) -> tuple[list[Any], Convert | None]:
+        """A chunk's calls, and what must still convert each: calls of different length or one of a wrong type."""
+        if nargs != VARIADIC:
+            try:
+                return self._chunk_decoder(nargs)(data), None
+            except msgspec.ValidationError:
+                pass
+        return self._decoder.decode(data), self._converted
+
+    def converted_calls(self, data: bytes, nargs: int) -> list[Any]:
+        """A chunk's calls, each as the arguments the task wants; a wrong one fails the chunk."""
+        calls, convert = self.calls(data, nargs)
+        return calls if convert is None else [convert(args) for args in calls]
+
+    def stream_calls(self, data: bytes, nargs: int) -> tuple[int, list[Any], Convert | None]:
+        """Of a chunk of `stream`: bytes of results to keep, the calls, what must still convert each."""
+        if nargs != VARIADIC:
+            kind = self.task.signature.argument_types(nargs)
+            decoder = self._decoder.typed(tuple[int, list[kind]])  # type: ignore[valid-type]
+            try:
+                most_kept, calls = decoder.decode(data)
+            except msgspec.ValidationError:
+                pass
+            else:
+                return most_kept, calls, None
+        most_kept, calls = self._decoder.decode(data)
+        return most_kept, calls, self._converted
+
+    def answer(self, ends: list[Any], run_ns: int) -> tuple[int, list[Any], dict[int, Failure]]:
+        """(run ns, values, {index: failure}): a chunk's answer, from each call's value or exception."""
+        failures = {i: self.failure_of_call(end) for i, end in enumerate(ends) if isinstance(end, BaseException)}
+        return run_ns, [end for end in ends if not isinstance(end, BaseException)], failures
+
+    def failure_of_call(self, error: BaseException) -> Failure:
+        """A failed call of a chunk, and how often it may be tried again as a job of its own."""
+        may_retry = outcome.retry_due(error, 0, self.task.settings, self.retries) is not None
+        failure = describe(outcome.as_job_error(error, self.name))
+        return msgspec.structs.replace(failure, retries_left=self.retries) if may_retry else failure
+
+    def _chunk_decoder(self, count: int) -> Callable[[bytes], Any]:
         """Decodes a chunk whose calls have `count` arguments each."""
         found = self.decoders.get(~count)
         if found is None:
@@ -55,12 +103,7 @@ class Runnable:
             found = self.decoders[~count] = self._decoder.typed(list[kind]).decode  # type: ignore[valid-type]
         return found
 
-    def stream_decoder(self, count: int) -> Callable[[bytes], Any]:
-        """Decodes (bytes to keep, calls of `count` arguments each): a chunk of `stream`."""
-        kind = self.task.signature.argument_types(count)
-        return self._decoder.typed(tuple[int, list[kind]]).decode  # type: ignore[valid-type]
-
-    def decode_keywords(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
+    def _keywords(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Decode [args, kwargs], each converted to its annotation."""
         args, kwargs = self._decoder.decode(data)
         signature = self.task.signature
@@ -68,16 +111,10 @@ class Runnable:
         kinds = signature.keyword_types()
         return self._positional(args), {name: self._convert(value, kinds, name) for name, value in kwargs.items()}
 
-    def convert(self, args: list[Any]) -> list[Any]:
+    def _converted(self, args: list[Any]) -> list[Any]:
         """Plain positional arguments converted to their annotations."""
         self.task.signature.bind(tuple(args), {})
         return self._positional(args)
-
-    def failure_of_call(self, error: BaseException) -> Failure:
-        """A failed call of a chunk, and how often it may be tried again as a job of its own."""
-        may_retry = outcome.retry_due(error, 0, self.task.settings, self.retries) is not None
-        failure = describe(outcome.as_job_error(error, self.name))
-        return msgspec.structs.replace(failure, retries_left=self.retries) if may_retry else failure
 
     def _positional(self, args: list[Any]) -> list[Any]:
         signature = self.task.signature

@@ -8,26 +8,23 @@ GeneratorExit when the stream was closed or nobody will ever read it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from shmq.clock import NS, now_ns
 from shmq.errors import QueueFull, TaskTimeout, TooLarge
 from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
 from shmq.memory.layout import WORKER
-from shmq.worker.outcome import StreamGivenBack
-from shmq.worker.outlet import Outlet, Outlets
+from shmq.worker.results.outcome import StreamGivenBack
+from shmq.worker.results.outlet import Outlet, Outlets
 from shmq.worker.seat import Seat
 from shmq.worker.timer import LONG_S, Timer
 
 _END = object()
 _JOB = WORKER["job"]
 _SOON_S = 0.001
-
-Generate = Callable[..., Generator[Any, None, Any]]
 
 
 class Generating:
@@ -139,52 +136,3 @@ def check_wait(outlet: Outlet, waited_s: float, *, is_draining: bool, name: str)
         f"{name} has yielded more than a result can hold, and nobody has asked for its stream for {waited_s:.0f} s.\n"
         "Call job.stream() right after submit; or raise [memory] block_budget_bytes to read a list of this length."
     )
-
-
-def driven(function: Callable[..., AsyncGenerator[Any, Any]], wait_for: Callable[[Awaitable[Any]], Any]) -> Generate:
-    """An async generator function as a plain one, each step run to its end by `wait_for`."""
-
-    def generate(*args: Any, **kwargs: Any) -> Generator[Any, None, None]:
-        parts = function(*args, **kwargs)
-        step: Awaitable[Any] = parts.__anext__()
-        while True:
-            try:
-                value = wait_for(step)
-            except StopAsyncIteration:
-                return
-            try:
-                yield value
-            except GeneratorExit:
-                wait_for(parts.aclose())
-                raise
-            except BaseException as error:
-                step = parts.athrow(error)
-            else:
-                step = parts.__anext__()
-
-    return generate
-
-
-class OwnLoop:
-    """The event loop on which a worker that runs one job at a time runs coroutines, one after the other."""
-
-    def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def run(self, awaitable: Awaitable[Any]) -> Any:
-        """The awaitable's end. What a signal handler raises meanwhile cancels it first."""
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            asyncio.set_event_loop(self._loop)
-        task = self._loop.create_task(_awaited(awaitable))
-        try:
-            return self._loop.run_until_complete(task)
-        finally:
-            if not task.done():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    self._loop.run_until_complete(task)
-
-
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
-    return await awaitable

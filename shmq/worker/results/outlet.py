@@ -31,8 +31,8 @@ from shmq.wire.codec import (
     needs_blocks,
 )
 from shmq.wire.header import BLOCK, FLAGS_OFFSET, FORGET, REFERENCES, result_word
-from shmq.worker.outcome import StreamClosed
-from shmq.worker.room import WANTS, ask
+from shmq.worker.results.outcome import StreamClosed
+from shmq.worker.results.room import WANTS, ask
 from shmq.worker.seat import Seat
 
 RING_BYTES = 64 * 1024

@@ -18,7 +18,7 @@ from shmq.memory.layout import MOST_ROUTED_TASKS, TASK_ROUTE, TASK_TRAITS, TASK_
 from shmq.wire.codec import payload_bytes
 
 if TYPE_CHECKING:
-    from shmq.worker.runnable import Runnable
+    from shmq.worker.calls.runnable import Runnable
     from shmq.worker.seat import Seat
 
 ALWAYS_JOBS = 100  # of a task in one worker
