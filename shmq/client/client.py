@@ -233,10 +233,8 @@ class Client:
         Input is consumed lazily, a few chunks ahead of what was read; closing the iterator
         cancels what has not started.
         """
-        for _, is_value, value in self.map_calls(task, zip(*iterables, strict=False), chunk_size=chunk_size):
-            if not is_value:
-                raise value
-            yield value
+        task = self._registry.resolved(task)
+        return mapping.values(self, task, zip(*iterables, strict=False), chunk_size)
 
     def map_calls(
         self, task: Task[..., Any] | str, calls: Iterable[tuple[Any, ...]], *,

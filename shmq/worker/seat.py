@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shmq.memory.layout import GROUP_CONTROL, WORKER, WORKER_LIVE, WORKER_WORDS
 from shmq.memory.segment import Segment
@@ -68,6 +68,7 @@ class Seat:
         self.deadline_ns = 0
         self.timeout_s = 0.0
         self.outlet: Outlet | None = None  # of the generator on the main thread
+        self.calls: list[Any] = []  # of the chunk on the main thread
         # the batch it came from
         self.batch_slots: list[int] = []
         self.batch_words: list[int] = []
@@ -168,7 +169,8 @@ class Seat:
     # -- a child that the task forked ----------------------------------------------------
 
     def disown(self) -> None:
-        """Called in a forked child: row, job and locks are its parent's."""
+        """Called in a forked child: row, job and locks are its parent's, and so are the other calls of its chunk."""
+        self.calls.clear()
         self.__class__ = _ForkedSeat
 
     def end_child(self, error: BaseException | None) -> None:

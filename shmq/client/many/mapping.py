@@ -20,7 +20,7 @@ from shmq.client.submitting.slow_path import bind_calls, submit_message
 from shmq.errors import BadArguments, TooLarge, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.codec import PoolFull
-from shmq.wire.failure import rebuild
+from shmq.wire.failure import Failure, rebuild
 from shmq.wire.header import MANY
 
 if TYPE_CHECKING:
@@ -89,10 +89,30 @@ def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ..
     return submit_message(client, target, ChunkOf(task), calls, nargs, MANY, None)
 
 
+def values(client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str) -> Iterator[Any]:
+    """The value of each call, in order; the first failure is raised in its place."""
+    for _, found, rest in _chunks(client, task, calls, chunk_size, ordered=True):
+        yield from found
+        for _, is_value, value in rest:
+            if not is_value:
+                raise value
+            yield value
+
+
 def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
     """(index, ok, value or exception) of each call; `ordered` or as chunks end."""
+    for chunk, found, rest in _chunks(client, task, calls, chunk_size, ordered=ordered):
+        for i, value in enumerate(found, chunk.first):
+            yield i, True, value
+        yield from rest
+
+
+def _chunks(
+    client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool
+) -> Iterator[tuple[Chunk, list[Any], Iterator[Answer]]]:
+    """Each chunk with what `_end` says of it."""
     pace = Pace(chunk_size, client.block_budget_bytes)
     source = iter(calls)
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
@@ -118,7 +138,8 @@ def run(
                 del held[: len(calls_now)]
             if not waiting:
                 return
-            yield from answers(client, task, _next(client, waiting, ordered=ordered), pace)
+            chunk = _next(client, waiting, ordered=ordered)
+            yield chunk, *_end(client, task, chunk, pace)
     finally:
         for chunk in waiting:
             chunk.job.cancel()
@@ -136,7 +157,15 @@ def _next(client: Client, waiting: deque[Chunk], *, ordered: bool) -> Chunk:
 
 
 def answers(client: Client, task: Task[..., Any], chunk: Chunk, pace: Pace) -> Iterator[Answer]:
-    """Take one chunk apart.
+    """Take one chunk apart: (index, ok, value or exception) of each of its calls."""
+    found, rest = _end(client, task, chunk, pace)
+    for i, value in enumerate(found, chunk.first):
+        yield i, True, value
+    yield from rest
+
+
+def _end(client: Client, task: Task[..., Any], chunk: Chunk, pace: Pace) -> tuple[list[Any], Iterator[Answer]]:
+    """Wait for one chunk: the values of all its calls, or (none, the answers to each) if not all went well.
 
     Calls that are to be tried again, and all calls of a chunk that kept losing its worker, go on as
     jobs of their own: a crash or a retry is charged to that call only.
@@ -146,38 +175,43 @@ def answers(client: Client, task: Task[..., Any], chunk: Chunk, pace: Pace) -> I
         client.wait_any([job])
         raw = job._raw if job._state == RAW else b""
         result_bytes = len(raw or b"")
-        run_ns, values, failures = job.result()
+        run_ns, found, failures = job.result()
     except WorkerLost as error:
         if count == 1:
-            yield first, False, error
-        else:
-            alone = [client.submit_task(task, call) for call in chunk.calls]
-            yield from (_answer_alone(first + i, single) for i, single in enumerate(alone))
-        return
+            return [], iter([(first, False, error)])
+        alone = [client.submit_task(task, call) for call in chunk.calls]
+        return [], (_answer_alone(first + i, single) for i, single in enumerate(alone))
     except Exception as error:
-        for i in range(count):
-            yield first + i, False, error
-        return
+        ends: list[Answer] = [(first + i, False, error) for i in range(count)]
+        return [], iter(ends)
     if not result_bytes:  # arrays in blocks of their own
-        result_bytes = sum(getattr(value, "nbytes", 0) for value in values)
+        result_bytes = sum(getattr(value, "nbytes", 0) for value in found)
     pace.learn(count, run_ns / 1e9, chunk.nbytes + result_bytes)
-    if not failures:
-        for i, value in enumerate(values, first):
-            yield i, True, value
-        return
+    return ([], _mixed(client, task, chunk, found, failures)) if failures else (found, iter(()))
+
+
+def _mixed(
+    client: Client, task: Task[..., Any], chunk: Chunk, found: list[Any], failures: dict[int, Failure]
+) -> Iterator[Answer]:
+    """Answers of a chunk with failures; what is to be tried again goes on at once, and ends in its place."""
+    first = chunk.first
     again = {
         i: client.submit_task(task.options(retries=failure.retries_left - 1), chunk.calls[i])
         for i, failure in failures.items()
         if failure.retries_left
     }
-    succeeded = iter(values)
-    for i in range(count):
-        if i in again:
-            yield _answer_alone(first + i, again[i])
-        elif i in failures:
-            yield first + i, False, rebuild(failures[i])
-        else:
-            yield first + i, True, next(succeeded)
+    succeeded = iter(found)
+
+    def each() -> Iterator[Answer]:
+        for i in range(chunk.count):
+            if i in again:
+                yield _answer_alone(first + i, again[i])
+            elif i in failures:
+                yield first + i, False, rebuild(failures[i])
+            else:
+                yield first + i, True, next(succeeded)
+
+    return each()
 
 
 def _answer_alone(index: int, job: Job[Any]) -> Answer:

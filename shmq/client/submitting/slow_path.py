@@ -62,13 +62,11 @@ def bind_calls(
     target = task._target
     if target is None or target.client is not client:
         target = client._target_of(task)
-    least, most = target.least, target.most
-    if not all(least <= len(call) <= most for call in calls):
+    lengths = set(map(len, calls))
+    if min(lengths) < target.least or max(lengths) > target.most:
         calls = [target.bind(call, {})[0] for call in calls]
-    nargs = len(calls[0])
-    if any(len(call) != nargs for call in calls):
-        nargs = VARIADIC
-    return target, calls, nargs
+        lengths = set(map(len, calls))
+    return target, calls, lengths.pop() if len(lengths) == 1 else VARIADIC
 
 
 def submit_message(

@@ -8,7 +8,7 @@ keywords, a message in a block, a time limit of the job's own ... ─▶ value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from shmq.clock import now_ns
@@ -86,25 +86,34 @@ class Calling:
         """Run the calls of a chunk: (run ns, values, {index: failure}). Failures stay with their call."""
         seat = self._seat
         calls, convert = runnable.calls(data, nargs)
+        seat.calls, left = calls, iter(calls if convert is None else map(convert, calls))
         call = runnable.call_whole
         values: list[Any] = []
         failures: dict[int, Failure] = {}
         started = now_ns()
-        for i, args in enumerate(calls):
+        while True:
             try:
-                if convert is not None:
-                    args = convert(args)  # noqa: PLW2901 - the call as the task wants it
                 if limit:
-                    self._set_limit(limit)
-                seat.in_user = True
-                value = call(*args)
-                seat.in_user = False
+                    self._call_limited(call, left, limit, values)
+                else:
+                    seat.in_user = True
+                    for args in left:
+                        values.append(call(*args))
+                    seat.in_user = False
+                return now_ns() - started, values, failures
             except BaseException as error:
                 seat.in_user = False
-                failures[i] = runnable.failure_of_call(named(error, runnable.name))
-            else:
-                values.append(value)
-        return now_ns() - started, values, failures
+                failures[len(values) + len(failures)] = runnable.failure_of_call(named(error, runnable.name))
+
+    def _call_limited(self, call: Callable[..., Any], left: Iterator[Any], limit: int, values: list[Any]) -> None:
+        """The calls, each within its limit: between two of them nothing may be raised."""
+        seat = self._seat
+        for args in left:
+            self._set_limit(limit)
+            seat.in_user = True
+            value = call(*args)
+            seat.in_user = False
+            values.append(value)
 
     def _each(
         self, runnable: Runnable, calls: list[Any], convert: Convert | None, limit: int
