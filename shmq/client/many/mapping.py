@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK_S = 0.004
 CHUNK_BYTES = 256 * 1024
-_FIRST_CHUNK, _LARGEST_CHUNK = 1, 512
+_FIRST_CHUNK, _LARGEST_CHUNK = 1, 2048
 _FIRST_AHEAD, _LEAST_AHEAD, _MOST_AHEAD = 4, 2, 24
 _SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
