@@ -50,9 +50,8 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     route, first, last = target.route, publisher.first, publisher.last
     lane, ring, key, timeout_ns, parent = route.lane, route.ring, route.key, route.timeout_ns, route.parent
     queued, flags = route.group << GROUP_SHIFT | QUEUED, route.flags | (0 if timeout_ns else PLAIN)
-    calls = {
-        n: call_word(n, CALL, flags, route.retries) for n in range(target.least, min(target.most, VARIADIC - 1) + 1)
-    }
+    takes = range(target.least, min(target.most, VARIADIC - 1) + 1)
+    calls = tuple(call_word(n, CALL, flags, route.retries) if n in takes else 0 for n in range(VARIADIC))
     heads, tails, rings = (segment.view(n) for n in ("heads", "tails", "rings"))
     words, whole = segment.view("words")[first:last], segment.map
     stride, capacity = segment.shape.slot_bytes, segment.shape.slots_per_producer
@@ -67,20 +66,19 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     is_busy, acquire, release = client._is_busy, client._lock.acquire, client._lock.release
     jobs, free, take, is_kept = client._jobs, client._free, client._free.pop, not flags & FORGET
     origin, kind = Origin(client, task, target.decode), Job if is_kept else ForgottenJob
-    new, slowly, call_of = kind.__new__, client.submit_around(target, task), calls.get
+    new, slowly = kind.__new__, client.submit_around(target, task)
+    promised_ns = 0  # until when the group was attended when we looked; read again only when that is over
     full_at = 0  # the lane holds `capacity` entries when its tail gets here; read again only then
 
     def submit(*args: Any, **kwargs: Any) -> Job[Any]:
-        nonlocal full_at
-        call = call_of(len(args))
-        if call is None or kwargs or is_busy():
-            return slowly(args, kwargs)
+        nonlocal full_at, promised_ns
         try:
+            call = calls[len(args)]
             data = encode(args)
-        except (NeedsBlocks, *ENCODING_ERRORS):  # blocks, or an explanation: both elsewhere
+        except (IndexError, NeedsBlocks, *ENCODING_ERRORS):  # blocks, or an explanation: both elsewhere
             return slowly(args, kwargs)
         length = len(data)
-        if length > inline or not free:
+        if not call or kwargs or length > inline or not free or is_busy():
             return slowly(args, kwargs)
         job = None
         try:
@@ -122,8 +120,13 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
             fence()
         if job is None:
             return slowly(args, kwargs)
-        if attended[0] > now and attended[0] > now_ns():  # SYNC POINT: attended
-            return job  # a worker looks again after that moment, by itself
+        # SYNC POINT: attended — the tail is visible before the moment after which that worker looks again, by itself
+        now = now_ns()
+        if promised_ns > now:
+            return job
+        promised_ns = attended[0]
+        if promised_ns > now:
+            return job
         sleeper = find(b"\1", from_sleeper, to_sleeper)
         if sleeper >= 0:
             sleeper -= from_worker
