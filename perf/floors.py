@@ -92,7 +92,7 @@ def ping_pong() -> Contestant:
 
     def measure(jobs: int) -> Observation:
         samples = []
-        with _echoing_process() as (ping, pong):
+        with echoing_process() as (ping, pong):
             for _ in range(20):
                 ping.release()
                 pong.acquire()
@@ -185,7 +185,7 @@ def _alone(name: str, measure: Callable[[int], Observation]) -> Contestant:
 
 
 @contextmanager
-def _echoing_process() -> Iterator[tuple[posix_ipc.Semaphore, posix_ipc.Semaphore]]:
+def echoing_process() -> Iterator[tuple[posix_ipc.Semaphore, posix_ipc.Semaphore]]:
     """Two semaphores, the first answered by a child with the second. Names are gone before the child runs."""
     pair = []
     for way in ("ping", "pong"):

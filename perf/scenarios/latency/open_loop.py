@@ -34,8 +34,32 @@ def contestants(setting: Setting) -> list[Contestant]:
             _drive(running, RATE_PER_S // 2)  # warm-up
             yield lambda jobs: _drive(running, jobs)
 
-    seconds = 2 if setting.short else 10
-    return [Contestant(rig.NAME, "subject", open_, RATE_PER_S * seconds), floors.ping_pong()]
+    @contextmanager
+    def open_bare() -> Iterator[Callable[[int], Observation]]:
+        with _punctual_timers():
+            yield _drive_bare
+
+    jobs = RATE_PER_S * (2 if setting.short else 10)
+    return [
+        Contestant(rig.NAME, "subject", open_, jobs),
+        Contestant("two semaphores at the same due times", "floor", open_bare, jobs),
+        floors.ping_pong(),
+    ]
+
+
+def _drive_bare(jobs: int) -> Observation:
+    """What the machine itself takes from a timer by way of another process and back, both asleep in between."""
+    samples = []
+    with floors.echoing_process() as (ping, pong):
+        begin = time.perf_counter()
+        for number in range(jobs):
+            due = begin + number / RATE_PER_S
+            while (left := due - time.perf_counter()) > 0:
+                time.sleep(left)
+            ping.release()
+            pong.acquire()
+            samples.append(time.perf_counter() - due)
+    return floors.latencies(samples)
 
 
 def _drive(running: rig.Rig, jobs: int) -> Observation:
