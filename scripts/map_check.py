@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import click
 import msgspec
+from supervised import supervised
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 namespace = "{namespace}"
 tasks = ["workers.filesystem", "check_tasks"]
@@ -41,14 +39,8 @@ def main(folder: Path, files: int, lines: int) -> None:
     names = [str(path) for path in _some_files(folder, files)]
     if len(names) < files:
         raise SystemExit(f"{folder} has only {len(names)} readable files of the wanted {files}; name another --folder")
-    with tempfile.TemporaryDirectory(prefix="shmq-map-check-") as text:
-        scratch = Path(text)
-        supervisor = _start(scratch)
-        try:
-            is_right = _hash(names) and _stream(lines, scratch)
-        finally:
-            supervisor.send_signal(signal.SIGTERM)
-            supervisor.wait(timeout=30)
+    with supervised("map-check", CONFIG, TASKS) as (_, scratch):
+        is_right = _hash(names) and _stream(lines, scratch)
     sys.exit(0 if is_right else 1)
 
 
@@ -62,24 +54,6 @@ def _some_files(folder: Path, most: int) -> list[Path]:
                 if len(found) == most:
                     return found
     return found
-
-
-def _start(scratch: Path) -> subprocess.Popen[bytes]:
-    os.environ["XDG_STATE_HOME"] = str(scratch / "state")
-    os.environ["SHMQ_NAMESPACE"] = f"map-check-{os.getpid()}"
-    os.environ["PYTHONPATH"] = f"{ROOT}"
-    (scratch / "check_tasks.py").write_text(TASKS)
-    config = scratch / "config.toml"
-    config.write_text(CONFIG.format(namespace=os.environ["SHMQ_NAMESPACE"]))
-    config.chmod(0o600)
-    supervisor = subprocess.Popen([sys.executable, "-m", "shmq", "supervise", str(config)], stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 30
-    tasks = [sys.executable, "-m", "shmq", "tasks"]
-    while b"same" not in subprocess.run(tasks, capture_output=True, check=False).stdout:
-        if time.monotonic() > give_up or supervisor.poll() is not None:
-            raise SystemExit("the supervisor did not come up")
-        time.sleep(0.05)
-    return supervisor
 
 
 def _hash(names: list[str]) -> bool:

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import zlib
@@ -23,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+from supervised import supervised
 
-ROOT = Path(__file__).parents[1]
 CONFIG = """
 namespace = "{namespace}"
-tasks = ["stream_tasks"]
+tasks = ["check_tasks"]
 [groups.computation]
 min_workers = 2
 max_workers = 2
@@ -107,14 +104,9 @@ def _private_bytes(pid: int) -> int:
 @click.option("--chunk-size", default=1000)
 def main(gb: float, block: int, limit: str, chunk_size: int) -> None:
     count = max(int(gb * 1e9 / block), 1)
-    with tempfile.TemporaryDirectory(prefix="shmq-stream-check-") as text:
-        supervisor = _start(Path(text))
-        try:
-            is_right = _check("fold", count, block, limit, chunk_size, supervisor.pid)
-            is_right &= _check("flip", count // 4 or 1, block, limit, chunk_size, supervisor.pid)
-        finally:
-            supervisor.send_signal(signal.SIGTERM)
-            supervisor.wait(timeout=30)
+    with supervised("stream-check", CONFIG, TASKS) as (supervisor, _):
+        is_right = _check("fold", count, block, limit, chunk_size, supervisor.pid)
+        is_right &= _check("flip", count // 4 or 1, block, limit, chunk_size, supervisor.pid)
     sys.exit(0 if is_right else 1)
 
 
@@ -123,13 +115,13 @@ def _check(task: str, count: int, size: int, limit: str, chunk_size: int, root: 
     from shmq.client.many.window import parse_size
 
     client = shmq.connect()
-    for _ in client.stream(f"stream_tasks.{task}", (block_of(n, size) for n in range(300)), chunk_size, limit):
+    for _ in client.stream(f"check_tasks.{task}", (block_of(n, size) for n in range(300)), chunk_size, limit):
         pass  # everything is imported and warm before the memory of the beginning is taken
     peak = Peak(root, client)
     begin = time.monotonic()
     source = (block_of(number, size) for number in range(count))
     got = is_right = 0
-    for number, result in enumerate(client.stream(f"stream_tasks.{task}", source, chunk_size, limit)):
+    for number, result in enumerate(client.stream(f"check_tasks.{task}", source, chunk_size, limit)):
         sent = block_of(number, size)  # once more, here
         is_right += result == ([len(sent), zlib.crc32(sent)] if task == "fold" else sent[::-1])
         got += 1
@@ -144,24 +136,6 @@ def _check(task: str, count: int, size: int, limit: str, chunk_size: int, root: 
         flush=True,
     )
     return got == is_right == count and added < parse_size(limit)
-
-
-def _start(scratch: Path) -> subprocess.Popen[bytes]:
-    os.environ["XDG_STATE_HOME"] = str(scratch / "state")
-    os.environ["SHMQ_NAMESPACE"] = f"stream-check-{os.getpid()}"
-    os.environ["PYTHONPATH"] = f"{ROOT}"
-    (scratch / "stream_tasks.py").write_text(TASKS)
-    config = scratch / "config.toml"
-    config.write_text(CONFIG.format(namespace=os.environ["SHMQ_NAMESPACE"]))
-    config.chmod(0o600)
-    supervisor = subprocess.Popen([sys.executable, "-m", "shmq", "supervise", str(config)], stderr=subprocess.DEVNULL)
-    give_up = time.monotonic() + 30
-    tasks = [sys.executable, "-m", "shmq", "tasks"]
-    while b"flip" not in subprocess.run(tasks, capture_output=True, check=False).stdout:
-        if time.monotonic() > give_up or supervisor.poll() is not None:
-            raise SystemExit("the supervisor did not come up")
-        time.sleep(0.05)
-    return supervisor
 
 
 if __name__ == "__main__":
