@@ -126,7 +126,7 @@ def judge(machine: Machine, state: State, outcome: Outcome) -> State | None:
         outcome.ends += 1
         outcome.end_memories.add(hash(memory))
         return None
-    if memory[world.disturbed] <= 0:
+    if memory[world.disturbed] <= 0 and not memory[world.unkept]:
         raise Violation(f"all sleep and nobody died: {left}")
     if memory[world.ticks] >= _TICKS:
         raise Violation(f"not even bounded sleeps help: {left}")

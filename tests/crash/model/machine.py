@@ -176,6 +176,7 @@ class Machine:
         """Time passes: every sleep that is under way ends without a token."""
         draft = _Draft(state)
         draft.memory[self.world.ticks] += 1
+        draft.memory[self.world.unkept] = 0
         for a, cell in enumerate(self._status):
             if draft.memory[cell] == ALIVE and self._ops[a][draft.positions[a]][0] == WAIT:
                 draft.positions[a] = self.automata[a].after(draft.positions[a], 0)

@@ -5,7 +5,8 @@
 - A job starts only as what was published, never beside a living run, never after its end, never
   once its cancellation was called certain.
 - When nobody can go on, everything accepted has ended, and no slot is stuck.
-- Nobody sleeps over visible work, except after a death that recovery has not yet dealt with.
+- Nobody sleeps over visible work, except after a death that recovery has not yet dealt with, or
+  after a producer relied on a promise whose giver was already buried.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tests.crash.model.world import (
     ENDED_DEAD,
     FAILED,
     FREE,
+    FROZEN,
     LEASED,
     QUEUED,
     REQUEUED,
@@ -40,8 +42,8 @@ from tests.crash.model.world import (
     state_of,
 )
 
-ISSUE, ACCEPT, START, GOT, CERTAIN, SETTLED, VIEW, TENANT, ASK, OWES, AT_HOME = range(11)
-NOTES = ("issue", "accept", "start", "got", "certain", "settled", "view", "tenant", "ask", "owes", "at home")
+ISSUE, ACCEPT, START, GOT, CERTAIN, SETTLED, VIEW, TENANT, ASK, OWES, AT_HOME, RELIES = range(12)
+NOTES = ("issue", "accept", "start", "got", "certain", "settled", "view", "tenant", "ask", "owes", "at home", "relies")
 
 RESULT_OF = 7  # a job's right result is its number plus this
 
@@ -224,6 +226,11 @@ class Monitor:
         if value == ROW_LIVE and holder != a + 1:
             self._fail(a, f"called row {row} its own")
 
+    def _attended(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
+        if memory[self.world.group_lock[index[0]]] != a + 1:
+            self._fail(a, f"promised {value} for group {index[0]} without its byte")
+        memory[self.world.promiser[index[0]]] = a + 1
+
     def _cancel(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
         if memory[self.world.tenant[index[0] // self.world.shape.slots]] != a + 1:
             self._fail(a, f"cancelled in slot {index[0]} without holding the row")
@@ -258,8 +265,14 @@ class Monitor:
             memory[w.tenant[op[2]]] = a + 1
         elif kind == SETTLED:
             memory[w.disturbed] -= 1
+        elif kind == RELIES and self._is_buried(memory, memory[w.promiser[op[2]]]):
+            memory[w.unkept] = 1
         elif kind == VIEW and op[2] != op[3]:
             self._fail(a, f"its view shows {op[2]} where {op[3]} was")
+
+    def _is_buried(self, memory: list[int], holder: int) -> bool:
+        row = self.world.home[holder - 1]
+        return memory[self.world.in_row[row]] != holder or memory[self.world.row[row]] in (ROW_DEAD, ROW_FREE)
 
     def _started(self, memory: list[int], a: int, slot: int, job: int) -> None:
         w = self.world
@@ -294,13 +307,26 @@ class Monitor:
         """What is left undone in a state from which nobody can go on; "" when nothing is."""
         w = self.world
         for job, accepted in enumerate(memory[cell] for cell in w.accepted):
-            if accepted and memory[w.fate[job]] < ENDED:
+            if accepted and memory[w.fate[job]] < ENDED and not self._is_held_up(memory, job):
                 return f"job {job} was accepted and has not ended"
         for slot, cell in enumerate(w.word):
             state = state_of(memory[cell])
-            if QUEUED <= state <= SCHEDULED and not (state == QUEUED and self._is_half_done(memory, slot)):
+            if not QUEUED <= state <= SCHEDULED or (state == QUEUED and self._is_half_done(memory, slot)):
+                continue
+            if not self._is_held_up(memory, memory[w.issued[slot]]):
                 return f"slot {slot} is stuck in {STATES[state]}"
         return ""
+
+    def _is_held_up(self, memory: tuple[int, ...], job: int) -> bool:
+        """Is a stopped worker the one that has leased the job, or that keeps all others from claiming it?"""
+        w = self.world
+        stopped = {a + 1 for a, cell in enumerate(w.status) if memory[cell] == FROZEN}
+        if not stopped:
+            return False
+        value = memory[w.word[next(s for s, cell in enumerate(w.issued) if memory[cell] == job)]]
+        if state_of(value) in (LEASED, RUNNING):
+            return memory[w.in_row[owner_of(value)]] in stopped
+        return memory[w.group_lock[group_of(value)]] in stopped
 
     def _is_half_done(self, memory: tuple[int, ...], slot: int) -> bool:
         """Did the producer die between word and tail, and nobody has taken its row yet? Then the job may wait."""

@@ -62,6 +62,16 @@ MUTANTS = (
     Mutant("ring_before_clear", "recovery rings, then clears the dead one's sleeping byte", ("death",)),
     Mutant("notify_before_done", "the producer is rung before the word says DONE", ("handshake",)),
     Mutant("no_notify_of_room", "nobody tells a producer of the room that stale entries left", ("stale entry",)),
+    # promises to look again
+    Mutant("promise_not_kept", "sleeps before the moment at which it promised to look", ("attended",)),
+    Mutant("promise_without_clock", "a producer believes any promise, whatever the time", ("attended",)),
+    Mutant("clock_read_before_tail", "a producer reads the clock, then makes its entry visible", ("attended",)),
+    Mutant("promise_read_before_tail", "a producer reads the promise, then makes its entry visible", ("attended",)),
+    Mutant("claim_forgets_promise", "a claim that promises nothing forgets what was promised", ("attended, then not",)),
+    Mutant("timer_does_not_ring", "a long job keeps the one that promised, nobody is rung", ("attended, slow",)),
+    Mutant("timer_before_promised", "the timer rings while the promise still holds", ("attended, slow",)),
+    Mutant("leave_despite_promise", "leaves before the moment at which it promised to look", ("attended, leaves",)),
+    Mutant("leave_looks_before_promised", "looks, waits for the promised moment, leaves", ("attended, leaves",)),
     # lanes
     Mutant("no_full_check", "a full lane is overwritten", ("stale entry",)),
     Mutant("no_full_check_push", "a full recovery lane is overwritten", ("full recovery lane",)),

@@ -84,6 +84,10 @@ def _keepers() -> dict[str, Actor]:
     return {"supervisor": keepers.supervisor, "recovery": recovery}
 
 
+def _clock() -> dict[str, Actor]:
+    return {"clock": keepers.clock}
+
+
 def _crew(*plan: tuple[int, int, int], workers: int = 2) -> dict[str, Actor]:
     return {"producer0": _producer(0, *plan)} | {f"worker{row}": _worker(row) for row in range(workers)}
 
@@ -184,6 +188,23 @@ SCENES = {scene.name: scene for scene in (
           Shape(slow=True, naps=True, clears=True), _crew(*submits(1, 2)), {}, preemptions=2),
     Scene("leave", "an idle worker is told to leave",
           Shape(leaves=True, jobs=1), _crew(*submits(1)) | {"dismisser": lambda w, a: keepers.dismisser(w, a, 0)}, {}),
+    Scene("attended", "after tiny jobs a worker promises to look again: producers do not ring",
+          Shape(slots=3, jobs=3, promises=(2, 1, 0), clears=True), _crew(*submits(1, 2, 3)) | _clock(), {},
+          preemptions=1),
+    Scene("attended, then not", "the same with 1 worker, whose later claims promise nothing",
+          Shape(workers=(0,), slots=3, jobs=3, promises=(2, 0, 0), clears=True),
+          _crew(*submits(1, 2, 3), workers=1) | _clock(), {}),
+    Scene("attended, slow", "the one that promised is kept by a long job",
+          Shape(slow=True, promises=(2, 1), clears=True), _crew(*submits(1, 2)) | _clock(), {}),
+    Scene("attended, leaves", "the one that promised is told to leave",
+          Shape(leaves=True, promises=(2, 1)), _crew(*submits(1, 2)) | _clock()
+          | {"dismisser": lambda w, a: keepers.dismisser(w, a, 0)}, {}, preemptions=1),
+    Scene("attended, dead", "the one that promised dies",
+          Shape(promises=(2, 0)), _crew(*submits(1, 2)) | _clock() | _keepers(), {"worker": 1},
+          mortals=("worker0",), preemptions=1),
+    Scene("attended, stopped", "the one that promised is stopped and never goes on",
+          Shape(promises=(2, 1)), _crew(*submits(1, 2)) | _clock()
+          | {"stopper": lambda w, a: keepers.stopper(w, a, w.actor("worker0"))}, {}, preemptions=2),
     Scene("kill", "a job past its limit: stop, look again, kill",
           Shape(workers=(0, 0)),
           _crew(*submits(1, 2)) | _keepers() | {"killer": lambda w, a: keepers.killer(w, a, 0, w.actor("worker0"))},
@@ -208,10 +229,10 @@ def crowd(*, collect: bool) -> Scene:
         "crowd", "2 producers and their successors, 3 workers and their replacements, 2 groups, all may die",
         Shape(producers=2, workers=(0, 0, 1), groups=2, slots=3, jobs=10, batch=2, recovery_capacity=4, collect=collect,
               cancels=True, retries=True, delays=True, waits=True, clears=True, fine=True, checked=True, naps=True,
-              fresh_bells=True),
+              fresh_bells=True, promises=(2, 1, 0, 1, 2, 0, 1, 2, 0, 1)),
         {"producer0": _producer(0, *first), "producer1": _producer(1, *second),
          "successor0": _successor(0, "producer0", *submits(9)), "successor1": _successor(1, "producer1", *submits(10)),
-         **{f"worker{row}": _worker(row) for row in range(3)}, **_keepers(), **_replacements(0, 1, 2)},
+         **{f"worker{row}": _worker(row) for row in range(3)}, **_keepers(), **_replacements(0, 1, 2), **_clock()},
         {"worker": 2, "recovery": 2, "producer": 1, "timeout": 2}, unborn=("worker0b", "worker1b", "worker2b"),
         mortals=("worker0", "worker1", "worker2", "recovery", "producer0", "producer1"),
     )  # fmt: skip

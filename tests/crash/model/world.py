@@ -17,6 +17,9 @@ ROW_STARTING, ROW_LIVE, ROW_DEAD, ROW_FREE = range(4)
 # What has become of an actor, in the order in which it becomes so.
 UNBORN, ALIVE, FROZEN, STOPPED, DEAD, REAPED = range(6)
 
+# The clock of promises to look again goes from 0 to here; a bounded sleep is longer than that.
+LAST_MOMENT = 2
+
 # What has become of a job: 0 never started, 1 + actor while it runs there, then one of these.
 ENDED, ENDED_CANCELLED, ENDED_DEAD = 100, 101, 102
 
@@ -92,6 +95,7 @@ class Shape:
     first_look: bool = False  # whether to ring on is decided by the look before the claim
     naps: bool = False  # a sleeper already rung in this nap is not rung again
     fresh_bells: bool = False  # workers come and go, each with a doorbell of its own
+    promises: tuple[int, ...] = ()  # for so many moments from the claim of job 1, 2, ... on is the group attended
     max_crashes: int = 15  # a job that costs so many workers is a dead letter
     mutants: frozenset[str] = field(default_factory=frozenset)
 
@@ -135,6 +139,8 @@ class World:
         # rows of workers, then of producers
         self.scheduled = [self._cell("scheduled", r) for r in range(len(rows) + shape.producers)]
         self.leave = [self._cell("leave", r) for r in rows]
+        self.attended = [self._cell("attended", g) for g in range(shape.groups)]
+        self.clock = self._cell("clock")
         self.waiting = [self._cell("waiting", p) for p in range(shape.producers)]
         self.bell = [self._cell("bell", a) for a in range(len(actors))]
         self.tag, self.pin, self.pin2, self.block = (self._cell(n) for n in ("tag", "pin", "pin2", "block"))
@@ -150,6 +156,8 @@ class World:
         self.rung = [[self._cell("rung", a, r) for r in rows] if shape.naps else [] for a in range(len(actors))]
         self.budget = {name: self._cell("budget") for name in ("worker", "recovery", "producer", "timeout")}
         self.disturbed = self._cell("disturbed", start=int("recovery" in actors))  # deaths not yet dealt with
+        self.promiser = [self._cell("promiser", g) for g in range(shape.groups)]  # who wrote `attended`
+        self.unkept = self._cell("unkept")  # did a producer rely on the promise of one that was already buried?
         self.ticks = self._cell("ticks")
 
     def _cell(self, kind: str, *index: int, start: int = 0) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from tests.crash.model.actors.shared import in_order, read_word, wake_one, write_word
 from tests.crash.model.automaton import Op, Steps
-from tests.crash.model.monitor import ACCEPT, ASK, CERTAIN, GOT, ISSUE, SETTLED, TENANT
+from tests.crash.model.monitor import ACCEPT, ASK, CERTAIN, GOT, ISSUE, RELIES, SETTLED, TENANT
 from tests.crash.model.ops import clear, fence, load, lock, note, post, proof, store, sync, unlock, wait
 from tests.crash.model.world import (
     CANCELLED,
@@ -54,13 +54,40 @@ def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
 def submit(w: World, a: int, row: int, job: int, group: int, handles: Handles) -> Steps[tuple[int, int]]:
     slot, free, tail = yield from reserve(w, a, row, group, handles)
     yield note(ISSUE, slot, job)
+    early = yield from _read_too_early(w, group)
     yield from publish(w, row, slot, free, tail, job, group)
     if not w.is_mutant("no_fence_publish"):
         yield fence()
-    if not w.is_mutant("no_wake"):
+    is_attended = False
+    if w.shape.promises:
+        is_attended = yield from _is_attended(w, group, early)
+    if not (is_attended or w.is_mutant("no_wake")):
         yield from wake_one(w, a, group)
     yield note(ACCEPT, job)
     return slot, generation_of(free)
+
+
+def _is_attended(w: World, group: int, early: tuple[int, int]) -> Steps[bool]:
+    """Will a worker that is awake look again after a moment that is still to come? Then it need not be rung."""
+    until, now = early
+    if not w.is_mutant("promise_read_before_tail"):
+        until = yield load(w.attended[group])
+    if not w.is_mutant("clock_read_before_tail"):
+        now = yield load(w.clock)  # SYNC POINT: attended
+    if not until or (until <= now and not w.is_mutant("promise_without_clock")):
+        return False
+    yield note(RELIES, group)
+    return True
+
+
+def _read_too_early(w: World, group: int) -> Steps[tuple[int, int]]:
+    """Mutants: the promise or the clock, from before the entry is visible."""
+    until = now = 0
+    if w.is_mutant("promise_read_before_tail"):
+        until = yield load(w.attended[group])
+    if w.is_mutant("clock_read_before_tail"):
+        now = yield load(w.clock)
+    return until, now
 
 
 def break_off(w: World, a: int, row: int, job: int, group: int) -> Steps[None]:

@@ -37,6 +37,8 @@ def recovery(w: World, a: int) -> Steps[None]:
     if not w.is_mutant("no_first_push"):
         later = yield from _push_requeued(w, a)
     yield note(SETTLED)
+    if later:  # while its list is not empty it relies on bounded sleeps
+        yield note(OWES, 1)
     scans = True
     while True:
         owed = len(later)
@@ -51,7 +53,7 @@ def recovery(w: World, a: int) -> Steps[None]:
             due = ()
             scans = False
         later = yield from _push_all(w, a, later)
-        if bool(later) != bool(owed):  # while its list is not empty it relies on bounded sleeps
+        if bool(later) != bool(owed):
             yield note(OWES, 1 if later else -1)
         owed = 0
         yield wait(w.bell[w.actor("recovery")])

@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from tests.crash.model.actors.shared import look, read_word
 from tests.crash.model.automaton import Steps
-from tests.crash.model.ops import fence, freeze, kill, load, lock, post, reap, spawn, store, thaw, unlock, until, wait
-from tests.crash.model.world import ROW_DEAD, ROW_FREE, RUNNING, World, owner_of, state_of
+from tests.crash.model.monitor import OWES
+from tests.crash.model.ops import (
+    fence,
+    freeze,
+    kill,
+    load,
+    lock,
+    note,
+    post,
+    reap,
+    spawn,
+    store,
+    thaw,
+    unlock,
+    until,
+    wait,
+)
+from tests.crash.model.world import LAST_MOMENT, ROW_DEAD, ROW_FREE, RUNNING, World, owner_of, state_of
 
 
 def supervisor(w: World, a: int) -> Steps[None]:
@@ -43,6 +59,19 @@ def killer(w: World, a: int, slot: int, child: int) -> Steps[None]:
         yield kill(child, slot)
     else:
         yield thaw(child)
+
+
+def stopper(w: World, a: int, child: int) -> Steps[None]:
+    """Stops a worker for good. What it has leased waits for it; a bounded sleep must find all else."""
+    is_stopped = yield freeze(child)
+    if is_stopped:
+        yield note(OWES, 1)
+
+
+def clock(w: World, a: int) -> Steps[None]:
+    """Time, as far as promises need it: any step may fall into any moment."""
+    for moment in range(1, LAST_MOMENT + 1):
+        yield store(w.clock, moment)
 
 
 def dismisser(w: World, a: int, row: int) -> Steps[None]:

@@ -23,6 +23,7 @@ from tests.crash.model.world import (
     DONE,
     ENDED,
     FREE,
+    LAST_MOMENT,
     LEASED,
     QUEUED,
     REQUEUED,
@@ -53,18 +54,27 @@ def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps
     yield note(AT_HOME, row)
     if is_replacement:
         yield from _move_in(w, a, row)
+    promised = 0
     while True:
-        yield from doze(w, a, row, group)
+        if not w.shape.promises:
+            yield from doze(w, a, row, group)
         leaves = 0
         if w.shape.leaves and not is_replacement:
             leaves = yield load(w.leave[row])
         if leaves:
-            yield from _leave(w, a, group)
+            yield from _leave(w, a, group, promised)
             yield leave()
+        if w.shape.promises:
+            found = yield from look(w, group)
+            if not found:
+                yield from _rest(w, a, row, group, promised)
+                promised = 0
+                continue
+            found = False
         seen = 0
         if w.shape.first_look:
             seen = yield from _count(w, group)
-        lease, passed = yield from claim(w, row, group)
+        lease, passed, promised = yield from claim(w, row, group, promised)
         if passed and w.shape.waits and not w.is_mutant("no_notify_of_room"):
             yield from _notify_of_room(w, passed)
         if lease:
@@ -91,17 +101,35 @@ def _epoch_moved(w: World, row: int) -> Steps[bool]:
     return epoch > 0
 
 
-def _leave(w: World, a: int, group: int) -> Steps[None]:
-    """A token taken along would be lost to the group: look once more, and wake another."""
+def _rest(w: World, a: int, row: int, group: int, promised: int) -> Steps[None]:
+    """Nothing to do: keep the promise, then sleep. Tokens that come before the promised look are for what it sees."""
+    if promised and not w.is_mutant("promise_not_kept"):
+        yield until(w.clock, promised)
+        yield clear(w.bell[a])
+        found = yield from look(w, group)  # SYNC POINT: attended
+        if found:
+            return
+        found = False
+    yield from doze(w, a, row, group)
+
+
+def _leave(w: World, a: int, group: int, promised: int) -> Steps[None]:
+    """A token taken along would be lost to the group: look once more, after what was promised, and wake another."""
+    is_early = w.is_mutant("leave_looks_before_promised")
+    if promised and not (is_early or w.is_mutant("leave_despite_promise")):
+        yield until(w.clock, promised)
     if not w.is_mutant("leave_without_look"):
         yield fence()
         left = yield from look(w, group)
         if left:
             yield from wake_one(w, a, group)
+        left = False
+    if promised and is_early:
+        yield until(w.clock, promised)
 
 
-def claim(w: World, row: int, group: int) -> Steps[tuple[Lease, int]]:
-    """What was leased; and in which lanes stale entries were passed (bits): room somebody may wait for."""
+def claim(w: World, row: int, group: int, promised: int) -> Steps[tuple[Lease, int, int]]:
+    """What was leased; in which lanes stale entries were passed (bits): room somebody waits for; what is promised."""
     if not w.is_mutant("no_lock"):
         yield lock(w.group_lock[group])
     lease: Lease = ()
@@ -111,12 +139,28 @@ def claim(w: World, row: int, group: int) -> Steps[tuple[Lease, int]]:
             lease, stale = yield from _claim_lane(w, row, group, lane, lease)
             passed |= stale << lane
             stale = False
+    if w.shape.promises and lease:
+        promised = yield from _promise(w, group, lease[0][0], promised)
     if w.is_mutant("head_after_unlock"):
         yield unlock(w.group_lock[group])
         yield from _move_head_late(w, group, lease)
     elif not w.is_mutant("no_lock"):
         yield unlock(w.group_lock[group])
-    return lease, passed
+    return lease, passed, promised
+
+
+def _promise(w: World, group: int, slot: int, promised: int) -> Steps[int]:
+    """Under the byte: look again after a moment; whatever this worker or another has promised is overwritten.
+
+    It may be sooner than what this worker promised before: who relied on that is seen by this one's look.
+    """
+    job = yield load(w.payload[slot])
+    now = yield load(w.clock)
+    moment = min(now + w.shape.promises[job - 1], LAST_MOMENT)
+    if moment <= now:
+        return 0 if w.is_mutant("claim_forgets_promise") else promised
+    yield store(w.attended[group], moment)
+    return moment
 
 
 def _notify_of_room(w: World, passed: int) -> Steps[None]:
@@ -192,7 +236,7 @@ def serve(w: World, a: int, row: int, group: int, lease: Lease, seen: int) -> St
         yield fence()  # SYNC POINT: cancel, doorbell
     if w.shape.cancels and not (w.is_mutant("no_cancel_check") or w.is_mutant("cancel_read_before_fence")):
         lease = yield from _drop_cancelled(w, lease)
-    if not w.is_mutant("no_ring_on"):
+    if not (w.is_mutant("no_ring_on") or w.shape.promises):  # tiny jobs are not worth another one's waking up
         left = seen > len(lease)
         if not w.shape.first_look:
             left = yield from look(w, group)
@@ -265,6 +309,8 @@ def _start(w: World, slot: int, leased: int) -> Steps[int]:
 def _finish(w: World, a: int, row: int, slot: int, running: int) -> Steps[None]:
     job = yield load(w.payload[slot])
     if w.shape.slow and job == 1:
+        if w.shape.promises:
+            yield from _timer(w, a, row)
         yield until(w.fate[2], ENDED)
     if w.shape.retries and job == 1 and not failures_of(running):
         yield from give_back(w, row, slot, _failed(w, running))
@@ -280,6 +326,15 @@ def _finish(w: World, a: int, row: int, slot: int, running: int) -> Steps[None]:
     else:
         yield from _acknowledge(w, slot, running, job)
         yield from _notify(w, slot // w.shape.slots)
+
+
+def _timer(w: World, a: int, row: int) -> Steps[None]:
+    """It fires in a long job, when every promise made before it is over: another one must look instead."""
+    if not w.is_mutant("timer_before_promised"):
+        yield until(w.clock, LAST_MOMENT)
+    if not w.is_mutant("timer_does_not_ring"):
+        yield fence()
+        yield from wake_one(w, a, w.shape.workers[row])
 
 
 def _failed(w: World, running: int) -> int:
