@@ -74,7 +74,7 @@ class Executor:
         run_slowly, fail, finish_large = self.calling.call, self.failing.fail, self.storing.finish_when_room
         record = self.accounts.record
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
-        plain, forget = PLAIN << FLAGS_SHIFT, FORGET << FLAGS_SHIFT
+        plain, forget = PLAIN << FLAGS_SHIFT - 32, FORGET << FLAGS_SHIFT  # in the upper half of the word, in all of it
 
         def run_batch(slots: Sequence[int], leases: Sequence[int], position: int) -> None:
             """Run leased jobs one after the other; `position` is that of the first in the seat's batch.
@@ -82,6 +82,7 @@ class Executor:
             The lists may become shorter meanwhile: what is given back is not run.
             """
             started = notified = seat.started_ns
+            known_key = known_kind = -1  # of the last plain call: neighbours are most often of one task
             for slot, leased in zip(slots, leases, strict=False):
                 position += 1
                 seat.position = position
@@ -95,17 +96,21 @@ class Executor:
                 call = cells[at + CALL_WORD]
                 limit = 0
                 try:
-                    runnable = runnables.get(cells[at])
+                    key, kind, length = cells[at], call >> 32, call & 0xFFFFFFFF
                     at = slot * stride
-                    length = call & 0xFFFFFFFF
-                    if call & plain and runnable is not None:
+                    if kind != known_kind or key != known_key:
+                        known_kind = -1
+                        runnable = runnables.get(key)
+                        if kind & plain and runnable is not None:
+                            decode = runnable.decoders.get(kind & 0xFF) or runnable.decoder(kind & 0xFF)
+                            function, task_limit = runnable.call, runnable.timeout_ns
+                            known_key, known_kind = key, kind
+                    if known_kind == kind:
                         from_ = message_at + at
-                        decode = runnable.decoders.get(call >> 32 & 0xFF) or runnable.decoder(call >> 32 & 0xFF)
                         args = decode(whole[from_ : from_ + length])
-                        limit = runnable.timeout_ns
+                        limit = task_limit
                         if limit:
                             self._set_limit(limit)
-                        function = runnable.call
                         seat.in_user = True
                         value = function(*args)
                         seat.in_user = False
