@@ -141,7 +141,8 @@ class Crew:
                 return
             if not pid:
                 return
-            self._statuses[pid] = status
+            if pid == self._nursery:  # no other: pids are used again, and a former orphan's says nothing
+                self._statuses[pid] = status
             if pid == self._supervisor:
                 self._supervisor = 0
                 raise ShmqError(f"the supervisor ended by itself with status {status:#x}; see {self.folder / 'log'}")
