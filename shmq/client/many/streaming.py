@@ -53,13 +53,15 @@ class Chunk:
             raise self.ended_early
         return next(self._opened())
 
-    def read_early(self) -> None:
-        """Take what there is of it, so that its worker ends and is free for others."""
+    def read_early(self) -> bool:
+        """Take a result, so that its worker ends and is free for others; False when there is none yet."""
         try:
             self.early.append(next(self._opened()))
         except (StopIteration, Exception) as error:
-            if self._opened().is_over:
-                self.ended_early = error
+            if not self._opened().is_over:
+                return False
+            self.ended_early = error
+        return True
 
     def is_holding(self) -> bool:
         """Does it keep a worker that could be freed by reading?"""
@@ -183,10 +185,9 @@ def _make_way(awaited: Job[Any], waiting: Sequence[Chunk]) -> None:
     for chunk in waiting:
         chunk.job.done()  # results of ended ones move here: the awaited one may need their blocks
     while awaited.state in ("queued", "leased"):
-        holding = next((chunk for chunk in waiting if chunk.job is not awaited and chunk.is_holding()), None)
-        if holding is None:
+        holding = [chunk for chunk in waiting if chunk.job is not awaited and chunk.is_holding()]
+        if not any(chunk.read_early() for chunk in holding):
             return
-        holding.read_early()
 
 
 def _retries_left(job: Job[Any], error: Exception) -> int | None:
