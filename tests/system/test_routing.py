@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from shmq.memory.layout import TASK_ROUTE
+from shmq.memory.layout import GROUP_CLAIM, TASK_ROUTE
 from shmq.planner.routing import LEAST_JOBS
 from shmq.tasks.task import key_of
 from shmq.transport.table import group_of
@@ -101,6 +101,14 @@ def test_the_largest_call_of_a_chunk_decides(live, client):
     task = client._registry.task("jobs.size")
     assert gone_to(live, client.submit_chunk(task, [(b"x",), (b"x" * 2000,)])) == "memory"
     assert gone_to(live, client.submit_chunk(task, [(b"x",), (b"y",)])) == "computation"
+
+
+def test_chunks_of_a_stream_are_routed_too(live, client):
+    memory = live.segment.group_names().index("memory")
+    row = live.segment.rows("group_claim")[memory]
+    before = row[GROUP_CLAIM["claimed"]]
+    assert list(client.stream("jobs.size", [b"x" * 2000] * 3, chunk_size=1)) == [2000] * 3
+    assert row[GROUP_CLAIM["claimed"]] == before + 3
 
 
 def test_a_group_chosen_for_single_jobs_goes_before_rules(live, client):

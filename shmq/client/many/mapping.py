@@ -84,8 +84,6 @@ def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ..
         PoolFull: more than one call, and no block for all their arguments at present.
     """
     target, calls, nargs = bind_calls(client, task, calls)
-    if target.router is not None:
-        target = target.router.pick(*calls)
     return submit_message(client, target, ChunkOf(task), calls, nargs, MANY, None)
 
 

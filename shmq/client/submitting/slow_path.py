@@ -66,6 +66,8 @@ def bind_calls(
     if min(lengths) < target.least or max(lengths) > target.most:
         calls = [target.bind(call, {})[0] for call in calls]
         lengths = set(map(len, calls))
+    if target.router is not None:
+        target = target.router.pick(*calls)
     return target, calls, lengths.pop() if len(lengths) == 1 else VARIADIC
 
 
