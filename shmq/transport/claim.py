@@ -187,7 +187,8 @@ class Claimer:
                 if not self.is_circuit_open:
                     self.limit.spend(len(slots), now)
             elif (self.is_stream or len(slots) >= _STREAM) and 0.0 < self.service_ns * len(slots) < STRETCH_NS:
-                until = now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS
+                # never sooner than promised before: a producer believes what it has seen until that is over
+                until = max(now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS, self.promised_until_ns)
                 # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
                 shared[_ATTENDED] = self.promised_until_ns = until
         finally:

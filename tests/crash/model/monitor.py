@@ -229,7 +229,7 @@ class Monitor:
     def _attended(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
         if memory[self.world.group_lock[index[0]]] != a + 1:
             self._fail(a, f"promised {value} for group {index[0]} without its byte")
-        memory[self.world.promiser[index[0]]] = a + 1
+        memory[self.world.vow[a]] = max(memory[self.world.vow[a]], value)
 
     def _cancel(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
         if memory[self.world.tenant[index[0] // self.world.shape.slots]] != a + 1:
@@ -265,14 +265,18 @@ class Monitor:
             memory[w.tenant[op[2]]] = a + 1
         elif kind == SETTLED:
             memory[w.disturbed] -= 1
-        elif kind == RELIES and self._is_buried(memory, memory[w.promiser[op[2]]]):
+        elif kind == RELIES and not self._is_covered(memory, op[2]):
             memory[w.unkept] = 1
         elif kind == VIEW and op[2] != op[3]:
             self._fail(a, f"its view shows {op[2]} where {op[3]} was")
 
-    def _is_buried(self, memory: list[int], holder: int) -> bool:
-        row = self.world.home[holder - 1]
-        return memory[self.world.in_row[row]] != holder or memory[self.world.row[row]] in (ROW_DEAD, ROW_FREE)
+    def _is_covered(self, memory: list[int], moment: int) -> bool:
+        """Has anybody promised to look then or later whose burial has not begun?"""
+        w = self.world
+        return any(
+            memory[cell] >= moment and memory[w.in_row[w.home[a]]] == a + 1 and memory[w.row[w.home[a]]] == ROW_LIVE
+            for a, cell in enumerate(w.vow)
+        )
 
     def _started(self, memory: list[int], a: int, slot: int, job: int) -> None:
         w = self.world

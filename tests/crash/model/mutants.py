@@ -66,7 +66,7 @@ MUTANTS = (
     Mutant("promise_not_kept", "sleeps before the moment at which it promised to look", ("attended",)),
     Mutant("promise_without_clock", "a producer believes any promise, whatever the time", ("attended",)),
     Mutant("clock_read_before_tail", "a producer reads the clock, then makes its entry visible", ("attended",)),
-    Mutant("promise_read_before_tail", "a producer reads the promise, then makes its entry visible", ("attended",)),
+    Mutant("promises_sooner", "promises an earlier moment while a later one is believed", ("attended, again",)),
     Mutant("claim_forgets_promise", "a claim that promises nothing forgets what was promised", ("attended, then not",)),
     Mutant("timer_does_not_ring", "a long job keeps the one that promised, nobody is rung", ("attended, slow",)),
     Mutant("timer_before_promised", "the timer rings while the promise still holds", ("attended, slow",)),

@@ -156,7 +156,7 @@ class World:
         self.rung = [[self._cell("rung", a, r) for r in rows] if shape.naps else [] for a in range(len(actors))]
         self.budget = {name: self._cell("budget") for name in ("worker", "recovery", "producer", "timeout")}
         self.disturbed = self._cell("disturbed", start=int("recovery" in actors))  # deaths not yet dealt with
-        self.promiser = [self._cell("promiser", g) for g in range(shape.groups)]  # who wrote `attended`
+        self.vow = [self._cell("vow", a) for a in range(len(actors))]  # the latest moment each has promised
         self.unkept = self._cell("unkept")  # did a producer rely on the promise of one that was already buried?
         self.ticks = self._cell("ticks")
 

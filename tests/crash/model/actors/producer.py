@@ -38,12 +38,18 @@ def producer(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
 
 def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
     handles: Handles = ()
+    known: tuple[int, ...] = (0,) * w.shape.groups  # until when each group was attended when it was looked at
     for verb, job, group in plan:
         if verb == BREAK_OFF:
             yield from break_off(w, a, row, job, group)
             continue
-        if verb in (SUBMIT, DELAY):
-            slot, generation = yield from (submit if verb == SUBMIT else delay)(w, a, row, job, group, handles)
+        if verb == SUBMIT:
+            slot, generation, until = yield from submit(w, a, row, job, group, handles, known[group])
+            handles = (*handles, (job, slot, generation))
+            known = (*known[:group], until, *known[group + 1 :])
+            until = 0
+        elif verb == DELAY:
+            slot, generation = yield from delay(w, a, row, job, group, handles)
             handles = (*handles, (job, slot, generation))
         else:
             slot, generation = next((s, g) for j, s, g in handles if j == job)
@@ -51,43 +57,43 @@ def carry_out(w: World, a: int, row: int, plan: Plan) -> Steps[None]:
         slot = generation = 0
 
 
-def submit(w: World, a: int, row: int, job: int, group: int, handles: Handles) -> Steps[tuple[int, int]]:
+def submit(
+    w: World, a: int, row: int, job: int, group: int, handles: Handles, known: int
+) -> Steps[tuple[int, int, int]]:
+    """Slot and generation; and until when the group is attended, as far as is known."""
     slot, free, tail = yield from reserve(w, a, row, group, handles)
     yield note(ISSUE, slot, job)
-    early = yield from _read_too_early(w, group)
+    early = 0
+    if w.is_mutant("clock_read_before_tail"):
+        early = yield load(w.clock)
     yield from publish(w, row, slot, free, tail, job, group)
     if not w.is_mutant("no_fence_publish"):
         yield fence()
-    is_attended = False
+    relies = False
     if w.shape.promises:
-        is_attended = yield from _is_attended(w, group, early)
-    if not (is_attended or w.is_mutant("no_wake")):
+        relies, known = yield from _is_attended(w, group, known, early)
+    if not (relies or w.is_mutant("no_wake")):
         yield from wake_one(w, a, group)
     yield note(ACCEPT, job)
-    return slot, generation_of(free)
+    return slot, generation_of(free), known
 
 
-def _is_attended(w: World, group: int, early: tuple[int, int]) -> Steps[bool]:
-    """Will a worker that is awake look again after a moment that is still to come? Then it need not be rung."""
-    until, now = early
-    if not w.is_mutant("promise_read_before_tail"):
-        until = yield load(w.attended[group])
+def _is_attended(w: World, group: int, known: int, early: int) -> Steps[tuple[bool, int]]:
+    """Will a worker that is awake look again after a moment that is still to come? Then it need not be rung.
+
+    A promise once seen is believed until it is over: who gave it never promises anything sooner meanwhile.
+    """
+    now = early
     if not w.is_mutant("clock_read_before_tail"):
         now = yield load(w.clock)  # SYNC POINT: attended
-    if not until or (until <= now and not w.is_mutant("promise_without_clock")):
-        return False
-    yield note(RELIES, group)
-    return True
-
-
-def _read_too_early(w: World, group: int) -> Steps[tuple[int, int]]:
-    """Mutants: the promise or the clock, from before the entry is visible."""
-    until = now = 0
-    if w.is_mutant("promise_read_before_tail"):
-        until = yield load(w.attended[group])
-    if w.is_mutant("clock_read_before_tail"):
-        now = yield load(w.clock)
-    return until, now
+    if w.is_mutant("promise_without_clock"):
+        now = 0
+    if known <= now:
+        known = yield load(w.attended[group])
+    if known <= now:
+        return False, 0
+    yield note(RELIES, known)
+    return True, known
 
 
 def break_off(w: World, a: int, row: int, job: int, group: int) -> Steps[None]:

@@ -150,15 +150,14 @@ def claim(w: World, row: int, group: int, promised: int) -> Steps[tuple[Lease, i
 
 
 def _promise(w: World, group: int, slot: int, promised: int) -> Steps[int]:
-    """Under the byte: look again after a moment; whatever this worker or another has promised is overwritten.
-
-    It may be sooner than what this worker promised before: who relied on that is seen by this one's look.
-    """
+    """Under the byte: look again after a moment. Another one's promise is overwritten; it is kept all the same."""
     job = yield load(w.payload[slot])
     now = yield load(w.clock)
     moment = min(now + w.shape.promises[job - 1], LAST_MOMENT)
     if moment <= now:
         return 0 if w.is_mutant("claim_forgets_promise") else promised
+    if not w.is_mutant("promises_sooner"):
+        moment = max(moment, promised)
     yield store(w.attended[group], moment)
     return moment
 
