@@ -17,6 +17,7 @@ from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job, Origi
 from shmq.clock import now_ns
 from shmq.memory.fence import new_order_fence
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
+from shmq.transport.claim import LONGEST_PROMISE_NS
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, QUEUED, STATE
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import (
@@ -126,6 +127,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
             return job
         promised_ns = attended[0]
         if promised_ns > now:
+            promised_ns = min(promised_ns, now + LONGEST_PROMISE_NS)  # damaged? believe what can have been promised
             return job
         sleeper = find(b"\1", from_sleeper, to_sleeper)
         if sleeper >= 0:

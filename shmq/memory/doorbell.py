@@ -29,6 +29,10 @@ RESCUE_S = 0.1
 """Longest sleep without another look: the most that a lost notification can cost."""
 
 
+BellClosed = posix_ipc.ExistentialError
+"""What `notify` of a semaphore raises after `close`."""
+
+
 class Doorbell(Protocol):
     """What a waker needs."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shmq.memory.doorbell import Doorbell, FifoBell, NoBell, open_bell
+from shmq.memory.doorbell import BellClosed, Doorbell, FifoBell, NoBell, open_bell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_FREE, WORKER_WORDS
 from shmq.memory.segment import Segment
 
@@ -61,8 +61,11 @@ class Bells:
         known = self._of_worker.get(row)
         if known is None or known[0] != self._workers[row * WORKER_WORDS + _WORKER_SERIAL]:
             self.worker(row).notify()
-        else:
+            return
+        try:
             known[1].notify()
+        except BellClosed:  # by another thread, a moment ago: the row is another worker's
+            self.worker(row).notify()
 
     def wake_all(self, group: int) -> None:
         """Wake every sleeper of the group (after a death, when limits change)."""
@@ -114,8 +117,7 @@ class Bells:
         serial = self._producers[row * PRODUCER_WORDS + PRODUCER["bell_serial"]]
         known = self._of_poller.get(row)
         if known is None or known[0] != serial or isinstance(known[1], NoBell):
-            if known is not None:
-                known[1].close()
+            self._forget(self._of_poller, row)
             known = self._of_poller[row] = (serial, open_bell(str(poll_bell_path(self._state_dir, row))))
         return known[1]
 
@@ -128,18 +130,24 @@ class Bells:
     def _cached(self, cache: dict[int, tuple[int, Doorbell]], names: str, row: int, serial: int) -> Doorbell:
         known = cache.get(row)
         if known is None or known[0] != serial:
-            if known is not None:
-                known[1].close()
+            self._forget(cache, row)
             if cache is self._of_worker:
                 self._forget_ended_workers()
             known = cache[row] = (serial, open_bell(self._segment.text(names, row)))
         return known[1]
 
+    @staticmethod
+    def _forget(cache: dict[int, tuple[int, Doorbell]], row: int) -> None:
+        """Out of the cache, then closed: whichever thread takes it out closes it, once."""
+        known = cache.pop(row, None)
+        if known is not None:
+            known[1].close()
+
     def _forget_ended_workers(self) -> None:
         """Workers come and go through many rows: a pipe kept for each row ever used would be a leak."""
         states = self._workers[WORKER["state"] :: WORKER_WORDS]
-        for row in [row for row in self._of_worker if states[row] == WORKER_FREE]:
-            self._of_worker.pop(row)[1].close()
+        for row in [row for row in list(self._of_worker) if states[row] == WORKER_FREE]:
+            self._forget(self._of_worker, row)
 
 
 def poll_bell_path(state_dir: Path, row: int) -> Path:

@@ -60,6 +60,8 @@ _STREAM = 4  # jobs of one claim from which a stream is assumed, even right afte
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
 _LINGER_NS = 60_000  # how long after such a batch the worker still looks by itself
+LONGEST_PROMISE_NS = STRETCH_NS + _LINGER_NS
+"""No promise to look again lies further ahead."""
 
 
 def _wheel() -> tuple[int, ...]:

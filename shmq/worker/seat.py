@@ -113,6 +113,13 @@ class Seat:
     def _key_at(self, slot: int) -> int:
         return int.from_bytes(self._payload[slot * self._stride : slot * self._stride + 8], "little")
 
+    def is_busy(self) -> bool:
+        """Does a job of the batch run, be it in the worker's own code, or is one to come? Streams see to themselves."""
+        at = self.position
+        if at < len(self.batch_slots):
+            return True
+        return bool(at and self.outlet is None and self.words[self.batch_slots[-1]] == self.batch_words[-1] + START)
+
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread."""
         if not self.in_user:

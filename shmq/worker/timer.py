@@ -39,7 +39,7 @@ class Timer:
         self.is_armed = False
         seat = self._seat
         if not seat.in_user:  # the worker's own code must not be interrupted; look again soon
-            if seat.position < len(seat.batch_slots):
+            if seat.is_busy():
                 self.arm(_SOON_S)
             return
         now = now_ns()

@@ -7,6 +7,7 @@ import secrets
 import pytest
 
 from shmq.memcheck.sampling import open_descriptors
+from shmq.memory import doorbell
 from shmq.memory.doorbell import FifoBell
 from shmq.memory.layout import WORKER, WORKER_FREE, WORKER_LIVE
 from shmq.transport.bells import Bells
@@ -21,6 +22,19 @@ def stage():
     finally:
         stage.drop()
         stage.close()
+
+
+def test_a_bell_whose_row_changed_hands_and_is_free_again_is_closed_once(stage):
+    bells, row = Bells(stage.segment), stage.segment.rows("worker_rows")[0]
+    for serial in (1, 2):
+        name = doorbell.new_name(stage.segment.path.name)
+        bell = doorbell.SemaphoreBell(name, create=True)
+        stage.segment.set_text("worker_bells", name, 0)
+        row[WORKER["bell_serial"]] = serial
+        row[WORKER["state"]] = WORKER_FREE  # gone already when somebody rings
+        bells.worker(0).notify()
+        assert bell.wait(0)
+        bell.remove()
 
 
 def test_pipes_of_ended_workers_are_closed(stage):

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from typing import NamedTuple
 
 from shmq.clock import NS, now_ns, to_ns
 from shmq.config.model import Config
 from shmq.memory import doorbell
 from shmq.memory.columns import column
-from shmq.memory.layout import WORKER, WORKER_FREE
+from shmq.memory.fence import new_fence
+from shmq.memory.layout import GROUP_CLAIM, WORKER, WORKER_FREE
 from shmq.memory.segment import Segment
 from shmq.supervisor.pools.endings import describe
 from shmq.supervisor.pools.worker import CANCELLED, INTERRUPTIONS, MEMORY, OUT_OF_MEMORY, REASONS, TIME_LIMIT
 from shmq.supervisor.recovery.failures import Failures, job_name
+from shmq.transport.claim import LONGEST_PROMISE_NS
 from shmq.transport.redeliver import Redeliverer
 from shmq.transport.table import (
     CRASH,
@@ -71,6 +74,7 @@ class Burial:
         self._reads = segment.view("reads")
         self._groups = list(config.groups)
         self._failures = Failures(segment, config)
+        self._fence = new_fence()
 
     def bury(self, redeliverer: Redeliverer, index: int) -> None:
         """Redeliver what a dead worker held, then free its row as the last step.
@@ -84,14 +88,24 @@ class Burial:
         pins[:, 1][pins[:, 1] == index + 1] = 0
         for slot in redeliverer.owned_by(index):
             self._resolve(redeliverer, slot, self._words[slot], death)
+        self._clear_seat(index)
+        self._outwait_promise(int(row[WORKER["group"]]))
+        self._fence()  # SYNC POINT: doorbell — the dead one's byte is down before we look who sleeps
         for group in range(self._segment.shape.groups):
             redeliverer.bells.wake_all(group)
         for producer in range(self._segment.shape.producers):
             redeliverer.bells.notify_producer(producer)
-        self._clear_seat(index)
         row[WORKER["pid"]] = 0
         row[WORKER["state"]] = WORKER_FREE
         redeliverer.bells.notify_supervisor()
+
+    def _outwait_promise(self, group: int) -> None:
+        """Until the moment at which the dead worker may have promised to look again: no ring is left out after it."""
+        if group < len(self._groups):
+            promised_ns = self._segment.rows("group_claim")[group][GROUP_CLAIM["attended_until_ns"]]
+            left_ns = promised_ns - now_ns()
+            if 0 < left_ns <= LONGEST_PROMISE_NS:
+                time.sleep(left_ns / NS)
 
     def _clear_seat(self, index: int) -> None:
         """Its doorbell's name and sleeping bytes: after a supervisor's death nobody else does.

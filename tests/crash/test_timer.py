@@ -1,0 +1,43 @@
+"""The worker's timer: it goes on while a job of the batch is under way, also where the worker's own code runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from shmq.memory.fence import new_fence
+from shmq.worker.seat import START
+from shmq.worker.timer import Timer
+from tests.crash.stage.stage import HELPER, Stage
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage(f"timer{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}")
+    stage.reset()
+    try:
+        yield stage
+    finally:
+        stage.drop()
+        stage.close()
+
+
+def test_the_last_job_of_a_batch_keeps_its_timer_while_its_message_is_decoded(stage: Stage, monkeypatch) -> None:
+    client, bench = stage.client(), stage.bench(HELPER)
+    monkeypatch.setattr("signal.setitimer", lambda *_: None)  # fired by hand
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    timer, seat = Timer(bench.seat, new_fence()), bench.seat
+    stage.send(client, 0)
+    (slot,), (leased,) = bench.claim()
+    seat.position = 1  # begun, and not in the task's code yet: run_batch between its first line and the call
+    seat.words[slot] = leased + START
+    for _ in range(3):
+        timer._fired(0, None)
+        assert timer.is_armed
+    seat.words[slot] = leased
+    bench.executor.run_batch((slot,), (leased,), 0)
+    timer._fired(0, None)
+    assert not timer.is_armed
+    bench.leave()
