@@ -129,10 +129,12 @@ class Bells:
         known = cache.get(row)
         if known is None or known[0] != serial:
             if known is not None:
-                known[1].close()
+                cache.pop(row)[1].close()
             if cache is self._of_worker:
                 self._forget_ended_workers()
-            known = cache[row] = (serial, open_bell(self._segment.text(names, row)))
+            known = (serial, open_bell(self._segment.text(names, row)))
+            if not isinstance(known[1], NoBell):  # it may be this process that had no descriptor left: try again
+                cache[row] = known
         return known[1]
 
     def _forget_ended_workers(self) -> None:

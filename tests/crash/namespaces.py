@@ -1,0 +1,114 @@
+"""Run a piece of a test as a container would: a forked child in namespaces of its own.
+
+    inside(body, MOUNT, mounts={"/dev/shm": "size=1m"})
+
+Root makes them directly; others need a user namespace first, which some systems forbid: then the test is skipped.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MOUNT, USER, PID, TIME = 0x0002_0000, 0x1000_0000, 0x2000_0000, 0x80
+_REC, _PRIVATE = 0x4000, 1 << 18
+_FORBIDDEN = 77
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def inside(body: Callable[[], object], flags: int = 0, mounts: dict[str, str] | None = None) -> None:
+    """Run `body` in a child; what it raises fails the test.
+
+    Args:
+        flags: MOUNT | PID | TIME, the namespaces that are the child's own.
+        mounts: a tmpfs for each path, with its options.
+    """
+    status = _in_child(lambda: _enter_and_run(body, flags, mounts or {}))
+    if status == _FORBIDDEN:
+        pytest.skip("this system lets this user make no namespaces: run as root, or allow user namespaces")
+    assert status == 0, f"the child ended with {status}; see its traceback"
+
+
+def _enter_and_run(body: Callable[[], object], flags: int, mounts: dict[str, str]) -> None:
+    try:
+        _unshare(flags)
+        for path, options in mounts.items():
+            mount(path, options)
+    except OSError:
+        os._exit(_FORBIDDEN)
+    if flags & (PID | TIME):  # both hold for children only
+        status = _in_child(lambda: _with_own_proc(body, flags))
+        if status:
+            os._exit(status)
+    else:
+        body()
+
+
+def _with_own_proc(body: Callable[[], object], flags: int) -> None:
+    if flags & PID:
+        _checked(_libc.mount(b"proc", b"/proc", b"proc", 0, None))
+    body()
+
+
+def _unshare(flags: int) -> None:
+    if not flags:
+        return
+    uid = os.geteuid()
+    _checked(_libc.unshare(flags | (USER if uid else 0)))
+    if uid:
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
+    if flags & MOUNT:
+        _checked(_libc.mount(None, b"/", None, _REC | _PRIVATE, None))
+
+
+def mount(path: str, options: str) -> None:
+    """A tmpfs at the path; `remount,...` changes the one that is there."""
+    again, number = "remount" in options.split(","), 0
+    for name, value in {"ro": 1, "remount": 32}.items():
+        number |= value if name in options.split(",") else 0
+    rest = ",".join(word for word in options.split(",") if word not in {"ro", "remount"})
+    _checked(_libc.mount(None if again else b"tmpfs", path.encode(), b"tmpfs", number, rest.encode()))
+
+
+def drop_ptrace() -> None:
+    """Root as containers have it: without CAP_SYS_PTRACE."""
+    header, sets = (ctypes.c_uint32 * 2)(0x2008_0522, 0), (ctypes.c_uint32 * 6)()
+    _checked(_libc.capget(header, sets))
+    for i in (0, 1):  # effective, permitted
+        sets[i] &= ~(1 << 19)
+    _checked(_libc.capset(header, sets))
+
+
+def be_opaque() -> None:
+    """As a program with file capabilities is: nobody without CAP_SYS_PTRACE may look into this process."""
+    _checked(_libc.prctl(4, 0, 0, 0, 0))
+
+
+def _checked(answer: int) -> None:
+    if answer:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _in_child(work: Callable[[], object]) -> int:
+    """Fork, work, wait; 0, or the child's exit status."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
