@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 MOUNT, USER, PID, TIME = 0x0002_0000, 0x1000_0000, 0x2000_0000, 0x80
-_REC, _PRIVATE = 0x4000, 1 << 18
+_READ_ONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 32, 0x1000, 0x4000, 1 << 18
 _FORBIDDEN = 77
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -69,12 +69,16 @@ def _unshare(flags: int) -> None:
 
 
 def mount(path: str, options: str) -> None:
-    """A tmpfs at the path; `remount,...` changes the one that is there."""
-    again, number = "remount" in options.split(","), 0
-    for name, value in {"ro": 1, "remount": 32}.items():
-        number |= value if name in options.split(",") else 0
-    rest = ",".join(word for word in options.split(",") if word not in {"ro", "remount"})
-    _checked(_libc.mount(None if again else b"tmpfs", path.encode(), b"tmpfs", number, rest.encode()))
+    """A tmpfs at the path; options as `mount -o` takes them."""
+    words = options.split(",")
+    rest = ",".join(word for word in words if word != "ro")
+    _checked(_libc.mount(b"tmpfs", path.encode(), b"tmpfs", _READ_ONLY * ("ro" in words), rest.encode()))
+
+
+def make_read_only(path: str) -> None:
+    """What is mounted there, as a container sees it that may only read; others write on."""
+    _checked(_libc.mount(path.encode(), path.encode(), None, _BIND, None))
+    _checked(_libc.mount(None, path.encode(), None, _BIND | _REMOUNT | _READ_ONLY, None))
 
 
 def drop_ptrace() -> None:
