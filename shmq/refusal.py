@@ -32,7 +32,9 @@ _HINTS = {
 
 def refused(what: str, error: OSError) -> SystemRefused:
     """The error to raise instead of `error`; `what` begins the sentence and names the path."""
-    hint = _HINTS.get(error.errno or 0, "").format(files=resource.getrlimit(resource.RLIMIT_NOFILE)[0], uid=os.geteuid())
+    hint = _HINTS.get(error.errno or 0, "").format(
+        files=resource.getrlimit(resource.RLIMIT_NOFILE)[0], uid=os.geteuid()
+    )
     return SystemRefused(f"{what}: {error.strerror or error}.\n{hint}".rstrip())
 
 

@@ -17,6 +17,7 @@ import stat
 import sys
 import threading
 import warnings
+import weakref
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Literal, cast
@@ -48,6 +49,8 @@ class Segment:
         self.layout = layout
         self.shape = layout.shape
         self.fd = fd
+        self._close_fd = weakref.finalize(self, os.close, fd)  # also of one that was closed while arrays lived on
+        self._close_fd.atexit = False
         self.map = mmap.mmap(fd, layout.total_bytes)
         self._whole = memoryview(self.map)
         self._views: dict[str, memoryview] = {}
@@ -103,7 +106,7 @@ class Segment:
 
     def close(self) -> None:
         """Unmap. Arrays that still point into the segment keep the mapping alive until they go."""
-        os.close(self.fd)  # the mapping has a descriptor of its own
+        self._close_fd()  # the mapping has a descriptor of its own
         try:
             for view in reversed(list(self._views.values())):
                 view.release()
@@ -276,8 +279,8 @@ def _read_shape(fd: int, path: Path) -> Shape:
     total = Layout(shape).total_bytes
     if word["total_bytes"] != total or os.fstat(fd).st_size != total:
         raise IncompatibleSegment(
-            f"{path} is {os.fstat(fd).st_size} bytes, its header says {word['total_bytes']}, its counts {total}: cut or "
-            f"damaged.\nSomebody wrote to it who should not. Stop what still uses it, then remove it: rm {path}"
+            f"{path} is {os.fstat(fd).st_size} bytes, its header says {word['total_bytes']}, its counts {total}: "
+            f"cut or damaged.\nSomebody wrote to it who should not. Stop what still uses it, then remove it: rm {path}"
         )
     return shape
 

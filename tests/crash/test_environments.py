@@ -1,28 +1,33 @@
-"""Where users run it: containers with little, read-only or full /dev/shm, few descriptors, odd parents, other namespaces.
+"""Where users run it: containers with a small, read-only or full /dev/shm, few descriptors, odd parents, namespaces.
 
-Refused at the start means: a message with figures and what to do, no traceback, nothing left behind. Refused later means:
-what runs goes on, nothing that was accepted is lost.
+Refused at the start means: a message with figures and what to do, no traceback, nothing left behind. Refused later
+means: what runs goes on, nothing that was accepted is lost.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from shmq.errors import IncompatibleSegment, SystemRefused
+from shmq import probes
+from shmq.errors import IncompatibleSegment, SystemRefused, TooManyProducers, WorkerLost
 from shmq.memory import locks
-from shmq.memory.layout import PRODUCER
+from shmq.memory.layout import PRODUCER, Shape
+from shmq.memory.segment import create, segment_name
 from shmq.observe import litmus
-from shmq.transport.membership import is_holder_alive
-from tests.crash.namespaces import MOUNT, PID, TIME, be_opaque, drop_ptrace, inside, make_read_only
+from shmq.transport.membership import register
+from tests.crash.namespaces import MOUNT, PID, TIME, be_opaque, inside, make_read_only
 from tests.live import GUARD_S, LiveSupervisor, until
 
 SHM = Path("/dev/shm")
@@ -47,6 +52,10 @@ def end_worker():
     os.kill(os.getpid(), signal.SIGKILL)
 
 @shmq.task
+def fill_memory():
+    return len([bytearray(1 << 20) for _ in range(400)])
+
+@shmq.task
 def hold_all_descriptors():
     global held
     held = []
@@ -56,6 +65,9 @@ def hold_all_descriptors():
     except OSError:
         return len(held)
 """
+SHAPE = Shape(
+    groups=1, producers=1, slots_per_producer=16, slot_bytes=256, workers=1, units=4, unit_bytes=4096, arenas=1
+)
 ONE_WORKER = "[groups.computation]\nmax_workers = 1\n"
 
 
@@ -72,7 +84,15 @@ def refusal(live: LiveSupervisor) -> str:
 
 def works(live: LiveSupervisor, path: Path) -> bool:
     """Jobs run, and one that loses its worker runs again."""
-    return live.submit("echo", 1).result(GUARD_S) == 1 and live.submit("survive", str(path)).result(GUARD_S) == "ran again"
+    return (
+        live.submit("echo", 1).result(GUARD_S) == 1 and live.submit("survive", str(path)).result(GUARD_S) == "ran again"
+    )
+
+
+def open_files() -> int:
+    """Descriptors of this process, without those of objects that are garbage."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 @contextmanager
@@ -186,7 +206,7 @@ def test_a_segment_cut_by_a_peer_ends_all_and_is_refused_until_it_is_removed(tmp
         os.truncate(path, 8192)
         assert live.process.wait(GUARD_S) == -signal.SIGBUS
         until(lambda: not live.processes(), "all are gone")
-        with pytest.raises(IncompatibleSegment, match="8192 bytes.*damaged"):
+        with pytest.raises(IncompatibleSegment, match="cut or damaged"):
             live.client()
         live.start(wait=False)
         assert live.process.wait(GUARD_S) == 1
@@ -291,13 +311,14 @@ def test_a_producer_without_descriptors_is_refused_takes_no_row_and_connects_lat
             for _ in range(20):  # more often than there are rows
                 with pytest.raises(SystemRefused, match=r"may have 256 files open \(ulimit -n\)"):
                     live.client()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_files()
         taken = [row for row in live.segment.rows("producer_rows") if row[PRODUCER["pid"]]]
         assert taken == []
         clients = [live.client() for _ in range(live.segment.shape.producers)]
         assert clients[-1].submit("jobs.echo", 2).result(GUARD_S) == 2
         live.close_clients()
-        assert len(os.listdir("/proc/self/fd")) == before
+        del clients
+        assert open_files() == before
 
 
 def test_a_producer_whose_descriptors_ran_out_after_it_connected_goes_on(tmp_path):
@@ -320,7 +341,9 @@ def test_a_task_that_takes_all_descriptors_of_its_worker_ends_no_job_of_others(t
 
 
 def test_without_pidfds_the_start_is_refused(tmp_path):
-    forbidden = "import os\ndef pidfd_open(*_): raise PermissionError(1, 'Operation not permitted')\nos.pidfd_open = pidfd_open"
+    forbidden = (
+        "import os\ndef pidfd_open(*_): raise PermissionError(1, 'Operation not permitted')\nos.pidfd_open = pidfd_open"
+    )
     said = refusal(LiveSupervisor(tmp_path, TASKS, prelude=forbidden))
     assert "pidfd_open does not work here (Operation not permitted)" in said
     assert "seccomp" in said
@@ -423,7 +446,9 @@ def test_a_dead_producers_row_is_reused_although_its_pid_is(tmp_path):
 
     def body() -> None:
         with LiveSupervisor(tmp_path, TASKS, ONE_WORKER) as live:
-            script = f"import os; from shmq.client.client import Client; Client({live.namespace!r}); os.kill(os.getpid(), 9)"
+            script = (
+                f"import os; from shmq.client.client import Client; Client({live.namespace!r}); os.kill(os.getpid(), 9)"
+            )
             producer = subprocess.Popen([sys.executable, "-c", script], env=live.env)
             producer.wait()
             stranger = process_with_pid(producer.pid, last)
@@ -453,27 +478,94 @@ def process_with_pid(pid: int, last: Path) -> subprocess.Popen[bytes]:
     raise AssertionError(f"no process got pid {pid}")
 
 
-def test_a_living_process_that_nobody_may_look_into_keeps_its_row(tmp_path):
+def test_a_living_process_that_nobody_may_look_into_keeps_its_row(namespace):
     def body() -> None:
-        client = live.client()
-        row = client._row.index
-        client._lock_file.release(locks.producer_byte(row))  # as if its code had closed the lock file
         be_opaque()
-        parent = os.getpid()
+        folder, me = Path(tempfile.mkdtemp()), os.getpid()
+        segment = create(segment_name(namespace), SHAPE, groups=["g"], state_dir=folder, max_attempts=3)
+        lock_file = locks.open_once(folder / "lock", create=True)
+        row = register(segment, lock_file)
+        lock_file.release(locks.producer_byte(row.index))  # as if its code had closed the file
 
         def look() -> None:
-            drop_ptrace()
+            lock_file.forget()
             with pytest.raises(PermissionError):
-                Path(f"/proc/{parent}/maps").read_bytes()
-            assert is_holder_alive(live.segment, row)
+                Path(f"/proc/{me}/maps").read_bytes()
+            with pytest.raises(TooManyProducers):
+                register(segment, lock_file)
 
-        inside(look)
-        assert client.submit("jobs.echo", 1).result(GUARD_S) == 1
+        try:
+            inside(look)
+        finally:
+            row.bell.remove()
+            segment.path.unlink()
+            shutil.rmtree(folder)
 
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to drop CAP_SYS_PTRACE")
-    with LiveSupervisor(tmp_path, TASKS, ONE_WORKER) as live:
-        inside(body)
+    inside(body)
 
 
 # -- memory cgroups ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def cgroup() -> Iterator[Callable[[int], Path]]:
+    """Make a memory cgroup of so many bytes below this process's own."""
+    own = next(iter(probes._memory_cgroups()), None)
+    made = own / f"shmq-test-{os.getpid()}" if own else Path()
+
+    def make(limit: int) -> Path:
+        try:
+            made.mkdir()
+            name = "memory.max" if (made / "memory.max").exists() else "memory.limit_in_bytes"
+            (made / name).write_text(str(limit))
+        except OSError as error:
+            pytest.skip(
+                f"no memory cgroup can be made here ({error.strerror}); run as root with a writable /sys/fs/cgroup"
+            )
+        return made
+
+    yield make
+    if made.is_dir():
+        until(lambda: not (made / "cgroup.procs").read_text(), "the cgroup is empty")
+        made.rmdir()
+
+
+def within(cgroup: Path) -> str:
+    """A prelude: be in that cgroup."""
+    return f"open({str(cgroup / 'cgroup.procs')!r}, 'w').write('0')"
+
+
+def test_in_too_small_a_memory_cgroup_the_start_is_refused_with_the_missing_bytes(tmp_path, cgroup):
+    said = refusal(LiveSupervisor(tmp_path, TASKS, ONE_WORKER + "[memory]\n", prelude=within(cgroup(48 << 20))))
+    assert "the memory cgroup has" in said
+    assert "bytes missing" in said
+
+
+def test_files_that_the_kernel_has_cached_do_not_fill_a_memory_cgroup(tmp_path, cgroup):
+    folder = cgroup(64 << 20)
+
+    def body() -> None:
+        (folder / "cgroup.procs").write_text("0")
+        probes._memory_cgroups.cache_clear()
+        before = probes.cgroup_free_bytes()
+        with (tmp_path / "file").open("wb") as file:
+            for _ in range(60):
+                file.write(bytes(1 << 20))
+        now = probes.cgroup_free_bytes()
+        usage = folder / ("memory.current" if (folder / "memory.current").exists() else "memory.usage_in_bytes")
+        assert int(usage.read_text()) > 50 << 20
+        assert before is not None
+        assert now is not None
+        assert now > before - (8 << 20)
+
+    inside(body)
+
+
+def test_a_worker_that_the_kernel_kills_for_memory_takes_nobody_along(tmp_path, cgroup):
+    prelude = within(cgroup(192 << 20))
+    with LiveSupervisor(tmp_path, TASKS, ONE_WORKER, prelude=prelude) as live:
+        pid, recovery, server = live.pid, live.named("shmq: recovery"), live.named("shmq: fork server")
+        with pytest.raises(WorkerLost, match="out of memory"):
+            live.submit("fill_memory").result(GUARD_S)
+        assert works(live, tmp_path / "mark")
+        assert (pid, recovery, server) == (live.pid, live.named("shmq: recovery"), live.named("shmq: fork server"))
