@@ -35,6 +35,15 @@ def pid_namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
+@cache
+def time_namespace() -> int:
+    """Inode of this process's time namespace: the monotonic clock of another one may differ. 0: the kernel has none."""
+    try:
+        return os.stat("/proc/self/ns/time").st_ino
+    except FileNotFoundError:
+        return 0
+
+
 def start_ticks(pid: int) -> int:
     """Clock ticks after boot at which `pid` started; 0 when there is no such process."""
     try:

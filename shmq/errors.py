@@ -6,6 +6,7 @@ ShmqError
 ├── AlreadyRunning           another supervisor serves the namespace
 ├── IncompatibleSegment      the segment is of another layout, shape, host or owner
 ├── NoSpace                  /dev/shm or the memory cgroup is too small
+├── SystemRefused            the operating system refuses what shmq needs: files, descriptors, rights
 ├── Detached                 the segment's name was removed under us
 ├── TooManyProducers         every producer row is taken
 ├── SubmitError
@@ -62,6 +63,10 @@ class IncompatibleSegment(ShmqError):
 
 class NoSpace(ShmqError):
     """/dev/shm or the memory cgroup cannot hold the segment; the message gives the missing bytes."""
+
+
+class SystemRefused(ShmqError):
+    """The operating system refuses what shmq needs (a folder, a semaphore, descriptors); nothing was changed."""
 
 
 class Detached(ShmqError):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 import time
+
+from shmq.errors import SystemRefused
+from shmq.refusal import told
 
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK, _PR_SET_CHILD_SUBREAPER = 1, 29, 36
 _DEFAULT_IN_CHILD = (signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
@@ -42,6 +46,36 @@ def be_punctual() -> None:
 def adopt_orphans() -> None:
     """Become the parent of grandchildren whose own parent ended (subreaper)."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def require_pidfds() -> None:
+    """Raise SystemRefused where there is no pidfd_open: without it a signal may reach the wrong process."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise SystemRefused(
+            f"pidfd_open does not work here ({error.strerror}); signals to workers need it.\n"
+            "It takes Linux 5.3 or newer, and a container whose seccomp filter knows it (Docker 20.10)."
+        ) from error
+
+
+def reserve_descriptors(count: int) -> None:
+    """Make sure that so many more files can be opened; the soft limit is raised as far as the hard one allows.
+
+    Raises:
+        SystemRefused: the hard limit is too low, with the figures.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with told("the open files of this process cannot be counted"):
+        used = len(os.listdir("/proc/self/fd"))
+    if soft == resource.RLIM_INFINITY or used + count <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and used + count > hard:
+        raise SystemRefused(
+            f"{used} files are open and {count} more may be needed, but this process may open {hard} in all.\n"
+            "Raise the limit (ulimit -Hn, docker run --ulimit nofile=, LimitNOFILE=), or lower [memory] max_workers."
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + count, hard))
 
 
 def fork(*, keep: tuple[int, ...]) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+CGROUPS = Path("/sys/fs/cgroup")
+
 
 def shm_free_bytes() -> int:
     """Bytes that /dev/shm can still take."""
@@ -19,15 +21,43 @@ def shm_free_bytes() -> int:
 
 
 def cgroup_free_bytes() -> int | None:
-    """memory.max - memory.current of this process's cgroup (v2); None without a limit."""
+    """What this process's memory cgroup, or one above it, can still take before the kernel kills; None: no limit."""
+    free = [found for folder in _memory_cgroups() if (found := _free_in(folder)) is not None]
+    return min(free, default=None)
+
+
+def _free_in(folder: Path) -> int | None:
+    """Limit less usage. Pages of files that the kernel would drop first are no usage: a busy host is full of them."""
+    v1 = (folder / "memory.limit_in_bytes").exists()
     try:
-        line = next(x for x in Path("/proc/self/cgroup").read_text().splitlines() if x.startswith("0::"))
-        folder = Path("/sys/fs/cgroup") / line[3:].lstrip("/")
-        limit = (folder / "memory.max").read_text().strip()
-        current = int((folder / "memory.current").read_text())
-    except (OSError, StopIteration, ValueError):
+        limit = (folder / ("memory.limit_in_bytes" if v1 else "memory.max")).read_text().strip()
+        used = int((folder / ("memory.usage_in_bytes" if v1 else "memory.current")).read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = sum(int(counts.get(("total_" if v1 else "") + name, 0)) for name in ("inactive_file", "active_file"))
+        free = None if limit == "max" or int(limit) > _NO_LIMIT else int(limit) - used + cached
+    except (OSError, ValueError):
         return None
-    return None if limit == "max" else int(limit) - current
+    return free
+
+
+_NO_LIMIT = 1 << 60  # version 1 writes a huge number
+
+
+@cache
+def _memory_cgroups() -> tuple[Path, ...]:
+    """Folders of this process's memory cgroup and of those above it, innermost first, in version 1 or 2.
+
+    In a container the path may be the host's: what does not exist below /sys is left out, its root is the container's.
+    """
+    found: list[Path] = []
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            if not controllers or "memory" in controllers.split(","):
+                root = CGROUPS / "memory" if controllers else CGROUPS
+                inner = root / name.lstrip("/")
+                found += [folder for folder in (inner, *inner.parents) if folder.is_relative_to(root)]
+    return tuple(folder for folder in found if (folder / "memory.stat").exists())
 
 
 def rss_anon_bytes(pid: int) -> int:
@@ -67,7 +97,8 @@ def peak_of(pid: int) -> int:
 
 def oom_kills() -> int:
     """How many processes the kernel has killed for lack of memory: in this cgroup, else on this host."""
-    for path in _oom_counters():
+    own = [folder / name for folder in _memory_cgroups()[:1] for name in ("memory.events", "memory.oom_control")]
+    for path in (*own, Path("/proc/vmstat")):
         try:
             lines = path.read_text().splitlines()
         except OSError:
@@ -77,20 +108,6 @@ def oom_kills() -> int:
             if name == "oom_kill":
                 return int(value)
     return 0
-
-
-@cache
-def _oom_counters() -> tuple[Path, ...]:
-    """Where the count may stand: cgroup v2, cgroup v1, whole host."""
-    found = []
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, folder = line.split(":", 2)
-            if not controllers:
-                found.append(Path("/sys/fs/cgroup") / folder.lstrip("/") / "memory.events")
-            elif "memory" in controllers.split(","):
-                found.append(Path("/sys/fs/cgroup/memory") / folder.lstrip("/") / "memory.oom_control")
-    return (*found, Path("/proc/vmstat"))
 
 
 def is_mapping(pid: int, path: str) -> bool:
@@ -105,7 +122,7 @@ def is_mapping(pid: int, path: str) -> bool:
             return any(line.endswith(ends) for line in maps)
     except (FileNotFoundError, ProcessLookupError):
         return False
-    except PermissionError:
+    except OSError:
         return True
 
 

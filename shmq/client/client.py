@@ -30,6 +30,7 @@ from shmq.memory.columns import column
 from shmq.memory.doorbell import deadline as deadline_after
 from shmq.memory.layout import WORKER
 from shmq.memory.segment import Segment, attach, segment_name
+from shmq.refusal import told
 from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo
 from shmq.tasks.task import Task
@@ -59,8 +60,15 @@ class Client:
 
     def _open(self) -> None:
         self._segment: Segment = attach(segment_name(self.namespace))
-        self._lock_file = locks.open_once(self._segment.state_dir / "lock")
-        self._join()
+        try:
+            with told(
+                f"the state directory of {self._segment.path} cannot be used: {self._segment.state_dir / 'lock'}"
+            ):
+                self._lock_file = locks.open_once(self._segment.state_dir / "lock")
+            self._join()
+        except BaseException:
+            self._segment.close()
+            raise
 
     def _join(self) -> None:
         """Take a row and build everything that depends on it."""

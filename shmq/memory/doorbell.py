@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -56,13 +57,27 @@ if _clockwait is not None:
     _sem_close.argtypes = (ctypes.c_void_p,)
 
 
+def _semaphore(name: str, flags: int) -> posix_ipc.Semaphore:
+    """Open or make one. Raises OSError with its number: posix_ipc has classes of its own for some, none for others."""
+    try:
+        return posix_ipc.Semaphore(name, flags, mode=0o600)
+    except posix_ipc.PermissionsError:
+        number = errno.EACCES
+    except posix_ipc.ExistentialError:
+        number = errno.EEXIST if flags else errno.ENOENT
+    except MemoryError:
+        number = errno.ENOMEM
+    except OSError as error:
+        number = error.errno or errno.EMFILE  # the one that it gives no number
+    raise OSError(number, os.strerror(number))
+
+
 class SemaphoreBell:
-    """A named POSIX semaphore."""
+    """A named POSIX semaphore. Raises OSError when it cannot be opened or made."""
 
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
-        flags = posix_ipc.O_CREX if create else 0
-        self._semaphore = posix_ipc.Semaphore(name, flags, mode=0o600)
+        self._semaphore = _semaphore(name, posix_ipc.O_CREX if create else 0)
         self.notify = self._semaphore.release
         self._handle: ctypes.c_void_p | None = None  # libc's, for waiting
         self._until = _Timespec()
@@ -197,7 +212,7 @@ def open_bell(name: str) -> Doorbell:
     """The bell a row names: a path is a FIFO, "/shmq-..." a semaphore. A vanished one is silent."""
     try:
         return SemaphoreBell(name) if is_semaphore(name) else FifoBell(Path(name))
-    except (posix_ipc.ExistentialError, posix_ipc.Error, OSError, ValueError):
+    except (OSError, ValueError):
         return NoBell()
 
 

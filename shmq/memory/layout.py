@@ -13,7 +13,7 @@ import math
 from dataclasses import astuple, dataclass, fields
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
@@ -67,7 +67,7 @@ PRODUCER_WORDS, WORKER_WORDS = 8, 32
 HEADER_WORDS = (
     "magic", "version", "total_bytes", "boot", "pid_namespace", "epoch", "supervisor_pid",
     "supervisor_ticks", "registry", "created_ns", "detached", "max_attempts", "recovery_pid",
-    "planner_pid", "config_hash", "draining",
+    "planner_pid", "time_namespace", "draining",
     "groups", "producers", "slots_per_producer", "slot_bytes", "workers", "units", "unit_bytes", "arenas",
 )  # fmt: skip
 HEADER = {name: i for i, name in enumerate(HEADER_WORDS)}

@@ -48,9 +48,9 @@ def worker_byte(row: int) -> int:
 class LockFile:
     """This process's one descriptor of the lock file, and the bytes it holds."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = False) -> None:
         # write-only file: a task that reads files must not open (and close) it by chance
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o200)
+        self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | (os.O_CREAT if create else 0), 0o200)
         self._held: set[int] = set()
         self._guard = threading.Lock()
 
@@ -100,9 +100,12 @@ class LockFile:
 _open_files: dict[Path, LockFile] = {}
 
 
-def open_once(path: Path) -> LockFile:
-    """This process's LockFile for the path; there must never be a second descriptor."""
+def open_once(path: Path, *, create: bool = False) -> LockFile:
+    """This process's LockFile for the path; there must never be a second descriptor.
+
+    Only the supervisor creates it: whoever made another one would lock against nobody. Raises OSError.
+    """
     found = _open_files.get(path)
     if found is None:
-        found = _open_files[path] = LockFile(path)
+        found = _open_files[path] = LockFile(path, create=create)
     return found

@@ -7,14 +7,17 @@ segment dies with the first client that exits); attaching goes by path, because
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import platform
+import re
 import secrets
 import stat
 import sys
 import threading
 import warnings
+import weakref
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Literal, cast
@@ -22,8 +25,10 @@ from typing import Literal, cast
 from shmq import clock, probes
 from shmq.errors import IncompatibleSegment, NoSpace, NotRunning
 from shmq.memory.layout import FIELD, HEADER, LAYOUT_VERSION, MAGIC, PATH_BYTES, Layout, Shape, shape_words
+from shmq.refusal import refused, told
 
 SHM = Path("/dev/shm")
+_REFUSALS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS})  # not the segment's fault
 _tracker_lock = threading.Lock()
 
 
@@ -44,6 +49,8 @@ class Segment:
         self.layout = layout
         self.shape = layout.shape
         self.fd = fd
+        self._close_fd = weakref.finalize(self, os.close, fd)  # also of one that was closed while arrays lived on
+        self._close_fd.atexit = False
         self.map = mmap.mmap(fd, layout.total_bytes)
         self._whole = memoryview(self.map)
         self._views: dict[str, memoryview] = {}
@@ -99,15 +106,15 @@ class Segment:
 
     def close(self) -> None:
         """Unmap. Arrays that still point into the segment keep the mapping alive until they go."""
-        for view in reversed(list(self._views.values())):
-            view.release()
-        self._views.clear()
+        self._close_fd()  # the mapping has a descriptor of its own
         try:
+            for view in reversed(list(self._views.values())):
+                view.release()
+            self._views.clear()
             self._whole.release()
             self.map.close()
         except BufferError:  # a user's zero-copy array lives on: the mapping must outlive it
-            return
-        os.close(self.fd)
+            self._views.clear()
 
 
 def create(
@@ -117,6 +124,7 @@ def create(
 
     Raises:
         NoSpace: /dev/shm or the memory cgroup cannot hold it (with the missing bytes).
+        SystemRefused: nothing can be made in /dev/shm.
     """
     refuse_platform()
     layout = Layout(shape)
@@ -124,8 +132,8 @@ def create(
         raise NoSpace(f"state directory {state_dir} is longer than {PATH_BYTES - 1} bytes; choose a shorter one")
     refuse_if_too_small(layout.total_bytes)
     temporary = f"{name}.{secrets.token_hex(4)}"
-    memory = _untracked(temporary, layout.total_bytes)
-    memory.close()
+    with told(f"the segment cannot be made in {SHM}"):
+        _untracked(temporary, layout.total_bytes).close()
     path = SHM / temporary
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -151,6 +159,7 @@ def _fill_header(segment: Segment, groups: list[str], state_dir: Path, max_attem
         ("total_bytes", segment.layout.total_bytes),
         ("boot", clock.boot_id()),
         ("pid_namespace", clock.pid_namespace()),
+        ("time_namespace", clock.time_namespace()),
         ("epoch", epoch),
         ("created_ns", clock.now_ns()),
         ("max_attempts", max_attempts),
@@ -208,10 +217,13 @@ def attach(name: str) -> Segment:
             "Start one with `shmq supervise config.toml` (the namespace is set in the config or SHMQ_NAMESPACE)."
         ) from None
     except OSError as error:
+        if error.errno in _REFUSALS:
+            raise refused(f"cannot attach {path}", error) from error
         raise IncompatibleSegment(f"cannot open {path}: {error.strerror}; it is not a segment of this user") from error
     try:
         _check_file(fd, path)
-        return Segment(fd, path, Layout(_read_shape(fd, path)))
+        with told(f"cannot map {path}"):
+            return Segment(fd, path, Layout(_read_shape(fd, path)))
     except BaseException:
         os.close(fd)
         raise
@@ -247,7 +259,13 @@ def _read_shape(fd: int, path: Path) -> Shape:
     if word["boot"] != clock.boot_id() or word["pid_namespace"] != clock.pid_namespace():
         raise IncompatibleSegment(
             f"{path} belongs to another pid namespace or boot (container?): pids there name other processes.\n"
-            "Run producers in the supervisor's pid namespace."
+            "Run producers in the supervisor's pid namespace. If that container or boot is over, what it left in "
+            f"there is lost: rm {path}"
+        )
+    if word["time_namespace"] != clock.time_namespace():
+        raise IncompatibleSegment(
+            f"{path} belongs to another time namespace: deadlines there count from another moment.\n"
+            "Run producers in the supervisor's time namespace."
         )
     shape = Shape(**{name: word[name] for name in Shape.__dataclass_fields__})
     bounds = {"groups": 64, "producers": 256, "workers": 1000, "slots_per_producer": 65536, "arenas": 8}
@@ -260,8 +278,21 @@ def _read_shape(fd: int, path: Path) -> Shape:
         )
     total = Layout(shape).total_bytes
     if word["total_bytes"] != total or os.fstat(fd).st_size != total:
-        raise IncompatibleSegment(f"{path} is {os.fstat(fd).st_size} bytes, its header says {total}: cut or damaged")
+        raise IncompatibleSegment(
+            f"{path} is {os.fstat(fd).st_size} bytes, its header says {word['total_bytes']}, its counts {total}: "
+            f"cut or damaged.\nSomebody wrote to it who should not. Stop what still uses it, then remove it: rm {path}"
+        )
     return shape
+
+
+def remove_unfinished(name: str) -> None:
+    """Remove segments of the name whose creator was killed (out of memory, say) before they were published.
+
+    Caller must: hold the supervisor's byte, so that nobody is creating one.
+    """
+    is_unfinished = re.compile(rf"{re.escape(name)}\.[0-9a-f]{{8}}").fullmatch
+    for left in filter(is_unfinished, os.listdir(SHM)):
+        unlink(left)
 
 
 def unlink(name: str) -> None:

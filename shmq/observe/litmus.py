@@ -73,20 +73,27 @@ def _run_once(litmus: Litmus) -> int:
         try:
             litmus.side(words, 0)
         finally:
-            if os.waitpid(pid, os.WNOHANG)[0] == 0 and not _ended(pid):
+            if not _ends(pid):
                 os.kill(pid, signal.SIGKILL)  # our own child, not reaped yet
-                os.waitpid(pid, 0)
+                _is_over(pid, 0)
         return litmus.forbidden(words)
 
 
-def _ended(pid: int) -> bool:
+def _ends(pid: int) -> bool:
     """Reap the child if it ends by itself within a second."""
     give_up = time.monotonic() + 1.0
-    while time.monotonic() < give_up:
-        if os.waitpid(pid, os.WNOHANG)[0]:
-            return True
+    while not _is_over(pid, os.WNOHANG):
+        if time.monotonic() > give_up:
+            return False
         time.sleep(0.0001)
-    return False
+    return True
+
+
+def _is_over(pid: int, options: int) -> bool:
+    try:
+        return os.waitpid(pid, options)[0] != 0
+    except ChildProcessError:  # SIGCHLD is ignored (by whoever started this): the kernel has reaped it
+        return True
 
 
 def _meet(words: memoryview, me: int, round_: int) -> None:

@@ -22,6 +22,7 @@ from shmq.config.model import Config
 from shmq.errors import ConfigError, ShmqError
 from shmq.memory.doorbell import FifoBell
 from shmq.memory.layout import HEADER
+from shmq.refusal import told
 from shmq.supervisor import helpers, limits, namespace
 from shmq.supervisor.commands import Commands
 from shmq.supervisor.control import ControlServer
@@ -40,6 +41,7 @@ from shmq.supervisor.stopping import Stopping
 _log = logging.getLogger("shmq.supervisor")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 EXIT_OK, EXIT_FORCED = 0, 1
+_DESCRIPTORS = 48  # beside one per worker: files, pipes, fork servers, 32 askers, what a look at /proc takes
 
 
 def supervise(config: Config, config_path: Path, *, log_format: str = "text", task_output: str = "log") -> int:
@@ -62,6 +64,8 @@ class Supervisor:
             raise ShmqError(
                 f"{probes.thread_count()} threads run in the supervisor before its first fork; it needs one"
             )
+        kernel.require_pidfds()
+        kernel.reserve_descriptors(config.memory.max_workers + _DESCRIPTORS)
         self.config = config
         self.state_dir = state_dir = namespace.state_dir(config)
         namespace.prepare(state_dir)
@@ -70,8 +74,9 @@ class Supervisor:
         self._actions: dict[int, Callable[[], None]] = {}
         self._watch_signals()  # a signal from here on ends the loop in order, not the process in between
         kernel.adopt_orphans()
-        self._bell = FifoBell(state_dir / "supervisor.bell", create=True)
-        self._control = ControlServer(state_dir, Commands(self).handlers())
+        with told(f"the state directory {state_dir} cannot be used"):
+            self._bell = FifoBell(state_dir / "supervisor.bell", create=True)
+            self._control = ControlServer(state_dir, Commands(self).handlers())
         try:
             self.segment = namespace.open_segment(config, state_dir, self.lock_file)
         except BaseException:

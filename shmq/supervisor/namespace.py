@@ -15,7 +15,8 @@ from shmq.config.model import Config
 from shmq.errors import AlreadyRunning, ConfigError, IncompatibleSegment, NotRunning
 from shmq.memory import doorbell, locks
 from shmq.memory.layout import GROUP_CONTROL, PRODUCER, WORKER, WORKER_DEAD, WORKER_FREE, Shape
-from shmq.memory.segment import Segment, attach, create, segment_name, unlink
+from shmq.memory.segment import SHM, Segment, attach, create, remove_unfinished, segment_name, unlink
+from shmq.refusal import told
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import STOPPED
 from shmq.transport.table import DONE, FIRST_FREE, FREE, STATE
@@ -37,7 +38,8 @@ def state_dir(config: Config) -> Path:
 
 def prepare(folder: Path) -> None:
     """Make the state directory private, or refuse one that is not ours alone."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with told(f"the state directory {folder} cannot be made (set state_dir or XDG_STATE_HOME)"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
         raise ConfigError(
@@ -48,8 +50,10 @@ def prepare(folder: Path) -> None:
 
 def lock(folder: Path, namespace: str) -> locks.LockFile:
     """The instance lock. Raises AlreadyRunning, naming the holder."""
-    lock_file = locks.open_once(folder / "lock")
-    if not lock_file.try_acquire(locks.SUPERVISOR):
+    with told(f"the lock file {folder / 'lock'} cannot be used"):
+        lock_file = locks.open_once(folder / "lock", create=True)
+        is_ours = lock_file.try_acquire(locks.SUPERVISOR)
+    if not is_ours:
         raise AlreadyRunning(
             f"namespace {namespace!r} is served by the supervisor with pid "
             f"{lock_file.holder(locks.SUPERVISOR)}.\n"
@@ -74,12 +78,17 @@ def open_segment(config: Config, folder: Path, lock_file: locks.LockFile) -> Seg
     """Find the namespace's segment again, or make it.
 
     Raises:
+        AlreadyRunning: the supervisor of another state directory serves it.
         IncompatibleSegment: another layout or shape, with jobs left in it.
         NoSpace: it does not fit.
     """
     name, shape = segment_name(config.namespace), shape_of(config)
+    remove_unfinished(name)
+    if not (SHM / name).exists() and _aside(name).exists():  # killed in _retire, before the jobs were counted
+        _aside(name).rename(SHM / name)
     try:
         segment = attach(name)
+        _refuse_if_served(segment, folder)
     except NotRunning:
         segment = _create(config, name, shape, folder)
         _remove_stray_bells(segment)  # of one whose name was removed: nothing else leads to them
@@ -94,6 +103,18 @@ def open_segment(config: Config, folder: Path, lock_file: locks.LockFile) -> Seg
     return _create(config, name, shape, folder)
 
 
+def _refuse_if_served(segment: Segment, folder: Path) -> None:
+    """The lock did not tell: it lies in another state directory, or was removed together with this one."""
+    pid = segment.header("supervisor_pid")
+    if is_process_of(segment, pid, segment.header("supervisor_ticks")):
+        raise AlreadyRunning(
+            f"{segment.path} is served by the supervisor with pid {pid}, whose state directory is "
+            f"{segment.state_dir}; this one's is {folder}.\n"
+            f"Start both with the same XDG_STATE_HOME or state_dir, or choose another namespace. If its state "
+            f"directory was removed while it ran, stop it with `kill {pid}`."
+        )
+
+
 def _create(config: Config, name: str, shape: Shape, folder: Path) -> Segment:
     segment = create(
         name, shape, groups=list(config.groups), state_dir=folder, max_attempts=config.supervisor.max_attempts
@@ -102,12 +123,16 @@ def _create(config: Config, name: str, shape: Shape, folder: Path) -> Segment:
     return segment
 
 
+def _aside(name: str) -> Path:
+    return SHM / f"{name}.old"
+
+
 def _retire(segment: Segment, name: str, folder: Path, lock_file: locks.LockFile) -> None:
     """Take the name from a segment of another configuration, if no job is left in it.
 
     The name goes first, then the jobs are counted: a producer that published meanwhile is not forgotten.
     """
-    aside = segment.path.with_name(f"{name}.old")
+    aside = _aside(name)
     segment.path.rename(aside)
     left = jobs_left(segment)
     if left:

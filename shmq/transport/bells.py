@@ -133,7 +133,9 @@ class Bells:
             self._forget(cache, row)
             if cache is self._of_worker:
                 self._forget_ended_workers()
-            known = cache[row] = (serial, open_bell(self._segment.text(names, row)))
+            known = (serial, open_bell(self._segment.text(names, row)))
+            if not isinstance(known[1], NoBell):  # it may be this process that had no descriptor left: try again
+                cache[row] = known
         return known[1]
 
     @staticmethod

@@ -10,13 +10,14 @@ import os
 from pathlib import Path
 
 from shmq import clock, probes
-from shmq.errors import TooManyProducers
+from shmq.errors import SystemRefused, TooManyProducers
 from shmq.memory import doorbell, locks
 from shmq.memory.blocks import SLOT_OF_TAG, BlockPool
 from shmq.memory.columns import column
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
+from shmq.refusal import told
 from shmq.transport.bells import poll_bell_path
 from shmq.transport.publish import Publisher
 from shmq.transport.table import DONE, FREE, GENERATION_SHIFT, STATE, next_free
@@ -90,11 +91,15 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
 
     Raises:
         TooManyProducers: living processes hold every row.
+        SystemRefused: this process cannot have a doorbell (no space, no descriptors); no row is taken.
     """
     for path, index in list(_kept_for_views):
         if path == segment.path and _kept_for_views.pop((path, index), False):
-            take_over(segment, index, keep_pins=True)
-            return ProducerRow(segment, index)
+            try:
+                return _enter(segment, index, keep_pins=True)
+            except SystemRefused:
+                _kept_for_views[path, index] = True
+                raise
     states = column(segment, "words").reshape(segment.shape.producers, -1) & STATE
     order = (-(states == FREE).sum(axis=1)).argsort(kind="stable").tolist()
     for index in order:
@@ -104,13 +109,29 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
         if is_holder_alive(segment, index):
             lock_file.release(byte)
             continue
-        take_over(segment, index)
-        return ProducerRow(segment, index)
+        try:
+            return _enter(segment, index)
+        except SystemRefused:
+            lock_file.release(byte)
+            raise
     raise TooManyProducers(
         f"all {segment.shape.producers} producer rows are held by living processes "
         "(a worker whose task submits jobs holds one too).\n"
         "Raise [memory] max_producers, or share one client between threads of a process."
     )
+
+
+def _enter(segment: Segment, index: int, *, keep_pins: bool = False) -> ProducerRow:
+    """Tidy the row and make it this process's. Caller must: hold its byte, and give it back when this is refused."""
+    with told(f"this process cannot enter {segment.path} as a producer"):
+        try:
+            take_over(segment, index, keep_pins=keep_pins)
+            return ProducerRow(segment, index)
+        except OSError:
+            at = index * PRODUCER_WORDS
+            segment.set_text("producer_bells", "", index)
+            segment.view("producer_rows")[at + PRODUCER["pid"]] = 0
+            raise
 
 
 def is_holder_alive(segment: Segment, index: int) -> bool:

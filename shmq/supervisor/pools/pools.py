@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from shmq.clock import NS
 from shmq.config.model import Config
+from shmq.errors import SystemRefused
 from shmq.memory import locks
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import CRASHED, Pool, Worker
@@ -175,8 +176,8 @@ class Pools:
             return False
         try:
             bell, serial = self.rows.prepare(index, pool.index)
-        except OSError as error:
-            _log.error("group %s: %s. Is /dev/shm full?", pool.name, error)
+        except SystemRefused as error:
+            _log.error("group %s: %s", pool.name, error)
             self._back_off(pool)
             return False
         pool.workers[index] = worker = Worker(index, pool.index, bell, time.monotonic(), self.generation, server)

@@ -9,8 +9,6 @@ DEAD row goes to recovery, which frees it when nothing of the worker is left.
 
 from __future__ import annotations
 
-import posix_ipc
-
 from shmq.clock import now_ns
 from shmq.memory import doorbell
 from shmq.memory.doorbell import SemaphoreBell
@@ -27,7 +25,8 @@ from shmq.memory.layout import (
     WORKER_STARTING,
     WORKER_WORDS,
 )
-from shmq.memory.segment import Segment
+from shmq.memory.segment import SHM, Segment
+from shmq.refusal import told
 from shmq.transport.bells import Bells
 from shmq.transport.table import GENERATION_SHIFT, LEASED, OWNER, OWNER_SHIFT, RUNNING, STATE, owner_of
 
@@ -77,7 +76,7 @@ class Rows:
     def prepare(self, index: int, group: int) -> tuple[SemaphoreBell, int]:
         """A clean STARTING row with a doorbell of its own; (doorbell, serial of the order).
 
-        Raises OSError when no semaphore can be made (/dev/shm full).
+        Raises SystemRefused when no semaphore can be made (/dev/shm full).
         """
         row = self._workers[index]
         serial = (row[WORKER["bell_serial"]] + 1) & _MOST
@@ -86,10 +85,8 @@ class Rows:
             histogram[:] = memoryview(_EMPTY_HISTOGRAM).cast("Q")
         name = doorbell.new_name(self.segment.path.name)
         self.segment.set_text("worker_bells", name, index)
-        try:
+        with told(f"no doorbell for a worker can be made in {SHM}"):
             bell = SemaphoreBell(name, create=True)
-        except (posix_ipc.Error, MemoryError) as error:
-            raise OSError(f"no doorbell for a worker: {error}") from error
         row[WORKER["bell_serial"]] = serial
         row[WORKER["group"]] = group
         row[WORKER["fork_ns"]] = now_ns()

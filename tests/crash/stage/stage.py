@@ -63,7 +63,7 @@ class Stage:
         registry.publish(self.tasks, self.folder)
         self.segment.set_header("registry", 1)
         self._first_moment = self.segment.map[:]
-        self.lock_file = locks.open_once(self.folder / "lock")
+        self.lock_file = locks.open_once(self.folder / "lock", create=True)
         self.recovery = Recovery(self.name, self.config)
         self.lock_file.release(locks.RECOVERY)
         self.dead_pid = self._a_dead_pid()
