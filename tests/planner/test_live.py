@@ -180,5 +180,21 @@ def test_automatic_workers_grow_past_the_cores_and_status_tells_the_bound(tmp_pa
         until(has_grown, "more workers than cores")
         seen = live.controls()[0]
         assert seen["max_workers"] >= seen["workers"] > cores
+        before, lowest = seen["scaled_to"], [seen["scaled_to"]]
+        pid = planner_pid(live)
+
+        def while_busy(condition):
+            def look():
+                has_grown()
+                lowest.append(live.controls()[0]["scaled_to"])
+                return condition()
+
+            until(look, "the planner is dead, old or back")
+
+        os.kill(pid, signal.SIGSTOP)
+        while_busy(lambda: now_ns() - plan(live)["updated_ns"] > 1.5 * NS)
+        os.kill(pid, signal.SIGKILL)
+        while_busy(lambda: planner_pid(live) not in {0, pid} and now_ns() - plan(live)["updated_ns"] < 0.5 * NS)
+        assert min(lowest) >= before  # neither the supervisor alone nor the next planner begins at the cores
         for job in jobs:
             job.result(GUARD_S)

@@ -71,6 +71,13 @@ def test_a_start_is_no_proof_of_a_low_need():
     assert targets(policy, [1] * 29) == [6] * 29
 
 
+def test_a_low_need_after_steps_that_nobody_saw_has_to_last_anew():
+    policy = Policy(RULES)
+    targets(policy, [6] * 40)
+    policy.watch_anew()
+    assert [policy.decide(1000.0 + t, Needs(1, 1)).target for t in range(32)] == [6] * 30 + [2, 2]
+
+
 def test_one_worker_less_has_to_last():
     got = targets(Policy(RULES), [5] + [4] * 2000)
     assert got[1799] == 5

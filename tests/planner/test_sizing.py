@@ -43,6 +43,14 @@ def test_concurrency_rests_before_the_workers_climb():
     assert seen[-1][1] == 8
 
 
+def test_a_planner_that_starts_anew_goes_on_from_what_the_one_before_found():
+    auto = Group(max_workers="auto", concurrency="auto")
+    sizing = Sizing(auto, cores=2, worker_rows=64, found_workers=17, found_concurrency=48)
+    assert (sizing.concurrency, sizing.max_workers) == (48, 21)  # the rung that has room for all
+    assert Sizing(auto, cores=2, worker_rows=16, found_workers=17).max_workers == 16
+    assert Sizing(auto, cores=4, worker_rows=64, found_workers=1).max_workers == 4
+
+
 def test_without_waiting_jobs_nothing_is_measured():
     sizing = Sizing(Group(max_workers="auto", concurrency="auto"), cores=2, worker_rows=8)
     assert len(set(steps(sizing, 100, lambda c, w: 5.0, waiting=0))) == 1

@@ -48,7 +48,12 @@ class Learner:
 
     def _seat_tasks(self) -> None:
         """Give each task with `group = "auto"` a row; one that had a row keeps it."""
-        wanted = {info.key: info.name for info in read(self._segment.state_dir).values() if info.is_auto}
+        try:
+            tasks = read(self._segment.state_dir).values()
+        except Exception as error:  # noqa: BLE001 - bad bytes raise what they like
+            _log.warning("tasks with automatic groups stay as they are until the next reload: %s", error)
+            return
+        wanted = {info.key: info.name for info in tasks if info.is_auto}
         rows = {row[TASK_ROUTE["key"]]: at for at, row in enumerate(self._routes) if row[TASK_ROUTE["key"]] in wanted}
         free = [at for at in range(MOST_ROUTED_TASKS) if at not in rows.values()]
         for at in free:

@@ -38,8 +38,9 @@ class Staffing:
                 pool.target = high
             else:
                 wanted = self._planned(pool)
-                if wanted is not None and pool.settings.max_workers == "auto":
-                    high = self._rows.count  # the planner finds the bound; without it the cores are one
+                if pool.settings.max_workers == "auto":
+                    # the planner finds the bound; without it the cores are one, but nobody leaves for that
+                    high = self._rows.count if wanted is not None else max(high, pool.target)
                 if wanted is None:
                     # the first job of a group at rest does not wait for the next step
                     wanted = self._reactive(pool) if is_step or not pool.target else pool.target
