@@ -59,4 +59,4 @@ class Patterns:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             forecaster.save(self.path(group), time.time() if saved_at is None else saved_at)
         except OSError as error:
-            _log.warning("group %s: the learned pattern was not saved: %s. Is there room, is the folder yours?", group, error)
+            _log.warning("group %s: the learned pattern was not saved: %s. Is there room? Is it yours?", group, error)
