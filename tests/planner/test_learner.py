@@ -127,7 +127,7 @@ def test_a_registry_that_cannot_be_read_leaves_all_as_it_is(place, caplog):
     place.ran("jobs.nap", LEAST_JOBS, cpu_ns=100_000)
     place.learner.step()
     assert place.group("jobs.nap") == "network"
-    assert "until the next reload" in caplog.text
+    assert "`shmq reload` writes it anew" in caplog.text
 
 
 def test_a_task_that_is_gone_leaves_its_row_to_the_next(place):

@@ -63,6 +63,25 @@ def test_a_group_at_rest_has_no_worker_and_its_first_job_starts_one(live):
     assert live.controls()[0]["spawned"] > 0
 
 
+def test_a_group_at_rest_keeps_who_was_woken_until_the_planner_has_seen_the_job(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG.replace("0.05", "2").replace("hold_s = 0.3", "hold_s = 60")) as live:
+        until(lambda: plan(live)["updated_ns"], "the first plan")
+        pid = planner_pid(live)
+        os.kill(pid, signal.SIGSTOP)  # its plan says: nobody
+        try:
+            live.submit("nap", 0.0).result(GUARD_S)
+            for _ in range(5):
+                live.control("ping")  # each lets the supervisor look what is wanted
+            assert len(live.live_workers("network")) == 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        seen = plan(live)["updated_ns"]
+        until(lambda: plan(live)["updated_ns"] > seen, "the planner has seen it")
+        live.control("ping")
+        assert len(live.live_workers("network")) == 1
+        assert live.controls()[0]["spawned"] == 1
+
+
 def test_the_plan_is_written_every_step(live):
     before = plan(live)["updated_ns"]
     until(lambda: plan(live)["updated_ns"] > before, "a newer plan")

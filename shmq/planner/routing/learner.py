@@ -11,6 +11,7 @@ import logging
 
 import numpy as np
 
+from shmq.errors import ShmqError
 from shmq.memory.columns import column
 from shmq.memory.layout import MOST_ROUTED_TASKS, TASK_ROUTE, TASK_TRAITS
 from shmq.memory.segment import Segment
@@ -50,8 +51,8 @@ class Learner:
         """Give each task with `group = "auto"` a row; one that had a row keeps it."""
         try:
             tasks = read(self._segment.state_dir).values()
-        except Exception as error:  # noqa: BLE001 - bad bytes raise what they like
-            _log.warning("tasks with automatic groups stay as they are until the next reload: %s", error)
+        except ShmqError as error:
+            _log.warning("tasks with automatic groups stay where they are: %s", error)
             return
         wanted = {info.key: info.name for info in tasks if info.is_auto}
         rows = {row[TASK_ROUTE["key"]]: at for at, row in enumerate(self._routes) if row[TASK_ROUTE["key"]] in wanted}
