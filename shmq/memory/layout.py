@@ -136,7 +136,7 @@ FIELDS: tuple[Field, ...] = (
         "group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters, until when the group is attended"
     ),
     Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
-    Field("group_reason", "B", ("groups", 128), "planner", "the target's reason, in words"),
+    Field("group_reason", "B", ("groups", 256), "planner", "the target's reason, in words"),
     Field("route_version", "Q", (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
     Field("task_routes", "Q", (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
     Field("task_traits", "Q", ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 
 from shmq.clock import NS
+from shmq.errors import ShmqError
 from shmq.memory.columns import column
 from shmq.memory.layout import PRODUCER, WORKER, WORKER_DEAD, WORKER_LIVE, WORKER_STARTING
 from shmq.memory.segment import Segment
@@ -32,7 +33,10 @@ def read_workers(segment: Segment, now_ns: int, previous: Snapshot | None) -> tu
     key_of = struct.Struct("<Q").unpack_from  # the first word of a job's header: a hash, so no value is absurd
     payload, stride = segment.view("payload"), segment.shape.slot_bytes
     groups = segment.group_names()
-    tasks = {info.key: name for name, info in registry.read(segment.state_dir).items()}
+    try:
+        tasks = {info.key: name for name, info in registry.read(segment.state_dir).items()}
+    except ShmqError:  # damaged: who looks for what is wrong sees the rest all the more
+        tasks = {}
     running = _running_by_owner(segment)
     before = {(worker.row, worker.pid): worker for worker in previous.workers} if previous else {}
     elapsed_s = (now_ns - previous.taken_ns) / NS if previous else 0.0

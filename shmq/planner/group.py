@@ -196,8 +196,12 @@ class GroupPlanner:
         """For the load that is here: in mode "reactive" with a margin, else for surprises.
 
         Beside a forecast the present rate counts as far as chance does not explain it (two standard deviations
-        of Poisson arrivals less), or the noise of single steps would fork workers.
+        of Poisson arrivals less), or the noise of single steps would fork workers. Where anything came, waits or runs,
+        somebody is needed: rare jobs keep their worker for the hold time, and are not forked one each.
         """
+        return max(self._for_present_load(seen), int(seen.arrivals + seen.waiting + seen.running > 0))
+
+    def _for_present_load(self, seen: Observed) -> int:
         rate = self.present.value
         if self.policy.rules.mode == "reactive":
             load = Load(rate / self.step_s, seen.service_s, seen.service_cv2, error=self.present.error)

@@ -39,8 +39,8 @@ class Patterns:
 
     def __init__(self, folder: Path, step_s: float, day_s: float) -> None:
         self._folder, self._step_s = folder, step_s
+        self._unsaved: set[str] = set()  # groups whose last save failed
         self._load_step_s = seconds_of_load(step_s, day_s)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, group: str) -> Path:
         """Where the group's pattern is."""
@@ -55,8 +55,18 @@ class Patterns:
         forecaster.skip(missed_steps(forecaster.saved_at, boundary, self._step_s))
 
     def save(self, group: str, forecaster: Forecaster, saved_at: float | None = None) -> None:
-        """Write what was learned up to now. A full disk costs the pattern, not the planner."""
+        """Write what was learned up to now. A full disk or a lost folder costs the pattern, not the planner."""
         try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             forecaster.save(self.path(group), time.time() if saved_at is None else saved_at)
         except OSError as error:
-            _log.warning("group %s: the learned pattern was not saved: %s. Is the disk full?", group, error)
+            if group in self._unsaved:  # said already
+                return
+            self._unsaved.add(group)
+            _log.warning(
+                "group %s: the learned pattern was not saved: %s. Is there room, and is the folder yours? "
+                "It is tried again every [planner] save_s.",
+                group, error,
+            )  # fmt: skip
+        else:
+            self._unsaved.discard(group)

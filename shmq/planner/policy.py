@@ -111,6 +111,10 @@ class Policy:
         self._regret(now_s)
         return self._move(now_s, min(need, self.rules.max_workers), f"{source} needs {need} soon")
 
+    def watch_anew(self) -> None:
+        """Needs went by unseen: a lower one has to last from the next decision on."""
+        self._since_s = None
+
     def _maybe_lower(self, now_s: float, need: int, needs: Needs) -> Decision:
         assert self._since_s is not None
         if now_s - self._since_s < self._hold_s:

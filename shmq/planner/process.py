@@ -47,7 +47,13 @@ class Planner:
         self._control = self._segment.rows("group_control")
         self._patterns = Patterns(self._segment.state_dir / "patterns", self._step_s, config.planner.day_s)
         self._names = list(config.groups)
-        self._sizings = [Sizing(g, self._cores, self._segment.shape.workers) for g in config.groups.values()]
+        self._sizings = [
+            Sizing(
+                settings, self._cores, self._segment.shape.workers,
+                self._control[g][GROUP_CONTROL["scaled_to"]], self._plans[g][GROUP_PLAN["concurrency"]],
+            )
+            for g, settings in enumerate(config.groups.values())
+        ]  # fmt: skip
         self._groups: list[GroupPlanner] = []
         self._errors = [0.0] * len(self._names)
         self._loads = [0.0] * len(self._names)
@@ -138,6 +144,8 @@ class Planner:
         seen = self._observer.observe(g, now_s)
         if missed:
             planner.forecaster.skip(missed)
+            if missed * self._step_s >= planner.policy.rules.hold_s:
+                planner.policy.watch_anew()
             steps = missed + 1
             seen = replace(seen, arrivals=seen.arrivals / steps, departures=seen.departures / steps)
         sizing.observe(seen, self._step_s, self._control[g][GROUP_CONTROL["workers"]])

@@ -30,11 +30,17 @@ class _Window:
 
 @dataclass
 class Sizing:
-    """Concurrency of one worker and most workers of one group."""
+    """Concurrency of one worker and most workers of one group.
+
+    `found_workers`, `found_concurrency`: by the planner before this one, which ended; 0: there was none. Its bound was
+    no lower than the workers that are there.
+    """
 
     settings: Group
     cores: int
     worker_rows: int
+    found_workers: int = 0
+    found_concurrency: int = 0
     _window: _Window = field(default_factory=_Window)
     _is_settling: bool = False
 
@@ -42,9 +48,13 @@ class Sizing:
         settings, rows = self.settings, max(self.worker_rows, 1)
         self._concurrency = self._workers = None
         if settings.concurrency == "auto":
-            self._concurrency = Climber(ladder(1, MOST_CONCURRENCY), FIRST_CONCURRENCY)
+            self._concurrency = Climber(ladder(1, MOST_CONCURRENCY), self.found_concurrency or FIRST_CONCURRENCY)
         if settings.max_workers == "auto":
-            self._workers = Climber(ladder(max(min(settings.min_workers, rows), 1), rows), min(self.cores, rows))
+            rungs = ladder(max(min(settings.min_workers, rows), 1), rows)
+            start = min(self.cores, rows)
+            if self.found_workers > start:
+                start = next((rung for rung in rungs if rung >= self.found_workers), rows)
+            self._workers = Climber(rungs, start)
 
     @property
     def concurrency(self) -> int:

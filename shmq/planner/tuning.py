@@ -103,13 +103,14 @@ class Climber:
             self._at, self.is_resting = next_rung(self._measured, self._first, len(self.rungs))
             if self.is_resting:
                 self._rested = 0
-                self.reason = f"{self.setting}: the least with nearly the best throughput ({self._seen()})"
+                self.reason = f"{self.setting}: the least near the best throughput ({self._seen()})"
             else:
                 self.reason = f"measuring {self.setting} ({self._seen()})"
         return self.setting
 
     def _seen(self) -> str:
-        return ", ".join(f"{self.rungs[i]}: {rate:.4g}/s" for i, rate in sorted(self._measured.items()))
+        best = max(self._measured, key=lambda rung: self._measured[rung])
+        return f"best {self.rungs[best]}: {self._measured[best]:.4g}/s"
 
     def _watch(self) -> None:
         """At rest: climb again when the throughput has changed for good."""

@@ -22,7 +22,7 @@ import msgspec
 
 from shmq.config import check
 from shmq.config.model import Route
-from shmq.errors import ConfigError
+from shmq.errors import ConfigError, ShmqError
 from shmq.tasks.task import AUTO, Task
 
 FILE = "registry.json"
@@ -145,12 +145,17 @@ def publish(tasks: dict[int, Task[..., Any]], state_dir: Path, routes: Iterable[
 
 
 def read(state_dir: Path) -> dict[str, TaskInfo]:
-    """The published registry by name; empty before the first worker is ready."""
+    """The published registry by name; empty before the first worker is ready. Raises ShmqError when it is damaged."""
+    path = state_dir / FILE
     try:
-        raw = (state_dir / FILE).read_bytes()
+        infos = msgspec.json.decode(path.read_bytes(), type=list[TaskInfo])
     except FileNotFoundError:
         return {}
-    return {info.name: info for info in msgspec.json.decode(raw, type=list[TaskInfo])}
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ShmqError(
+            f"the list of tasks {path} cannot be read: {error}.\n`shmq reload` writes it anew."
+        ) from None
+    return {info.name: info for info in infos}
 
 
 def nearest(name: str, known: list[str]) -> str:

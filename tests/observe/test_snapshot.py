@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from shmq import clock
+from shmq.errors import ShmqError
 from shmq.memory.lanes import lane
 from shmq.memory.layout import FIELDS, GROUP_CLAIM, GROUP_PLAN, PRODUCER, WORKER, WORKER_DEAD, WORKER_STARTING
 from shmq.observe.histogram import bucket_of
@@ -65,6 +66,15 @@ def test_the_task_of_a_running_job_is_named(fake, tmp_path):
     (worker,) = take(fake.segment).workers
 
     assert (worker.task, worker.job, worker.running) == ("some.task", "7-3", 1)
+
+
+def test_a_damaged_list_of_tasks_costs_the_names_only(fake, tmp_path):
+    (tmp_path / registry.FILE).write_bytes(b"[{")
+    fake.worker(0, group=0, job=job_id(fake.word(3, RUNNING, generation=7), 3))
+    (worker,) = take(fake.segment).workers
+    assert worker.job == "7-3"
+    with pytest.raises(ShmqError, match=r"registry\.json cannot be read(.|\n)*`shmq reload` writes it anew"):
+        registry.read(tmp_path)
 
 
 def test_a_worker_whose_result_finds_no_room_is_waiting(fake):

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import ast
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import shmq.planner.forecast
 from shmq.planner.forecast import Forecaster
 from shmq.planner.forecast.pending import HORIZON
 from tests.planner.loads import daily, flat
@@ -41,6 +45,37 @@ def test_a_forecast_knows_nothing_of_what_comes_later():
             seen[t] = [array.copy() for array in whole.forecast(15)]
     for t, forecast in seen.items():
         assert same(fed(counts[: t + 1]).forecast(15), forecast)
+
+
+OPENED: list[str] = []
+IS_WATCHED = [False]
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" and IS_WATCHED[0] else None)
+
+
+def test_no_file_is_looked_at():
+    counts = daily(2)
+    IS_WATCHED[0] = True
+    fed(counts).forecast(40)
+    IS_WATCHED[0] = False
+    assert not OPENED
+
+
+def imported(path):
+    """Names that a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nothing_that_tells_the_time_is_imported():
+    allowed = ("__future__.", "math", "typing.", "numpy", "shmq.planner.forecast.")
+    signatures = {"os.PathLike", "pathlib.Path"}
+    modules = [path for path in Path(shmq.planner.forecast.__file__).parent.glob("*.py") if path.stem != "state"]
+    assert len(modules) > 5
+    for path in modules:
+        assert [name for name in imported(path) if not name.startswith(allowed) and name not in signatures] == []
 
 
 def test_a_forecast_changes_nothing():

@@ -119,6 +119,17 @@ def test_sums_without_the_job_that_ends_them_wait(place):
     assert traits_of(place.routes[place.row("jobs.nap")]).cpu_s == pytest.approx(0.009)
 
 
+def test_a_registry_that_cannot_be_read_leaves_all_as_it_is(place, caplog):
+    place.publish("jobs.nap")
+    place.learner.step()
+    (place.folder / registry.FILE).write_bytes(b"\xff[")
+    place.segment.set_header("registry", place.segment.header("registry") + 1)
+    place.ran("jobs.nap", LEAST_JOBS, cpu_ns=100_000)
+    place.learner.step()
+    assert place.group("jobs.nap") == "network"
+    assert "`shmq reload` writes it anew" in caplog.text
+
+
 def test_a_task_that_is_gone_leaves_its_row_to_the_next(place):
     place.publish("jobs.old")
     place.learner.step()

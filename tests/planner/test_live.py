@@ -63,6 +63,25 @@ def test_a_group_at_rest_has_no_worker_and_its_first_job_starts_one(live):
     assert live.controls()[0]["spawned"] > 0
 
 
+def test_a_group_at_rest_keeps_who_was_woken_until_the_planner_has_seen_the_job(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG.replace("0.05", "2").replace("hold_s = 0.3", "hold_s = 60")) as live:
+        until(lambda: plan(live)["updated_ns"], "the first plan")
+        pid = planner_pid(live)
+        os.kill(pid, signal.SIGSTOP)  # its plan says: nobody
+        try:
+            live.submit("nap", 0.0).result(GUARD_S)
+            for _ in range(5):
+                live.control("ping")  # each lets the supervisor look what is wanted
+            assert len(live.live_workers("network")) == 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        seen = plan(live)["updated_ns"]
+        until(lambda: plan(live)["updated_ns"] > seen, "the planner has seen it")
+        live.control("ping")
+        assert len(live.live_workers("network")) == 1
+        assert live.controls()[0]["spawned"] == 1
+
+
 def test_the_plan_is_written_every_step(live):
     before = plan(live)["updated_ns"]
     until(lambda: plan(live)["updated_ns"] > before, "a newer plan")
@@ -180,5 +199,21 @@ def test_automatic_workers_grow_past_the_cores_and_status_tells_the_bound(tmp_pa
         until(has_grown, "more workers than cores")
         seen = live.controls()[0]
         assert seen["max_workers"] >= seen["workers"] > cores
+        before, lowest = seen["scaled_to"], [seen["scaled_to"]]
+        pid = planner_pid(live)
+
+        def while_busy(condition):
+            def look():
+                has_grown()
+                lowest.append(live.controls()[0]["scaled_to"])
+                return condition()
+
+            until(look, "the planner is dead, old or back")
+
+        os.kill(pid, signal.SIGSTOP)
+        while_busy(lambda: now_ns() - plan(live)["updated_ns"] > 1.5 * NS)
+        os.kill(pid, signal.SIGKILL)
+        while_busy(lambda: planner_pid(live) not in {0, pid} and now_ns() - plan(live)["updated_ns"] < 0.5 * NS)
+        assert min(lowest) >= before  # neither the supervisor alone nor the next planner begins at the cores
         for job in jobs:
             job.result(GUARD_S)

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from shmq.config.model import Config, Group
-from shmq.memory.layout import GROUP_PLAN, GROUP_PLAN_WORDS
-from shmq.planner.group import GroupPlanner, Plan
+from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, GROUP_PLAN_WORDS
+from shmq.planner.group import GroupPlanner, Observed, Plan
 from shmq.planner.policy import Rules
 from shmq.planner.process import Planner
+from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal
 
 TARGET = GROUP_PLAN["target"]
@@ -63,6 +64,27 @@ def test_what_the_next_decision_sees_to_is_left_to_it(planner):
     planner._plans_made = [plan(), plan(soon=6, soon_s=5.0)]
     planner._order_soon(time.monotonic(), time.monotonic() + 1.0)
     assert [row[TARGET] for row in planner._plans] == [0, 0]
+
+
+def stopped_for(planner, steps):
+    """The targets of the first group around steps that went by while the planner was stopped."""
+    planner._step_s, planner._control = 1.0, [[0] * len(GROUP_CONTROL)] * 2
+    planner._sizings = [Sizing(planner._config.groups[name], 2, 20) for name in planner._names]
+    planner._groups[0].policy.rules = Rules(1, 30, hold_s=10.0)
+    load = {"arrivals": 20.0, "departures": 20.0, "service_s": 0.5}
+    planner._observer = SimpleNamespace(observe=lambda _, now_s: Observed(now_s, **load))
+
+    def step(now_s, missed=0):
+        return planner._groups[0].step(planner._observe(0, now_s, missed)).target
+
+    busy = [step(float(t)) for t in range(20)][-1]
+    load |= {"arrivals": 0.0, "departures": 0.0}
+    return busy, step(20.0 + steps, steps)
+
+
+def test_steps_that_nobody_saw_are_no_proof_of_a_low_need(planner):
+    busy, after = stopped_for(planner, 3600)
+    assert after == busy > 5
 
 
 def test_the_host_is_shared_between_two_steps_as_well(planner):

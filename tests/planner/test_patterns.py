@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
 from shmq.planner.patterns import LONGEST_GAP_S, Patterns, missed_steps, next_boundary, seconds_of_load
 from tests.planner.loads import daily
@@ -50,8 +50,33 @@ def test_after_a_pause_the_day_goes_on_in_phase(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_costs_the_pattern_only(tmp_path, caplog):
+    (tmp_path / "patterns").write_text("in the way")
     patterns = Patterns(tmp_path / "patterns", 1.0, 86400.0)
-    (tmp_path / "patterns").rmdir()
+    for _ in range(2):
+        patterns.save("network", patterns.load("network"), NOW)
+    assert caplog.text.count("not saved") == 1
+    (tmp_path / "patterns").unlink()
     patterns.save("network", patterns.load("network"), NOW)
-    assert "not saved" in caplog.text
-    assert np.isfinite(patterns.load("network").forecast(3)[0]).all()
+    assert patterns.load("network").saved_at == NOW
+
+
+def test_a_folder_that_was_removed_is_made_again(tmp_path):
+    patterns = Patterns(tmp_path / "patterns", 1.0, 86400.0)
+    for _ in range(2):
+        patterns.save("network", patterns.load("network"), NOW)
+        patterns.path("network").unlink()
+        patterns.path("network").parent.rmdir()
+    patterns.save("network", patterns.load("network"), NOW)
+    assert patterns.load("network").saved_at == NOW
+
+
+def test_a_save_that_was_killed_leaves_nothing_for_long(tmp_path, monkeypatch):
+    patterns = Patterns(tmp_path / "patterns", 1.0, 86400.0)
+    for killed_pid in (101, 102, 103):
+        monkeypatch.setattr("os.getpid", lambda pid=killed_pid: pid)
+        with monkeypatch.context() as killed:
+            for name in ("replace", "unlink"):
+                killed.setattr(Path, name, lambda *_, **__: None)
+            patterns.save("network", patterns.load("network"), NOW)
+    patterns.save("network", patterns.load("network"), NOW)
+    assert [path.name for path in (tmp_path / "patterns").iterdir()] == ["network.npz"]

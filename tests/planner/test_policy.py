@@ -71,6 +71,13 @@ def test_a_start_is_no_proof_of_a_low_need():
     assert targets(policy, [1] * 29) == [6] * 29
 
 
+def test_a_low_need_after_steps_that_nobody_saw_has_to_last_anew():
+    policy = Policy(RULES)
+    targets(policy, [10] * 40)
+    policy.watch_anew()
+    assert [policy.decide(1000.0 + t, Needs(1, 1)).target for t in range(32)] == [10] * 30 + [2, 2]
+
+
 def test_one_worker_less_has_to_last():
     got = targets(Policy(RULES), [5] + [4] * 2000)
     assert got[1799] == 5
@@ -152,6 +159,14 @@ def test_a_noisy_flat_load_does_not_flap(mean, service_s, mode):
     setting = Setting(service_s, Goal(0.2, 0.05), max_workers=32)
     got, _ = simulate(flat(2 * 3600, mean), 1.0, setting, mode)
     assert np.abs(np.diff(got[3600:])).sum() <= 2  # the first hour it gets to know the load
+
+
+def test_rare_jobs_are_not_forked_a_worker_each():
+    setting = Setting(0.05, Goal(0.2, 0.05), min_workers=0, max_workers=8)
+    counts = flat(2 * 3600, 0.04)
+    got, _ = simulate(counts, 1.0, setting)
+    there = np.maximum(got, np.array(counts) > 0)  # a group at rest is woken by its first job, whatever the target
+    assert np.abs(np.diff(there[3600:])).sum() <= 2
 
 
 def test_a_square_wave_is_followed():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from shmq.config.model import Group
+from shmq.memory.layout import FIELD
 from shmq.planner.group import Observed
 from shmq.planner.sizing import Sizing
 
@@ -41,6 +42,25 @@ def test_concurrency_rests_before_the_workers_climb():
     first_wider = next(i for i, (_, workers) in enumerate(seen) if workers != 2)
     assert 25 <= seen[first_wider][0] <= 60
     assert seen[-1][1] == 8
+
+
+def test_a_planner_that_starts_anew_goes_on_from_what_the_one_before_found():
+    auto = Group(max_workers="auto", concurrency="auto")
+    sizing = Sizing(auto, cores=2, worker_rows=64, found_workers=17, found_concurrency=48)
+    assert (sizing.concurrency, sizing.max_workers) == (48, 21)  # the rung that has room for all
+    assert Sizing(auto, cores=2, worker_rows=16, found_workers=17).max_workers == 16
+    assert Sizing(auto, cores=4, worker_rows=64, found_workers=1).max_workers == 4
+
+
+def test_what_was_found_fits_the_segment_beside_the_policys_reason():
+    sizing = Sizing(Group(max_workers="auto", concurrency="auto"), cores=2, worker_rows=1000)
+    longest = 0
+    for _ in range(100):
+        steps(sizing, 30, lambda c, w: 1234.5678 * w * min(c, 200) ** 0.7)
+        longest = max(longest, len(sizing.reason))
+    assert sizing.concurrency > 100
+    policy = "1000: needs 999, but one worker less has to last 14400 s, more not so long; "
+    assert len(policy) + longest < FIELD["group_reason"].dims[-1]
 
 
 def test_without_waiting_jobs_nothing_is_measured():

@@ -49,6 +49,12 @@ def test_erlang_c_is_what_a_queue_does(servers, load):
     assert late == pytest.approx((waits > 0.2).mean(), rel=0.03)
 
 
+def test_the_unit_of_time_does_not_matter():
+    seconds, minutes = Load(12.0, 1.0, 2.0, error=0.1), Load(12.0 / 60, 60.0, 2.0, error=0.1)
+    assert miss_probability(16, seconds, 0.2) == pytest.approx(miss_probability(16, minutes, 12.0))
+    assert workers_needed(seconds, Goal(0.2, 0.05)) == workers_needed(minutes, Goal(12.0, 0.05))
+
+
 @pytest.mark.parametrize("cv2", [0.25, 4.0])
 def test_spread_of_service_times_is_allowed_for(cv2):
     rng = np.random.default_rng(3)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +44,7 @@ def save(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> None:
     }
     buffer = io.BytesIO()
     np.savez(buffer, version=np.array(VERSION), step_seconds=np.array(step_seconds), **arrays)  # type: ignore[arg-type]
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh = path.with_name(path.name + ".new")  # one name: what a killed save leaves is overwritten
     try:
         fresh.write_bytes(buffer.getbuffer())
         fresh.replace(path)

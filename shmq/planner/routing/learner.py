@@ -11,6 +11,7 @@ import logging
 
 import numpy as np
 
+from shmq.errors import ShmqError
 from shmq.memory.columns import column
 from shmq.memory.layout import MOST_ROUTED_TASKS, TASK_ROUTE, TASK_TRAITS
 from shmq.memory.segment import Segment
@@ -48,7 +49,12 @@ class Learner:
 
     def _seat_tasks(self) -> None:
         """Give each task with `group = "auto"` a row; one that had a row keeps it."""
-        wanted = {info.key: info.name for info in read(self._segment.state_dir).values() if info.is_auto}
+        try:
+            tasks = read(self._segment.state_dir).values()
+        except ShmqError as error:
+            _log.warning("tasks with automatic groups stay where they are: %s", error)
+            return
+        wanted = {info.key: info.name for info in tasks if info.is_auto}
         rows = {row[TASK_ROUTE["key"]]: at for at, row in enumerate(self._routes) if row[TASK_ROUTE["key"]] in wanted}
         free = [at for at in range(MOST_ROUTED_TASKS) if at not in rows.values()]
         for at in free:

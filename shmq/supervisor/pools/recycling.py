@@ -11,9 +11,8 @@ import logging
 import time
 from pathlib import Path
 
-import msgspec
-
 from shmq import probes
+from shmq.errors import ShmqError
 from shmq.supervisor.pools.killing import Killer
 from shmq.supervisor.pools.pools import Pools
 from shmq.supervisor.pools.worker import MEMORY, Pool, Worker
@@ -129,6 +128,6 @@ class Recycling:
     def _task_name(self, key: int) -> str:
         try:
             infos = registry.read(self._state_dir)
-        except (OSError, msgspec.MsgspecError):
+        except ShmqError:
             infos = {}
         return next((info.name for info in infos.values() if info.key == key), f"task {key:#018x}")

@@ -38,13 +38,14 @@ class Staffing:
                 pool.target = high
             else:
                 wanted = self._planned(pool)
-                if wanted is not None and pool.settings.max_workers == "auto":
-                    high = self._rows.count  # the planner finds the bound; without it the cores are one
+                if pool.settings.max_workers == "auto":
+                    # the planner finds the bound; without it the cores are one, but nobody leaves for that
+                    high = self._rows.count if wanted is not None else max(high, pool.target)
                 if wanted is None:
                     # the first job of a group at rest does not wait for the next step
                     wanted = self._reactive(pool) if is_step or not pool.target else pool.target
-                elif wanted == 0 and self._has_work(pool):
-                    wanted = 1
+                elif wanted == 0:
+                    wanted = self._woken(pool)
                 pool.target = min(max(wanted, low), high)
 
     def _planned(self, pool: Pool) -> int | None:
@@ -53,6 +54,13 @@ class Staffing:
         step_ns = self._rows.plan(pool.index, "step")
         is_fresh = 0 < step_ns <= _LONGEST_STEP_NS and 0 <= age_ns <= max(_FRESH_STEPS * step_ns, NS)
         return self._rows.plan(pool.index, "target") if is_fresh else None
+
+    def _woken(self, pool: Pool) -> int:
+        """A group at rest has a worker from its first job until the planner has seen that job and plans anew."""
+        plan_ns = self._rows.plan(pool.index, "updated_ns")
+        if self._has_work(pool):
+            pool.woken_at_plan_ns = plan_ns
+        return int(pool.woken_at_plan_ns == plan_ns)
 
     def _has_work(self, pool: Pool) -> bool:
         """Do jobs wait that may be started?"""

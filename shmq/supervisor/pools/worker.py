@@ -97,6 +97,7 @@ class Pool:
     target: int = 0
     fixed_target: int | None = None
     idle_since: float = 0.0
+    woken_at_plan_ns: int = 0
     substitutes: int = 0
     substitutes_until: float = 0.0
     failures_in_a_row: int = 0

@@ -8,6 +8,7 @@ import sqlite3
 import msgspec
 
 from shmq.config.model import Config
+from shmq.errors import ShmqError
 from shmq.memory.segment import Segment
 from shmq.tasks.registry import TaskInfo, read
 from shmq.transport.dead import DeadLetter, DeadLetters
@@ -87,7 +88,7 @@ class Failures:
         """The published facts of a task."""
         try:
             infos = read(self._segment.state_dir)
-        except (OSError, msgspec.MsgspecError):
+        except ShmqError:
             return None
         return next((info for info in infos.values() if info.key == key), None)
 
