@@ -219,6 +219,7 @@ class Decoder:
     def __init__(self, blocks: BlockPool) -> None:
         self._blocks = blocks
         self.views: list[tuple[Callable[[], bool], int, int]] = []
+        self._viewed_bytes = 0  # blocks of `views`, not pinned yet
         self._untyped = self.typed(Any).decode
 
     def typed(self, kind: Any) -> msgspec.msgpack.Decoder[Any]:
@@ -259,11 +260,13 @@ class Decoder:
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
-        if self._blocks.must_be_copied(unit):
+        block_bytes = self._blocks.units_for(nbytes) * self._blocks.unit_bytes
+        if self._blocks.must_be_copied(unit, self._viewed_bytes + block_bytes):
             flat = flat.copy()
             flat.flags.writeable = False
             return flat.reshape(shape)
         flat.flags.writeable = False
+        self._viewed_bytes += block_bytes
         self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
         return flat.reshape(shape)
 
@@ -275,6 +278,7 @@ class Decoder:
                 if not is_alive():  # it died in between: its finalizer ran before the pin
                     self._blocks.unpin(unit, nbytes)
         self.views.clear()
+        self._viewed_bytes = 0
 
 
 def _with_odd_text(value: Any) -> Any:

@@ -100,6 +100,7 @@ class Calling:
                     for args in left:
                         values.append(call(*args))
                     seat.in_user = False
+                seat.calls = []  # they hold views of blocks, which the next chunk may be long in replacing
                 return now_ns() - started, values, failures
             except BaseException as error:
                 seat.in_user = False
