@@ -119,7 +119,7 @@ class Encoder:
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, np.generic):
-            return value.item()
+            return _plain(value)
         if isinstance(value, PurePath):
             return str(value)
         if isinstance(value, Encoded):
@@ -128,6 +128,10 @@ class Encoder:
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                "a masked array cannot travel: its mask would be lost; pass `.data` and `.mask`, or `.filled()`"
+            )
         if array.dtype.hasobject or array.dtype.names:
             raise TypeError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
         dtype = array.dtype.str.encode()
@@ -152,6 +156,14 @@ class Encoder:
         self.used_blocks = True
         self._taken.append((unit, array.nbytes))
         return unit
+
+
+def _plain(scalar: np.generic) -> Any:
+    """The numpy scalar as Python's own, where there is one: nanoseconds would become a bare number."""
+    value = scalar.item()
+    if isinstance(value, np.generic) or (scalar.dtype.kind in "mM" and isinstance(value, int)):
+        raise TypeError(f"a scalar of dtype {scalar.dtype} has no like in Python; pass an array of it")
+    return value
 
 
 def payload_bytes(message: Any) -> int:

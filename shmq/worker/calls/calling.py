@@ -62,7 +62,8 @@ class Calling:
         head = self._slots.header(slot)
         if runnable is None:
             raise UnknownTask(
-                f"no task with key {head.key:#018x} is registered in this worker; was its module removed? `shmq tasks`"
+                f"{self._seat.name_in(slot)} (key {head.key:#018x}) is not registered in this worker.\n"
+                "Was it renamed, or its module removed? `shmq tasks` lists what there is."
             )
         if head.expires_ns and now_ns() > head.expires_ns:
             raise JobExpired(f"{runnable.name} was not started before it expired")
