@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import re
 import secrets
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Protocol
 
 import posix_ipc
+
+from shmq.errors import NoSpace
 
 _SHM = "/dev/shm"
 RESCUE_S = 0.1
@@ -58,7 +61,16 @@ class SemaphoreBell:
     def __init__(self, name: str, *, create: bool = False) -> None:
         self.name = name
         flags = posix_ipc.O_CREX if create else 0
-        self._semaphore = posix_ipc.Semaphore(name, flags, mode=0o600)
+        try:
+            self._semaphore = posix_ipc.Semaphore(name, flags, mode=0o600)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise NoSpace(
+                "/dev/shm is full: there is no room for a doorbell, one page of memory that each process needs.\n"
+                "Other programs fill it, for shmq reserves its own at start: look at `ls -l /dev/shm`, or give it more "
+                "(docker run --shm-size, mount -o remount,size=... /dev/shm)."
+            ) from error
         self.notify = self._semaphore.release
         self._handle: ctypes.c_void_p | None = None  # libc's, for waiting
         self._until = _Timespec()

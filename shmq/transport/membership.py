@@ -90,6 +90,7 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
 
     Raises:
         TooManyProducers: living processes hold every row.
+        NoSpace: /dev/shm has no room for the row's doorbell.
     """
     for path, index in list(_kept_for_views):
         if path == segment.path and _kept_for_views.pop((path, index), False):
@@ -104,8 +105,13 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
         if is_holder_alive(segment, index):
             lock_file.release(byte)
             continue
-        take_over(segment, index)
-        return ProducerRow(segment, index)
+        try:
+            take_over(segment, index)
+            return ProducerRow(segment, index)
+        except BaseException:
+            segment.view("producer_rows")[index * PRODUCER_WORDS + PRODUCER["pid"]] = 0
+            lock_file.release(byte)
+            raise
     raise TooManyProducers(
         f"all {segment.shape.producers} producer rows are held by living processes "
         "(a worker whose task submits jobs holds one too).\n"
