@@ -163,13 +163,17 @@ class BlockPool:
         """Keep the block although its job ends: a view of it lives in this process."""
         self._pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
 
-    def must_be_copied(self, unit: int) -> bool:
+    def must_be_copied(self, unit: int, viewed_bytes: int) -> bool:
         """May no view of the block be kept? It is in the way of results, or another process of this side pins it:
-        a former attempt's worker, say, whose pin word must stay its own.
+        a former attempt's worker, say, whose pin word must stay its own. Or, with `viewed_bytes` that are not pinned
+        yet, producers' views would fill more than half of what arguments have: who collects results submits again.
         """
-        if self._side == PRODUCER_PIN and unit >= self._for_results:
+        if int(self._pins[unit, self._side]) not in (0, self._mark):
             return True
-        return int(self._pins[unit, self._side]) not in (0, self._mark)
+        if self._side != PRODUCER_PIN:
+            return False
+        pinned = int(np.count_nonzero(self._pins[: self._for_results, PRODUCER_PIN])) * self.unit_bytes
+        return unit >= self._for_results or pinned + viewed_bytes > self._for_results * self.unit_bytes // 2
 
     def give_back(self, units: list[tuple[int, int]]) -> None:
         """Take the tags off blocks (unit, bytes) that were allocated for a job whose word still lives."""

@@ -23,9 +23,11 @@ import msgspec
 from shmq.config import check
 from shmq.config.model import Route
 from shmq.errors import ConfigError, ShmqError
-from shmq.tasks.task import AUTO, Task
+from shmq.tasks.task import AUTO, Task, key_of
 
 FILE = "registry.json"
+FORMER_FILE = "former_tasks.json"
+_MOST_FORMER, _MOST_NAMED = 1000, 12
 DEFAULT_GROUPS = ("computation", "memory", "network", "filesystem")
 
 
@@ -139,9 +141,28 @@ def publish(tasks: dict[int, Task[..., Any]], state_dir: Path, routes: Iterable[
     routes = tuple(routes)
     infos = [{**task.describe(), "rules": rules_of(task.name, routes)} for task in tasks.values()]
     infos.sort(key=lambda info: info["name"])
-    temporary = state_dir / f"{FILE}.{os.getpid()}"
-    temporary.write_bytes(msgspec.json.encode(infos))
-    temporary.rename(state_dir / FILE)
+    names = {info["name"] for info in infos}
+    gone = [name for name in dict.fromkeys([*_former(state_dir), *read(state_dir)]) if name not in names]
+    _replace(state_dir / FORMER_FILE, gone[-_MOST_FORMER:])
+    _replace(state_dir / FILE, infos)
+
+
+def _replace(path: Path, content: object) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.encode(content))
+    temporary.rename(path)
+
+
+def former_names(state_dir: Path) -> dict[int, str]:
+    """By key, tasks that are no more: what was queued for them is put aside under its name, to be run again."""
+    return {key_of(name): name for name in _former(state_dir)}
+
+
+def _former(state_dir: Path) -> list[str]:
+    try:
+        return msgspec.json.decode((state_dir / FORMER_FILE).read_bytes(), type=list[str])
+    except FileNotFoundError:
+        return []
 
 
 def read(state_dir: Path) -> dict[str, TaskInfo]:
@@ -167,4 +188,5 @@ def nearest(name: str, known: list[str]) -> str:
     close = tails.get(name.rsplit(".", 1)[-1]) or [whole for tail in alike for whole in tails[tail]]
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    return f"Registered: {', '.join(sorted(known)[:12]) or 'nothing'}."
+    more = f" and {len(known) - _MOST_NAMED} more" if len(known) > _MOST_NAMED else ""
+    return f"Registered: {', '.join(sorted(known)[:_MOST_NAMED]) or 'nothing'}{more}."

@@ -119,7 +119,7 @@ class Encoder:
         if isinstance(value, np.ndarray):
             return self._array(value)
         if isinstance(value, np.generic):
-            return value.item()
+            return _plain(value)
         if isinstance(value, PurePath):
             return str(value)
         if isinstance(value, Encoded):
@@ -128,6 +128,10 @@ class Encoder:
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                "a masked array cannot travel: its mask would be lost; pass `.data` and `.mask`, or `.filled()`"
+            )
         if array.dtype.hasobject or array.dtype.names:
             raise TypeError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
         dtype = array.dtype.str.encode()
@@ -152,6 +156,14 @@ class Encoder:
         self.used_blocks = True
         self._taken.append((unit, array.nbytes))
         return unit
+
+
+def _plain(scalar: np.generic) -> Any:
+    """The numpy scalar as Python's own, where there is one: nanoseconds would become a bare number."""
+    value = scalar.item()
+    if isinstance(value, np.generic) or (scalar.dtype.kind in "mM" and isinstance(value, int)):
+        raise TypeError(f"a scalar of dtype {scalar.dtype} has no like in Python; pass an array of it")
+    return value
 
 
 def payload_bytes(message: Any) -> int:
@@ -219,6 +231,7 @@ class Decoder:
     def __init__(self, blocks: BlockPool) -> None:
         self._blocks = blocks
         self.views: list[tuple[Callable[[], bool], int, int]] = []
+        self._viewed_bytes = 0  # blocks of `views`, not pinned yet
         self._untyped = self.typed(Any).decode
 
     def typed(self, kind: Any) -> msgspec.msgpack.Decoder[Any]:
@@ -259,11 +272,13 @@ class Decoder:
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
-        if self._blocks.must_be_copied(unit):
+        block_bytes = self._blocks.units_for(nbytes) * self._blocks.unit_bytes
+        if self._blocks.must_be_copied(unit, self._viewed_bytes + block_bytes):
             flat = flat.copy()
             flat.flags.writeable = False
             return flat.reshape(shape)
         flat.flags.writeable = False
+        self._viewed_bytes += block_bytes
         self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
         return flat.reshape(shape)
 
@@ -275,6 +290,7 @@ class Decoder:
                 if not is_alive():  # it died in between: its finalizer ran before the pin
                     self._blocks.unpin(unit, nbytes)
         self.views.clear()
+        self._viewed_bytes = 0
 
 
 def _with_odd_text(value: Any) -> Any:

@@ -25,7 +25,7 @@ from shmq.memory.fence import new_fence
 from shmq.memory.layout import WORKER, WORKER_LIVE, WORKER_STARTING
 from shmq.memory.segment import attach
 from shmq.tasks import current
-from shmq.tasks.registry import load
+from shmq.tasks.registry import former_names, load
 from shmq.transport.claim import Claimer
 from shmq.worker.calls.generating import Generating
 from shmq.worker.calls.output import redirect
@@ -118,7 +118,7 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     timer = Timer(seat, fence)
     executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
     os.register_at_fork(after_in_child=seat.disown)
-    seat.names = {key: task.name for key, task in tasks.items()}
+    seat.names = former_names(segment.state_dir) | {key: task.name for key, task in tasks.items()}
     limits = TaskLimits(seat, lock_file, patterns, tasks)
     loop: Loop | ConcurrentLoop
     if seat.settings.concurrency == 1:

@@ -214,6 +214,16 @@ class TestBlocks:
         gc.collect()
         assert declared.length.submit(b"x" * (1 << 20)).result(10) == 1 << 20
 
+    def test_results_may_be_kept_beyond_the_budget_while_more_arrays_are_submitted(self, client):
+        task = declared.doubled.options(block=3.0)
+        kept = list(shmq.map(task, (np.full(100_000, float(i)) for i in range(40))))
+        kept += [client.submit(task, np.full(100_000, 40.0)).result(10)]
+        assert [float(array[-1]) for array in kept] == [2.0 * i for i in range(41)]
+
+    def test_an_idle_worker_keeps_no_argument_of_a_chunk(self, client):
+        list(shmq.map(declared.described, (np.ones(100_000) for _ in range(6))))
+        until(lambda: client._blocks.used_bytes() == 0)
+
     def test_a_zero_sized_pool_array_travels(self, client):
         assert declared.described.submit(shmq.empty((0, 3))).result(10)[1] == [0, 3]
 

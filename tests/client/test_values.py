@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import shmq
-from shmq.errors import TooLarge, Unencodable
+from shmq.errors import BadArguments, TooLarge, Unencodable
 from tests.client import declared
 from tests.client.declared import Box, Colour, Point
 
@@ -194,3 +194,23 @@ def test_a_value_of_the_wrong_type_is_refused_by_the_worker_with_its_place():
 def test_an_ext_value_fails_its_job():
     with pytest.raises(ValueError, match="ext code 5"):
         declared.echo.submit(msgspec.msgpack.Ext(5, b"abc")).result(10)
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        (np.ma.masked_array([1, 2], [False, True]), "its mask would be lost"),
+        (np.datetime64("2026-01-01T00:00:00", "ns"), "no like in Python"),
+        (np.longdouble(3), "no like in Python"),
+    ],
+    ids=["masked array", "nanoseconds", "long double"],
+)
+def test_numpy_values_that_would_arrive_as_something_else_are_refused(value, why):
+    with pytest.raises(Unencodable, match=why):
+        declared.echo.submit(value)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [(-1, "f8"), ((2, -3), "f8"), (3, "O"), (3, [("a", "i4")])])
+def test_an_array_that_cannot_lie_in_shared_memory_is_refused(shape, dtype):
+    with pytest.raises(BadArguments, match="can lie in shared memory"):
+        shmq.empty(shape, dtype)

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from shmq.transport.dead import DeadLetters
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -75,3 +76,25 @@ def test_the_fork_server_dies_while_the_module_on_disk_is_broken_and_comes_back_
     assert live.submit("version").result(GUARD_S) == before
     live.write_module("jobs", TASKS.replace("VERSION = 1", "VERSION = 6"))
     until(lambda: live.submit("version").result(GUARD_S) == 6, "new code")
+
+
+def test_a_job_whose_task_was_renamed_is_put_aside_under_its_name(live):
+    live.control("pause", group="computation")
+    live.submit("version", forget=True)
+    reload_with(live, TASKS.replace("def version", "def renamed"))
+    live.control("resume", group="computation")
+    letters = DeadLetters(live.state_dir)
+    until(letters.list, "the dead letter")
+    (letter,) = letters.list()
+    assert letter.task == "jobs.version"
+    assert letter.message.startswith("jobs.version (key 0x")
+    reload_with(live, TASKS)
+    assert live.submit("version").result(GUARD_S) == 1
+
+
+def reload_with(live, tasks):
+    """New task code, and no worker any more that has the old one."""
+    old = {worker["pid"] for worker in live.workers()}
+    live.write_module("jobs", tasks)
+    live.control("reload")
+    until(lambda: live.live_workers() and not old & {worker["pid"] for worker in live.workers()}, "new workers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,9 +15,10 @@ from pathlib import Path
 import pytest
 
 import shmq
-from shmq.errors import ReentrantSubmit, ShmqError, TooManyProducers
+from shmq.errors import ReentrantSubmit, ShmqError, SystemRefused, TooManyProducers
+from shmq.memory import doorbell
 from shmq.memory.doorbell import SemaphoreBell, new_name
-from shmq.memory.layout import PRODUCER
+from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from tests.client import declared
 from tests.live import until
 
@@ -338,3 +340,18 @@ class TestRows:
             assert "4950" in run.stdout, run.stderr  # the callback may print within the same line
             assert run.stderr == ""
             assert run.returncode == 0
+
+
+def test_a_full_dev_shm_is_told_and_takes_no_row(service, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(doorbell.posix_ipc, "Semaphore", full)
+        for _ in range(20):  # more often than there are rows
+            with pytest.raises(SystemRefused, match="No space left on device"):
+                shmq.connect(service.namespace)
+    with shmq.connect(service.namespace) as client:
+        assert client.submit(declared.echo, 1).result(10) == 1
+        rows = service.segment.view("producer_rows").tolist()
+        assert rows[PRODUCER["pid"] :: PRODUCER_WORDS].count(os.getpid()) == 1

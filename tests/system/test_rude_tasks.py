@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from shmq.errors import WorkerLost
+from shmq.errors import Unencodable, WorkerLost
 from tests.live import GUARD_S, LiveSupervisor
 
 TASKS = """
-import os, signal, shmq
+import asyncio, os, signal, shmq
 
 @shmq.task
 def echo(x):
@@ -47,10 +47,25 @@ def forks() -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 @shmq.task
+async def stops_the_loop() -> str:
+    asyncio.get_running_loop().stop()
+    return "stopped"
+
+@shmq.task
+async def naps(s: float) -> float:
+    await asyncio.sleep(s)
+    return s
+
+@shmq.task
+def cannot_travel() -> object:
+    return object()
+
+@shmq.task
 def fills_memory() -> None:
     raise MemoryError("no more")
 """
 CONFIG = "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[supervisor]\ngrace_s = 1.0\n"
+CONFIG += "[groups.together]\nmin_workers = 1\nmax_workers = 1\nconcurrency = 10\n"
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +106,18 @@ def test_a_task_may_fork_and_wait(live: LiveSupervisor) -> None:
 def test_a_memory_error_is_the_tasks_own(live: LiveSupervisor) -> None:
     with pytest.raises(MemoryError, match="no more"):
         live.submit("fills_memory").result(GUARD_S)
+
+
+@pytest.mark.parametrize("group", ["computation", "together"])
+def test_a_task_that_stops_the_event_loop_costs_no_other_job(live, group):
+    naps = [live.submit("naps", 0.3, group=group) for _ in range(3)]
+    assert live.submit("stops_the_loop", group=group).result(GUARD_S) == "stopped"
+    naps.append(live.submit("naps", 0.0, group=group))
+    assert [nap.result(GUARD_S) for nap in naps] == [0.3, 0.3, 0.3, 0.0]
+
+
+def test_a_result_that_cannot_travel_is_told_by_its_own_task(live):
+    nap = live.submit("naps", 0.3, group="together")
+    with pytest.raises(Unencodable, match=r"the result of jobs\.cannot_travel"):
+        live.submit("cannot_travel", group="together").result(GUARD_S)
+    assert nap.result(GUARD_S) == 0.3

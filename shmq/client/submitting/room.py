@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shmq.client.results.collecting import sweep
-from shmq.errors import QueueFull
+from shmq.errors import BadArguments, QueueFull
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
@@ -66,6 +66,11 @@ def empty(client: Client, shape: int | tuple[int, ...], dtype: Any) -> NDArray[A
     """See Client.empty."""
     kind = np.dtype(dtype)
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
+    if kind.hasobject or kind.names or min(dims, default=0) < 0:
+        raise BadArguments(
+            f"shmq.empty: no array of shape {shape} and dtype {kind} can lie in shared memory.\n"
+            "Lengths are 0 or more; objects and named fields cannot travel."
+        )
     nbytes = math.prod(dims) * kind.itemsize
     with client._lock:
         client._check_usable()

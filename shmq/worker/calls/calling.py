@@ -62,7 +62,8 @@ class Calling:
         head = self._slots.header(slot)
         if runnable is None:
             raise UnknownTask(
-                f"no task with key {head.key:#018x} is registered in this worker; was its module removed? `shmq tasks`"
+                f"{self._seat.name_in(slot)} (key {head.key:#018x}) is not registered in this worker.\n"
+                "Was it renamed, or its module removed? `shmq tasks` lists what there is."
             )
         if head.expires_ns and now_ns() > head.expires_ns:
             raise JobExpired(f"{runnable.name} was not started before it expired")
@@ -100,6 +101,7 @@ class Calling:
                     for args in left:
                         values.append(call(*args))
                     seat.in_user = False
+                seat.calls = []  # they hold views of blocks, which the next chunk may be long in replacing
                 return now_ns() - started, values, failures
             except BaseException as error:
                 seat.in_user = False

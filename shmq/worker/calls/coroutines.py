@@ -56,6 +56,10 @@ class OwnLoop:
         task = self._loop.create_task(_awaited(awaitable))
         try:
             return self._loop.run_until_complete(task)
+        except RuntimeError:
+            if task.done():
+                raise
+            return self._loop.run_until_complete(task)  # this call, or one before it, has called loop.stop()
         finally:
             if not task.done():
                 task.cancel()

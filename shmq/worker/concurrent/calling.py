@@ -52,7 +52,8 @@ class ConcurrentCalling:
         head, runnable = job.head, job.runnable
         if runnable is None:
             raise UnknownTask(
-                f"no task with key {head.key:#018x} is registered in this worker; was its module removed?"
+                f"{self._seat.name_in(job.slot)} (key {head.key:#018x}) is not registered in this worker.\n"
+                "Was it renamed, or its module removed? `shmq tasks` lists what there is."
             )
         if head.expires_ns and now_ns() > head.expires_ns:
             raise JobExpired(f"{runnable.name} was not started before it expired")

@@ -93,7 +93,7 @@ class ConcurrentLoop:
         self._calling.shutdown()
 
     async def _main(self) -> None:
-        loop = asyncio.get_running_loop()
+        loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._wake = asyncio.Event()
         loop.add_reader(self._bell.fileno(), self._rung)
         loop.add_signal_handler(signal.SIGTERM, self._drain)
@@ -186,6 +186,8 @@ class ConcurrentLoop:
         try:
             value = await self._calling.call(job)
         except asyncio.CancelledError:
+            if self._is_broken():
+                raise
             error = job.why_cancelled()
         except BaseException as raised:
             error = job.why_cancelled() if isinstance(raised, TaskTimeout) and job.has_timed_out else raised
@@ -200,11 +202,17 @@ class ConcurrentLoop:
             try:
                 ended = await self._store_when_room(job, value)
             except asyncio.CancelledError:
+                if self._is_broken():
+                    raise
                 error = job.why_cancelled()
             except ShmqError as raised:
                 error = raised
         value = None
         self._end(job, ended, error)
+
+    def _is_broken(self) -> bool:
+        """Is the loop torn down under its jobs, by `loop.stop()` in one of them, say? Then the next worker has them."""
+        return self._task is None or self._task.done() or self._task.cancelling() > 0
 
     # -- limits and kills ------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class Failing:
         if due is not None and can_retry:
             seat.row[WORKER["retried"]] += 1
             return self._again(slot, with_state(outcome.retried_word(running), 0), due)
-        name = runnable.name if runnable else "a task"
+        name = runnable.name if runnable else seat.name_in(slot)
         failure = describe(outcome.as_job_error(error, name))
         if head.kind == STREAM and runnable is not None:  # its reader tries the call again, as a job of its own
             failure = runnable.failure_of_call(error)

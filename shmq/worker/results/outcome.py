@@ -76,7 +76,7 @@ def as_job_error(error: BaseException, task_name: str) -> BaseException:
         return _keep_traceback(TaskFailed(f"{task_name} called sys.exit({error.code!r})", "SystemExit"), error)
     if not isinstance(error, Exception) and not isinstance(error, TaskTimeout):
         return _keep_traceback(
-            TaskFailed(f"{task_name} raised {type(error).__name__}: {error}", type(error).__name__), error
+            TaskFailed(f"{task_name} raised {type(error).__name__}: {error}".rstrip(": "), type(error).__name__), error
         )
     return error
 

@@ -81,12 +81,12 @@ class Storing:
             except ENCODING_ERRORS:
                 if self._slots.header(slot).kind != MANY:
                     raise
-                self._place(slot, running, self._what_can_travel(value))
+                self._place(slot, running, self._what_can_travel(slot, value))
         except PoolFull:
             if not self._slots.header(slot).flags & FORGET:  # else nobody will read it
                 raise
         except ENCODING_ERRORS as error:
-            return self._failing.fail(slot, running, explain(error, f"the result of {self._seat.task_name()}"))
+            return self._failing.fail(slot, running, explain(error, f"the result of {self._seat.name_in(slot)}"))
         except Exception as error:
             return self._failing.fail(slot, running, error)
         self._outlets.end(slot)
@@ -106,7 +106,7 @@ class Storing:
             encoder.give_back()
             if encoder.wanted_bytes > self._blocks.budget_bytes:
                 raise TooLarge(
-                    f"the result of {self._seat.task_name()} takes more than {encoder.wanted_bytes} bytes of blocks, "
+                    f"the result of {self._seat.name_in(slot)} takes more than {encoder.wanted_bytes} bytes of blocks, "
                     f"all together are {self._blocks.budget_bytes}.\n"
                     "Return less (a smaller chunk_size, a path), or raise [memory] block_budget_bytes."
                 ) from None
@@ -115,7 +115,7 @@ class Storing:
             encoder.give_back()
             raise
 
-    def _what_can_travel(self, answer: Any) -> Any:
+    def _what_can_travel(self, slot: int, answer: Any) -> Any:
         """A chunk's answer in which only those calls fail whose values cannot travel."""
         run_ns, values, failures = answer
         indices = [i for i in range(len(values) + len(failures)) if i not in failures]
@@ -126,7 +126,7 @@ class Storing:
             except PoolFull:
                 kept.append(value)
             except ENCODING_ERRORS as error:
-                failures[i] = describe(explain(error, f"the result of {self._seat.task_name()}"))
+                failures[i] = describe(explain(error, f"the result of {self._seat.name_in(slot)}"))
             else:
                 kept.append(value)
             finally:
