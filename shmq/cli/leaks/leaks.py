@@ -49,12 +49,14 @@ def attach(namespace: str, group: str, seconds: float, native: bool, out: Path |
     more at the end of the time than half-way through it.
     """
     from shmq.memcheck.soak.orders import Order, give, withdraw
-    from shmq.memcheck.tracing import require_memray, trace_files
+    from shmq.memcheck.tracing import problems, require_memray, require_room, trace_files
 
     require_memray()
     known_group(namespace, group)
     folder = (out or Path(f"leaks-{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    require_room(folder)
+    if trace_files(folder):
+        raise TracingError(f"{folder} already holds traces, which would be taken for new ones. Choose another folder.")
     with attached(namespace) as segment:
         pids = give(segment, group, Order(str(folder), time.monotonic() + seconds, native))
         click.echo(f"{group}: {len(pids)} workers told; tracing for {seconds:g} s into {folder}", err=True)
@@ -65,12 +67,14 @@ def attach(namespace: str, group: str, seconds: float, native: bool, out: Path |
         finally:
             withdraw(segment, group)
         time.sleep(_FOLLOW_S)
-    files = trace_files(folder)
-    if not files:
+    given_up = problems(folder)
+    if not trace_files(folder):
         raise TracingError(
-            f"no worker of {group!r} wrote a trace. Did none of them end a job or sleep meanwhile, or does memray not "
-            "start there? The supervisor's log says it."
+            "\n".join(given_up)
+            or f"no worker of {group!r} wrote a trace: none of them ended a job or slept meanwhile. Look for longer."
         )
+    for problem in given_up:
+        click.echo(problem, err=True)
     _show(folder)
 
 
