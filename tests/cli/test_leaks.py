@@ -7,11 +7,12 @@ import os
 import signal
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from shmq.cli.leaks import leaks
 from shmq.memcheck import tracing
 from shmq.memcheck.recording import Recorder
 from shmq.memcheck.soak import orders, watch
@@ -184,6 +185,13 @@ def test_a_worker_that_slept_through_the_end_of_an_order_obeys_the_next(tmp_path
         (tmp_path / orders.ORDERS / "computation.json").write_text(json.dumps(asdict(order)))
         worker.obey()
     assert began == [Path("one"), None, Path("two")]
+
+
+def test_what_the_worker_itself_keeps_is_no_growth():
+    own = tracing.Site("watch.py", 1, "tick", None, 2_000, 10, ())
+    assert not leaks._is_growth(own)
+    assert leaks._is_growth(replace(own, task="jobs.grow"))
+    assert leaks._is_growth(replace(own, grown_bytes=20_000))
 
 
 def test_the_end_of_an_order_is_its_own_affair(tmp_path):
