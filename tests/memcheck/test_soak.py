@@ -206,6 +206,16 @@ def test_a_producer_that_still_starts_is_not_read(tmp_path):
     readings.close()
 
 
+def test_a_disk_that_is_full_at_the_end_does_not_end_in_an_error(tmp_path):
+    snapshot = SimpleNamespace()
+    readings = Readings(SimpleNamespace(), Recorder(tmp_path, {}), lambda: snapshot)
+    readings._load.close()
+    readings._load = open("/dev/full", "w")  # noqa: SIM115 - `close` closes it
+    readings._load.write("not yet on the disk")
+    readings.close()
+    assert readings._load.closed
+
+
 def test_how_the_users_jobs_fail_first_is_told_once_per_task(tmp_path, capsys):
     failed = SimpleNamespace(exception=lambda: ValueError("five"))
     client = SimpleNamespace(submit=lambda *_: failed)

@@ -60,7 +60,8 @@ class Readings:
 
     def close(self) -> None:
         """Close the file of the load."""
-        self._load.close()
+        with contextlib.suppress(OSError):  # what is left to be written does not fit a full disk
+            self._load.close()
 
     def _process(self, kind: str, name: str, pid: int) -> Process | None:
         known = self._known.get(pid)

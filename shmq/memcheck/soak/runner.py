@@ -148,6 +148,8 @@ class Runner:
             recorder.finish(jobs=counts.ended, counts=vars(counts), problems=self._problems, **facts)
         report, findings = write_report(settings.out)
         findings.notes += self._problems
+        if recorder.problem is not None and "recording_problem" not in findings.run.about:
+            findings.notes.append(f"{recorder.problem}.")  # the disk was too full to write even that down
         log = settings.out / LOG
         return Outcome(findings, report, counts, facts, self._problems, log, settings.config is not None)
 
