@@ -11,6 +11,7 @@ closed and compressed to a twentieth.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
 import json
@@ -138,6 +139,7 @@ class WorkerTrace:
             return True
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._problem_file.unlink(missing_ok=True)
             sources = self._folder / f"sources-{self._stem}-{os.getpid()}.json"
             sources.write_text(json.dumps([asdict(source) for source in self._sources]))
         except OSError as error:
@@ -163,7 +165,7 @@ class WorkerTrace:
             return
         if is_tight:
             self.stop()
-            self._give_up(self._disk_full())
+            self._give_up(disk_full(self._folder, self._reserve_bytes))
         elif size >= self._max_file_bytes:
             self._end_file()
             self._remove_old()
@@ -180,7 +182,7 @@ class WorkerTrace:
         try:
             memray = require_memray()
             if self._free_bytes() < self._reserve_bytes:
-                return self._give_up(self._disk_full())
+                return self._give_up(disk_full(self._folder, self._reserve_bytes))
             tracker = memray.Tracker(
                 destination=memray.FileDestination(self._path, overwrite=True),
                 native_traces=self._native,
@@ -217,19 +219,55 @@ class WorkerTrace:
         for path in files[: max(len(files) - self._kept_files, 0)]:
             path.unlink(missing_ok=True)
 
-    def _disk_full(self) -> str:
-        return f"less than {self._reserve_bytes / 2**20:.0f} MiB left on the disk of {self._folder}"
-
     def _free_bytes(self) -> int:
-        disk = os.statvfs(self._folder)
-        return disk.f_bavail * disk.f_frsize
+        return free_bytes(self._folder)
+
+    @property
+    def _problem_file(self) -> Path:
+        return self._folder / f"problem-{self._stem}-{os.getpid()}.txt"
 
     def _give_up(self, reason: str) -> bool:
         self.problem = (
             f"memory tracing of {self._stem} ({os.getpid()}) is off: {reason}. The worker goes on without it."
         )
         LOG.warning("%s", self.problem)
+        with contextlib.suppress(OSError):  # as on a full disk: the log has it
+            self._problem_file.write_text(self.problem)
         return False
+
+
+def require_room(folder: Path) -> None:
+    """Make a folder for traces, here rather than in each worker, so that whoever asks for them is told.
+
+    Raises:
+        TracingError: it cannot be made or written to, or its disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (probe := folder / f"probe.{os.getpid()}").touch()
+        probe.unlink()
+    except OSError as error:
+        raise TracingError(
+            f"{folder} cannot be written to ({error.strerror or error}). Choose a folder that you may write to."
+        ) from error
+    if free_bytes(folder) < RESERVE_BYTES:
+        raise TracingError(f"{disk_full(folder, RESERVE_BYTES)}. Free space, or choose a folder on another disk.")
+
+
+def problems(folder: Path) -> list[str]:
+    """Why workers gave up tracing into this folder, as they wrote it down."""
+    return [path.read_text() for path in sorted(folder.glob("problem-*.txt"))]
+
+
+def free_bytes(folder: Path) -> int:
+    """What is left on its disk for this user."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+def disk_full(folder: Path, reserve_bytes: int) -> str:
+    """The reason, in words."""
+    return f"less than {reserve_bytes / 2**20:.0f} MiB left on the disk of {folder}"
 
 
 def file_stem(process: str) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
+from shmq.cli.leaks import leaks
+from shmq.memcheck import tracing
 from shmq.memcheck.recording import Recorder
-from shmq.memcheck.soak import orders
+from shmq.memcheck.soak import orders, watch
 from shmq.worker import watching
 from tests.cli.conftest import Commands
 from tests.live import LiveSupervisor
@@ -117,6 +123,75 @@ def test_an_unknown_group_is_refused(leaky):
     done = leaky("leaks", "attach", "computing")
     assert done.exit_code == 3
     assert "no group 'computing'" in done.output
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_a_worker_is_told(leaky, tmp_path):
+    pytest.importorskip("memray")
+    (tmp_path / "file").write_text("")
+    done = leaky("leaks", "attach", "computation", "--out", str(tmp_path / "file" / "traces"))
+    assert done.exit_code == 3, done.output
+    assert "cannot be written to" in done.output
+    assert orders.read(leaky.live.state_dir, "computation") is None
+
+
+def test_a_full_disk_is_told_to_whoever_asks(leaky, tmp_path, monkeypatch):
+    pytest.importorskip("memray")
+    monkeypatch.setattr(tracing, "RESERVE_BYTES", 2**62)
+    done = leaky("leaks", "attach", "computation", "--out", str(tmp_path))
+    assert done.exit_code == 3, done.output
+    assert "MiB left on the disk" in done.output
+
+
+def test_traces_of_another_time_are_not_taken_for_new_ones(leaky, tmp_path):
+    pytest.importorskip("memray")
+    (tmp_path / "worker-1.5.0001.memray").touch()
+    done = leaky("leaks", "attach", "computation", "--out", str(tmp_path))
+    assert done.exit_code == 3, done.output
+    assert "already holds traces" in done.output
+
+
+def test_a_group_is_traced_by_one_at_a_time(leaky, tmp_path):
+    """A second order would find no trace, and its end would end the first one's."""
+    pytest.importorskip("memray")
+    live, first = leaky.live, orders.Order(str(tmp_path / "first"), time.monotonic() + 60)
+    orders.give(live.segment, "computation", first)
+    try:
+        done = leaky("leaks", "attach", "computation", "--seconds", "1", "--out", str(tmp_path / "second"))
+        assert done.exit_code == 3, done.output
+        assert "traced already, into" in done.output
+        assert orders.read(live.state_dir, "computation") == first
+    finally:
+        orders.withdraw(live.segment, "computation")
+
+
+def test_a_worker_that_slept_through_the_end_of_an_order_obeys_the_next(tmp_path, monkeypatch):
+    began: list[Path] = []
+
+    class Trace:
+        def __init__(self, folder, *_, **__):
+            began.append(folder)
+
+        def start(self):
+            pass
+
+        def stop(self):
+            began.append(None)
+
+    monkeypatch.setattr(watch, "WorkerTrace", Trace)
+    (tmp_path / orders.ORDERS).mkdir()
+    worker = watch.watch_of("worker 1", "computation", tmp_path, {}, None, {}, "auto")
+    for folder in ("one", "one", "two"):
+        order = orders.Order(folder, time.monotonic() + 60)
+        (tmp_path / orders.ORDERS / "computation.json").write_text(json.dumps(asdict(order)))
+        worker.obey()
+    assert began == [Path("one"), None, Path("two")]
+
+
+def test_what_the_worker_itself_keeps_is_no_growth():
+    own = tracing.Site("watch.py", 1, "tick", None, 2_000, 10, ())
+    assert not leaks._is_growth(own)
+    assert leaks._is_growth(replace(own, task="jobs.grow"))
+    assert leaks._is_growth(replace(own, grown_bytes=20_000))
 
 
 def test_the_end_of_an_order_is_its_own_affair(tmp_path):

@@ -39,6 +39,14 @@ def record_run(folder, *, leak_per_s=0.0, title="soak", kind="worker computation
     recorder.finish(jobs=600_000)
 
 
+def test_a_report_that_cannot_be_written_leaves_the_answer(tmp_path):
+    Recorder(tmp_path / "run", {"title": "t", "acceleration": 1.0}).finish()
+    (tmp_path / "run" / "report.html").mkdir()
+    _, found = write_report(tmp_path / "run")
+    assert found.answer.startswith("too short to tell")
+    assert "cannot be written" in found.notes[-1]
+
+
 def test_clean_run_is_reported_as_such(tmp_path):
     record_run(tmp_path / "run")
     path, found = write_report(tmp_path / "run")

@@ -9,12 +9,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from shmq.config.load import parse
+from shmq.memcheck.recording import Recorder
 from shmq.memcheck.soak import mix
+from shmq.memcheck.soak.producer import TITLE, Producer, Spec
+from shmq.memcheck.soak.readings import Readings
+from shmq.memcheck.soak.runner import SPEND_S
+from shmq.memcheck.soak.tally import Counts, Tally
 from shmq.tasks.registry import load
 from tests.live import until
 
@@ -59,8 +66,17 @@ def soak(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def segments() -> set[str]:
-    return {name for name in os.listdir("/dev/shm") if name.startswith(f"shmq-{os.geteuid()}-soak-")}
+def left_behind(run: Path) -> list[str]:
+    """Shared memory and doorbells of this run's own namespace: other runs may be under way."""
+    namespace = json.loads((run / "producers.json").read_text())["namespace"]
+    return [name for name in os.listdir("/dev/shm") if namespace in name]
+
+
+def parent_of(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def own_config(folder: Path, *tasks: str) -> list[str]:
@@ -90,7 +106,6 @@ def test_a_planted_leak_is_named_with_file_line_and_task(tmp_path):
 
 @pytest.mark.slow
 def test_the_built_in_workload_brings_all_it_promises(tmp_path):
-    before = segments()
     run = soak("--minutes", "0.2", "--hours", "1", "--rate", "10", "--trace", "none", "--out", "run", cwd=tmp_path)
     out, err = run.communicate(timeout=300)
     about = json.loads((tmp_path / "run" / "run.json").read_text())
@@ -108,12 +123,11 @@ def test_the_built_in_workload_brings_all_it_promises(tmp_path):
         "worker network", "worker filesystem", "worker memory",
     }  # fmt: skip
     assert "verdict: " in out
-    assert segments() <= before
+    assert left_behind(tmp_path / "run") == []
 
 
 @pytest.mark.slow
 def test_ctrl_c_still_gives_a_report(tmp_path):
-    before = segments()
     run = soak("--lean", "--out", "run", cwd=tmp_path)
     samples = tmp_path / "run" / "samples.csv"
     until(lambda: samples.exists() and samples.read_text().count("producer") > 5, "readings of producers")
@@ -122,7 +136,26 @@ def test_ctrl_c_still_gives_a_report(tmp_path):
     assert "interrupted after" in out, out + err
     assert "verdict: " in out
     assert (tmp_path / "run" / "report.html").exists()
-    assert segments() <= before
+    assert left_behind(tmp_path / "run") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_with_jobs_under_way_that_is_told_to_end_leaves_nothing_and_nobody_waits(tmp_path, how):
+    """Workers go last: a producer that waited for the results of one that has gone waited for two minutes."""
+    run = soak(*own_config(tmp_path, "clean"), "--minutes", "10", "--trace", "none", "--out", "run", cwd=tmp_path)
+    load = tmp_path / "run" / "load.csv"
+    until(lambda: load.exists() and load.read_text().count("\n") > 20, "readings of a load")
+    producers = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent_of(pid) == run.pid]
+    run.send_signal(how)
+    begun_s = time.monotonic()
+    out, err = run.communicate(timeout=200)
+    assert time.monotonic() - begun_s < SPEND_S / 2
+    assert "interrupted after" in out, out + err
+    assert "ended with" not in out
+    assert len(producers) > 1
+    assert not [pid for pid in producers if Path(f"/proc/{pid}").exists()]
+    assert left_behind(tmp_path / "run") == []
 
 
 def test_a_configuration_without_jobs_is_refused(tmp_path):
@@ -131,6 +164,67 @@ def test_a_configuration_without_jobs_is_refused(tmp_path):
     _, err = run.communicate(timeout=60)
     assert run.returncode == 2
     assert "CONFIG and --jobs FILE belong together" in err
+
+
+def test_a_task_that_the_configuration_lacks_is_told_before_the_run(tmp_path):
+    arguments = own_config(tmp_path, "clean", "glean")
+    run = soak(*arguments, "--minutes", "60", cwd=tmp_path)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == 3, out + err
+    assert "no task 'leaky.glean' in config.toml. Did you mean leaky.clean?" in err
+
+
+def test_jobs_that_are_no_text_are_refused(tmp_path):
+    own_config(tmp_path)
+    (tmp_path / "jobs").write_bytes(b"\x8e\xff")
+    run = soak("config.toml", "--jobs", "jobs", cwd=tmp_path)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 2, err
+    assert "the file is no text" in err
+
+
+def test_a_producer_that_still_starts_is_not_read(tmp_path):
+    """What it imports looks like a leak in a short life."""
+    memory = SimpleNamespace(block_used_bytes=0, slots_used=0)
+    snapshot = SimpleNamespace(
+        supervisor_pid=os.getpid(), recovery_pid=0, planner_pid=0, workers=[], groups=[], memory=memory
+    )
+    segment = SimpleNamespace(shape=SimpleNamespace(unit_bytes=65536))
+    rig = SimpleNamespace(namespace="none", segment=segment, semaphores=lambda: 0)
+    readings = Readings(rig, Recorder(tmp_path, {}), lambda: snapshot)
+    say = "print(flush=True); input()"
+    wait = f"import sys, setproctitle; {say}; setproctitle.setproctitle(sys.argv[1]); {say}"
+    with subprocess.Popen(
+        [sys.executable, "-c", wait, TITLE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        for seen in (0, 1):
+            child.stdout.readline()
+            readings.take(Counts(), [("producer", "producer 0", child.pid)])
+            assert (tmp_path / "samples.csv").read_text().count("producer 0") == seen
+            child.stdin.write("\n")
+            child.stdin.flush()
+    readings.close()
+
+
+def test_a_disk_that_is_full_at_the_end_does_not_end_in_an_error(tmp_path):
+    snapshot = SimpleNamespace()
+    readings = Readings(SimpleNamespace(), Recorder(tmp_path, {}), lambda: snapshot)
+    readings._load.close()
+    readings._load = open("/dev/full", "w")  # noqa: SIM115 - `close` closes it
+    readings._load.write("not yet on the disk")
+    readings.close()
+    assert readings._load.closed
+
+
+def test_how_the_users_jobs_fail_first_is_told_once_per_task(tmp_path, capsys):
+    failed = SimpleNamespace(exception=lambda: ValueError("five"))
+    client = SimpleNamespace(submit=lambda *_: failed)
+    spec = Spec("none", str(tmp_path / "tally"), 1.0, 1.0, 1.0, 0.0, lean=False, own_jobs=[["a.b"], ["a.c"]])
+    producer = Producer(spec, client, Tally(tmp_path / "tally", 0), 1.0)
+    producer._own_round(10)
+    assert capsys.readouterr().err == (
+        "producer: a job of a.b failed: ValueError: five\nproducer: a job of a.c failed: ValueError: five\n"
+    )
 
 
 def test_a_state_directory_of_another_supervisor_is_refused(tmp_path):

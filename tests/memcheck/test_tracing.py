@@ -10,7 +10,15 @@ import pytest
 
 from shmq.errors import TracingError
 from shmq.memcheck import tracing
-from shmq.memcheck.tracing import WorkerTrace, flame_graph, load_sources, require_memray, sites, trace_files
+from shmq.memcheck.tracing import (
+    WorkerTrace,
+    flame_graph,
+    load_sources,
+    problems,
+    require_memray,
+    sites,
+    trace_files,
+)
 from tests.memcheck import children, leaky
 
 pytestmark = pytest.mark.skipif(
@@ -113,6 +121,12 @@ def test_folder_that_cannot_be_made_is_said(tmp_path):
     trace = WorkerTrace(tmp_path / "file" / "traces", "worker 1")
     assert trace.start() is False
     assert "cannot be written to" in trace.problem
+
+
+def test_why_a_worker_gave_up_stands_beside_the_traces(tmp_path):
+    trace = WorkerTrace(tmp_path, "worker 1", reserve_bytes=2**62)
+    trace.start()
+    assert problems(tmp_path) == [trace.problem]
 
 
 def test_stop_without_start_is_fine(tmp_path):

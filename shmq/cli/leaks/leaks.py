@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,10 @@ from shmq.cli.leaks.show import show
 from shmq.cli.options import attached, known_group, namespace_option
 from shmq.errors import TracingError
 
+if TYPE_CHECKING:
+    from shmq.memcheck.tracing import Site
+
+_LEAST_UNKNOWN_BYTES = 4096
 _FOLLOW_S = 1.0  # after the time is over, for workers to close and compress their files
 
 
@@ -49,12 +54,14 @@ def attach(namespace: str, group: str, seconds: float, native: bool, out: Path |
     more at the end of the time than half-way through it.
     """
     from shmq.memcheck.soak.orders import Order, give, withdraw
-    from shmq.memcheck.tracing import require_memray, trace_files
+    from shmq.memcheck.tracing import problems, require_memray, require_room, trace_files
 
     require_memray()
     known_group(namespace, group)
     folder = (out or Path(f"leaks-{time.strftime('%Y%m%d-%H%M%S')}")).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    require_room(folder)
+    if trace_files(folder):
+        raise TracingError(f"{folder} already holds traces, which would be taken for new ones. Choose another folder.")
     with attached(namespace) as segment:
         pids = give(segment, group, Order(str(folder), time.monotonic() + seconds, native))
         click.echo(f"{group}: {len(pids)} workers told; tracing for {seconds:g} s into {folder}", err=True)
@@ -65,27 +72,33 @@ def attach(namespace: str, group: str, seconds: float, native: bool, out: Path |
         finally:
             withdraw(segment, group)
         time.sleep(_FOLLOW_S)
-    files = trace_files(folder)
-    if not files:
+    given_up = problems(folder)
+    if not trace_files(folder):
         raise TracingError(
-            f"no worker of {group!r} wrote a trace. Did none of them end a job or sleep meanwhile, or does memray not "
-            "start there? The supervisor's log says it."
+            "\n".join(given_up)
+            or f"no worker of {group!r} wrote a trace: none of them ended a job or slept meanwhile. Look for longer."
         )
+    for problem in given_up:
+        click.echo(problem, err=True)
     _show(folder)
 
 
 def _show(folder: Path) -> None:
-    """Sites and a flame graph of each process that has files."""
-    from shmq.memcheck.report.findings import merged, with_unit
+    """Sites of each process that has files, and flame graphs of those that grew most: recycled ones may be hundreds."""
+    from shmq.memcheck.report.findings import MOST_FLAME_GRAPHS, merged, with_unit
     from shmq.memcheck.tracing import flame_graph, load_sources, sites, trace_files
 
     sources = load_sources(folder)
     by_process: dict[str, list[Path]] = {}
     for file in trace_files(folder):
         by_process.setdefault(f"{file.process} ({file.pid})", []).append(file.path)
-    for process, paths in by_process.items():
+    grown = {
+        process: [site for site in merged(site for path in paths for site in sites(path, sources)) if _is_growth(site)]
+        for process, paths in by_process.items()
+    }
+    heaviest = sorted(grown, key=lambda process: -sum(site.grown_bytes for site in grown[process]))
+    for process, found in grown.items():
         click.echo(process)
-        found = merged(site for path in paths for site in sites(path, sources))
         for site in sorted(found, key=lambda site: -site.grown_bytes)[:5]:
             click.echo(
                 f"  {with_unit(site.grown_bytes, 'bytes'):>10}  {site.grown_allocations:>8,} allocations  "
@@ -93,5 +106,11 @@ def _show(folder: Path) -> None:
             )
         if not found:
             click.echo("  nothing grew")
-        graph = flame_graph(paths[-1], folder / f"{paths[-1].stem}.html")
-        click.echo(f"  flame graph: {graph}")
+        if process in heaviest[:MOST_FLAME_GRAPHS]:
+            last = by_process[process][-1]
+            click.echo(f"  flame graph: {flame_graph(last, folder / f'{last.stem}.html')}")
+
+
+def _is_growth(site: Site) -> bool:
+    """Little that no task made is the worker's own, such as what obeying the order takes."""
+    return site.task is not None or site.grown_bytes >= _LEAST_UNKNOWN_BYTES

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shmq.cli import exits
+from shmq.cli.jobs.waiting import end_as_by_ctrl_c
 from shmq.cli.leaks.show import show
 from shmq.memory.segment import Segment
 
@@ -50,8 +51,8 @@ def soak(
     """Run a day of load in minutes and say what leaks.
 
     A supervisor of its own namespace runs a built-in mixed workload, or, with CONFIG and --jobs, your tasks. The
-    load follows a working day. Exit code 0: no leak; 1: a leak, or too short to tell. Ctrl-C ends the run early
-    and judges what was seen.
+    load follows a working day. Exit code 0: no leak; 1: a leak, or too short to tell. Ctrl-C or
+    SIGTERM ends the run early and judges what was seen.
     """
     from shmq.memcheck.soak.runner import Runner, Settings
     from shmq.observe.snapshot import take
@@ -78,6 +79,7 @@ def soak(
     def control(segment: Segment, command: str, **arguments: Any) -> object:
         return request(segment.state_dir, command, **arguments)
 
+    end_as_by_ctrl_c()
     with _progress() as progress:
         outcome = Runner(settings, take, control, progress).run()
     _say(outcome)
@@ -89,8 +91,12 @@ def soak(
 
 
 def _own_jobs(file: Any) -> list[list[Any]]:
+    try:
+        lines = file.readlines()
+    except UnicodeDecodeError as error:
+        raise click.BadParameter(f"the file is no text: {error}", param_hint="--jobs") from None
     jobs: list[list[Any]] = []
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -134,6 +140,8 @@ def _say(outcome: Outcome) -> None:
             f"({first_cost:.2f} and {last_cost:.2f} steps of a fixed loop per call; "
             f"{first_per_s:,.0f} and {last_per_s:,.0f} calls/s by the clock)"
         )
+    if outcome.is_own and counts.failed:
+        lines.append(f"how a job of each task failed first: {outcome.log}")
     click.echo("\n".join(lines) + "\n")
 
 

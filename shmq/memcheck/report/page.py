@@ -11,7 +11,6 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from shmq.errors import TracingError
 from shmq.memcheck.attribution import Growth
 from shmq.memcheck.recording import load_run
 from shmq.memcheck.report.findings import Findings, evaluate, gravest_first, interval, with_unit
@@ -45,7 +44,7 @@ code, pre { font: 13px/1.45 ui-monospace, monospace; } pre { white-space: pre-wr
 
 def write_report(folder: Path, *, traces: str = "suspects", flame_graphs: bool = True) -> tuple[Path, Findings]:
     """Read the run in `folder`, judge it, write `report.html` and `result.json` there. May be repeated at any
-    time.
+    time. Where they cannot be written (a full disk), a note says so: the answer is there all the same.
 
     Args:
         folder: of a run.
@@ -53,7 +52,7 @@ def write_report(folder: Path, *, traces: str = "suspects", flame_graphs: bool =
         flame_graphs: whether memray draws them.
 
     Raises:
-        TracingError: no run there, or the report cannot be written.
+        TracingError: no run there.
     """
     found = evaluate(load_run(folder), traces=traces, flame_graphs=flame_graphs)
     path = folder / REPORT
@@ -61,9 +60,7 @@ def write_report(folder: Path, *, traces: str = "suspects", flame_graphs: bool =
         path.write_text(render(found), encoding="utf-8")
         (folder / RESULT).write_text(json.dumps(_result(found), indent=1), encoding="utf-8")
     except OSError as error:
-        raise TracingError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space, or copy the folder."
-        ) from error
+        found.notes.append(f"{path}: cannot be written ({error.strerror or error}). Free space, or copy the folder.")
     return path, found
 
 

@@ -51,9 +51,16 @@ def give(segment: Segment, group: str, order: Order, what: str = TRACE) -> list[
     """Write the order for a group and tell its live workers; their pids.
 
     Raises:
-        TracingError: the order cannot be written.
+        TracingError: the order cannot be written, or the group is traced already: a worker has one memray only.
     """
     folder = segment.state_dir / ORDERS
+    other = read(segment.state_dir, group) if what == TRACE else None
+    if other is not None:
+        raise TracingError(
+            f"workers of {group!r} are traced already, into {other.folder}, for another "
+            f"{max(other.until_s - time.monotonic(), 0):.0f} s. Wait, or end that with Ctrl-C (if it was killed, by "
+            f"removing {folder / f'{group}.json'})."
+        )
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         new = folder / f"{group}.{os.getpid()}.new"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ import msgspec
 
 import shmq
 from shmq.errors import ShmqError
+from shmq.kernel import die_with_parent
 from shmq.memcheck.shape import Load, Plan
 from shmq.memcheck.soak.tally import Tally
 from shmq.memory.layout import WORKER, WORKER_LIVE
@@ -37,6 +39,7 @@ MOST_CALLS = 2_500
 LEAN_CALLS = 100_000
 MOST_SINGLES = 300
 PAUSE_S = 0.02
+TITLE = "shmq: soak producer"  # once it is ready: what it imports before is no growth to be judged
 GAUGE_ROUNDS, GAUGE_CALLS, GAUGE_STEPS, GAUGE_WARM_UP = 15, 60_000, 40_000, 300_000
 
 
@@ -63,6 +66,7 @@ class Producer:
         self._made: dict[str, int] = {}
         self._unread: list[tuple[Kind, int, Job[Any]]] = []
         self._numbers = itertools.count()
+        self._said: set[str] = set()
         self._round: Callable[[int], None] = self._own_round if spec.own_jobs else self._mixed_round
         self.is_over = False
 
@@ -128,9 +132,20 @@ class Producer:
         counts, own = self._tally.counts, self._spec.own_jobs
         for part in _batched(range(self._made.get("own", 0), until)):
             jobs = [self._client.submit(own[n % len(own)][0], *own[n % len(own)][1:]) for n in part]
-            counts.failed += sum(job.exception() is not None for job in jobs)
+            for n, job in zip(part, jobs, strict=True):
+                error = job.exception()
+                if error is not None:
+                    counts.failed += 1
+                    self._say_once(own[n % len(own)][0], error)
             counts.ended += len(jobs)
         self._made["own"] = until
+
+
+    def _say_once(self, task: str, error: BaseException) -> None:
+        """A failure that was not meant, such as a call that does not fit the task, would pass for load."""
+        if task not in self._said:
+            self._said.add(task)
+            sys.stderr.write(f"producer: a job of {task} failed: {type(error).__name__}: {error}\n")
 
 
 def gauge(client: Client) -> list[tuple[float, float]]:
@@ -178,9 +193,11 @@ def main(arguments: list[str]) -> int:
     import setproctitle
 
     spec = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Spec)
-    setproctitle.setproctitle("shmq: soak producer")
+    if not die_with_parent(os.getppid()):
+        return 1
     try:
         with shmq.connect(spec.namespace) as client:
+            setproctitle.setproctitle(TITLE)
             if arguments[1] == "gauge":
                 sys.stdout.write(json.dumps(gauge(client)))
                 return 0

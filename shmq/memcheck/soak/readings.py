@@ -13,6 +13,7 @@ from shmq.clock import start_ticks
 from shmq.errors import TracingError
 from shmq.memcheck.recording import Recorder
 from shmq.memcheck.sampling import Process, Sampler, shared_memory
+from shmq.memcheck.soak.producer import TITLE as PRODUCER_TITLE
 from shmq.memcheck.soak.rig import Rig
 from shmq.memcheck.soak.tally import Counts
 from shmq.memory.segment import segment_name
@@ -43,11 +44,11 @@ class Readings:
 
         Args:
             counts: what the producers have done so far.
-            producers: kind, name and pid of each.
+            producers: kind, name and pid of each; those that are still starting are left out.
         """
         self.snapshot = self._look()
         present: dict[int, Process] = {}
-        own = ((kind, name, pid, counts.ended) for kind, name, pid in producers)
+        own = ((kind, name, pid, counts.ended) for kind, name, pid in producers if _title(pid) == PRODUCER_TITLE)
         for kind, name, pid, jobs in (*self._tree(counts.ended), *own):
             process = self._process(kind, name, pid)
             reading = None if process is None else self._sampler.read(process, jobs)
@@ -59,7 +60,8 @@ class Readings:
 
     def close(self) -> None:
         """Close the file of the load."""
-        self._load.close()
+        with contextlib.suppress(OSError):  # what is left to be written does not fit a full disk
+            self._load.close()
 
     def _process(self, kind: str, name: str, pid: int) -> Process | None:
         known = self._known.get(pid)

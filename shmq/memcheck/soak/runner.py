@@ -32,6 +32,7 @@ from shmq.memcheck.soak.producer import Spec
 from shmq.memcheck.soak.readings import Readings
 from shmq.memcheck.soak.rig import Rig
 from shmq.memcheck.soak.tally import Counts, total
+from shmq.tasks import registry
 
 if TYPE_CHECKING:
     from shmq.memory.segment import Segment
@@ -44,6 +45,7 @@ READ_EVERY_S = (0.2, 5.0)
 STEADY_SHARE, GUEST_SHARE = 0.4, 0.2  # two producers stay, a third one is always a new one
 GUESTS, LEAST_GUEST_S = 30, 6.0  # starting takes one second: longer than a fifth of the life would be no warm-up
 SECOND_LOOK_S = 20.0
+LOG = "log"
 SPEND_S = 120.0  # for a producer to read its last results
 
 
@@ -95,6 +97,8 @@ class Outcome:
     counts: Counts
     facts: dict[str, Any]
     problems: list[str]
+    log: Path
+    is_own: bool  # the user's jobs, not the built-in mix
 
 
 class Runner:
@@ -137,13 +141,17 @@ class Runner:
         try:
             with self._rig() as rig:
                 facts = self._watched(rig, recorder)
+                self._end_producers()  # while there are workers still: they read their last results
                 rig.stop()
         finally:
             counts = total(self._tally)
             recorder.finish(jobs=counts.ended, counts=vars(counts), problems=self._problems, **facts)
         report, findings = write_report(settings.out)
         findings.notes += self._problems
-        return Outcome(findings, report, counts, facts, self._problems)
+        if recorder.problem is not None and "recording_problem" not in findings.run.about:
+            findings.notes.append(f"{recorder.problem}.")  # the disk was too full to write even that down
+        log = settings.out / LOG
+        return Outcome(findings, report, counts, facts, self._problems, log, settings.config is not None)
 
     @property
     def _tally(self) -> Path:
@@ -160,13 +168,23 @@ class Runner:
                 config.chmod(0o600)
             watch = (self._settings.out / TRACES).resolve()
             namespace = f"soak-{scratch.name.removeprefix('shmq-soak-').replace('_', 'x')}"
-            with Rig(config, namespace, scratch, self._settings.out / "log", watch=watch) as rig:
+            with Rig(config, namespace, scratch, self._settings.out / LOG, watch=watch) as rig:
+                self._require_tasks(rig)
                 try:
                     yield rig
                 finally:
                     self._end_producers()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _require_tasks(self, rig: Rig) -> None:
+        """Told now: every producer of the run would end at once, and the run go on to its end without a job."""
+        known = registry.read(rig.segment.state_dir)
+        unknown = sorted({job[0] for job in self._settings.own_jobs} - known.keys())
+        if unknown:
+            hints = " ".join(f"no task {name!r} in {self._settings.config}. {registry.nearest(name, list(known))}"
+                             for name in unknown)  # fmt: skip
+            raise TracingError(f"the jobs cannot be run: {hints}")
 
     def _watched(self, rig: Rig, recorder: Recorder) -> dict[str, Any]:
         """The part that is read; facts for run.json. Ctrl-C ends it well."""
@@ -325,6 +343,10 @@ class Runner:
             except subprocess.TimeoutExpired:
                 process.kill()
                 status = process.wait()
+            except KeyboardInterrupt:  # a second one: nobody waits for the last results
+                for _, _, each in self._producers.values():
+                    each.kill()
+                raise
             if status not in {0, -signal.SIGTERM}:  # told to end before it had begun: well done, too
                 self._problems.append(f"{name} ended with {status}")
         self._producers.clear()

@@ -60,6 +60,7 @@ class Watch:
         self._deltas = deltas
         self._gc_mode = gc_mode
         self._trace: WorkerTrace | None = None
+        self._traced_into = ""
         self._until_s = 0.0
         self._saved_s = time.monotonic()
 
@@ -88,7 +89,10 @@ class Watch:
             self._end_trace()
             return
         self._until_s = order.until_s
+        if self._traced_into != order.folder:  # the order before ended while this worker was busy
+            self._end_trace()
         if self._trace is None:
+            self._traced_into = order.folder
             found = (Source.of(name, function) for name, function in self._functions.items())
             sources = [source for source in found if source is not None]
             self._trace = WorkerTrace(Path(order.folder), self._process, sources=sources, native=order.native)
