@@ -23,7 +23,7 @@ from shmq.client.submitting import room, slow_path
 from shmq.client.submitting.kinds import StreamOf
 from shmq.client.submitting.targets import Registry, Target
 from shmq.client.waiting import Waiter
-from shmq.errors import ClientClosed, QueueFull, ReentrantSubmit
+from shmq.errors import ClientClosed, QueueFull, ReentrantSubmit, ShmqError
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
 from shmq.memory.columns import column
@@ -66,7 +66,7 @@ class Client:
             ):
                 self._lock_file = locks.open_once(self._segment.state_dir / "lock")
             self._join()
-        except BaseException:
+        except ShmqError:
             self._segment.close()
             raise
 

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from shmq import clock, probes
-from shmq.errors import SystemRefused, TooManyProducers
+from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
 from shmq.memory.blocks import SLOT_OF_TAG, BlockPool
 from shmq.memory.columns import column
@@ -97,7 +97,7 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
         if path == segment.path and _kept_for_views.pop((path, index), False):
             try:
                 return _enter(segment, index, keep_pins=True)
-            except SystemRefused:
+            except BaseException:
                 _kept_for_views[path, index] = True
                 raise
     states = column(segment, "words").reshape(segment.shape.producers, -1) & STATE
@@ -111,7 +111,7 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
             continue
         try:
             return _enter(segment, index)
-        except SystemRefused:
+        except BaseException:  # a signal handler's too
             lock_file.release(byte)
             raise
     raise TooManyProducers(
@@ -127,10 +127,9 @@ def _enter(segment: Segment, index: int, *, keep_pins: bool = False) -> Producer
         try:
             take_over(segment, index, keep_pins=keep_pins)
             return ProducerRow(segment, index)
-        except OSError:
-            at = index * PRODUCER_WORDS
-            segment.set_text("producer_bells", "", index)
-            segment.view("producer_rows")[at + PRODUCER["pid"]] = 0
+        except BaseException:
+            _drop_bell(segment, index)
+            segment.view("producer_rows")[index * PRODUCER_WORDS + PRODUCER["pid"]] = 0
             raise
 
 
@@ -155,15 +154,20 @@ def take_over(segment: Segment, index: int, *, keep_pins: bool = False) -> None:
     publisher = Publisher(segment, index)
     publisher.finish_half_done_publishes()
     _end_unread(segment, publisher)
-    old_bell = segment.text("producer_bells", index)
-    if old_bell:
-        if doorbell.is_semaphore(old_bell):  # never a path: the text may be damaged
-            doorbell.unlink(old_bell)
-        segment.set_text("producer_bells", "", index)
+    _drop_bell(segment, index)
     poll_bell_path(segment.state_dir, index).unlink(missing_ok=True)
     rows, at = segment.view("producer_rows"), index * PRODUCER_WORDS
     for word in ("waiting", "polling", "pid", "ticks"):
         rows[at + PRODUCER[word]] = 0
+
+
+def _drop_bell(segment: Segment, index: int) -> None:
+    """The semaphore that the row names, if any."""
+    name = segment.text("producer_bells", index)
+    if name:
+        if doorbell.is_semaphore(name):  # never a path: the text may be damaged
+            doorbell.unlink(name)
+        segment.set_text("producer_bells", "", index)
 
 
 def _close_streams(segment: Segment, index: int) -> None:

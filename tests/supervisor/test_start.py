@@ -64,7 +64,7 @@ def test_jobs_run_in_named_workers_and_a_second_supervisor_is_refused_by_name_of
         live.process = first
         assert live.submit("echo", 6).result(GUARD_S) == 6  # the first one has not noticed
         assert live.stop() == 0
-        assert {p.name for p in live.state_dir.iterdir()} <= {"lock", "registry.json", "patterns"}
+        assert {p.name for p in live.state_dir.iterdir()} <= {"former_tasks.json", "lock", "registry.json", "patterns"}
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,14 @@ class Stage:
 
     def client(self, *, attached: bool = False) -> Client:
         """A producer in this process; it attaches the segment itself, or uses the stage's mapping."""
-        attach = client_module.attach
+        attach, close = client_module.attach, self.segment.close
         if not attached:
             client_module.attach = lambda _name: self.segment
+            self.segment.close = lambda: None  # by a client that is refused: the mapping is the stage's
         try:
             client = Client(self.namespace)
         finally:
-            client_module.attach = attach
+            client_module.attach, self.segment.close = attach, close
         self.clients.append(client)
         return client
 
