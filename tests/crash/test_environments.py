@@ -221,7 +221,6 @@ def test_a_segment_cut_by_a_peer_ends_all_and_is_refused_until_it_is_removed(tmp
             live.client()
         assert f"rm {path}" in refused_start(live)
         path.unlink()
-        live._segment = None
         live.start()
         assert works(live, tmp_path / "mark")
 
