@@ -36,14 +36,19 @@ def state_dir(config: Config) -> Path:
 
 
 def prepare(folder: Path) -> None:
-    """Make the state directory private, or refuse one that is not ours alone."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make the state directory private, or refuse one that is not ours alone or cannot be written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"state directory {folder} cannot be made: {error.strerror}; set state_dir") from None
     info = folder.lstat()
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
         raise ConfigError(
             f"state directory {folder} must be a folder of this user with mode 0700, "
             f"it is mode {stat.S_IMODE(info.st_mode):04o} of uid {info.st_uid}; fix it or set state_dir"
         )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"state directory {folder} cannot be written; is it mounted read-only? Or set state_dir")
 
 
 def lock(folder: Path, namespace: str) -> locks.LockFile:
