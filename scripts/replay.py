@@ -6,7 +6,8 @@
 
 A job sleeps for an exponential time, so that 32 workers fit on few cores. Counts are scaled, so that the busiest
 steps but one in a hundred keep three quarters of the workers busy. Everything that is a time in the planner's rules
-shrinks with the step: the day, the hold time. All ways of scaling get the same jobs at the same times.
+shrinks with the step: the day, the hold time. All ways of scaling get the same jobs at the same times, one after the
+other; each further window begins with another way, so that what else the machine does is no way's advantage.
 """
 
 from __future__ import annotations
@@ -108,15 +109,15 @@ class Outcome:
     workers: list[float] = field(default_factory=list)  # mean per scored step
 
 
-def plan_of(series: Series, options: argparse.Namespace) -> Plan:
-    """Scale the counts and draw the jobs."""
+def plan_of(series: Series, start: float, options: argparse.Namespace) -> Plan:
+    """Scale the counts and draw the jobs of the window that begins at such a share of the trace."""
     busiest = max(float(np.quantile(series.counts, BUSY_QUANTILE)), 1e-9)
     per_step = BUSY_SHARE * WORKERS * options.step / options.service
     exact = series.counts * (per_step / busiest)
     counts = np.diff(np.floor(np.cumsum(exact) + 0.5), prepend=0.0)  # whole jobs, none lost by rounding
     runup = int(np.ceil(options.runup / options.step))
     steps = min(options.steps, len(counts) // 2)
-    first = max(int(len(counts) * options.start), 2 * runup)
+    first = max(int(len(counts) * start), 2 * runup)
     first = min(first, len(counts) - steps)
     random = np.random.default_rng(options.seed)
     due = [
@@ -192,7 +193,7 @@ def replay(plan: Plan, mode: str, options: argparse.Namespace) -> Outcome:
             return _feed(client, plan, begin - time.time() + time.monotonic(), mode, options)
     finally:
         if options.keep_logs:
-            shutil.copy(folder / "log", f"{options.keep_logs}.{plan.series.name.split()[0]}.{mode}")
+            shutil.copy(folder / "log", f"{options.keep_logs}.{plan.series.name}.{plan.first}.{mode}")
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -205,6 +206,8 @@ def _feed(client: Client, plan: Plan, begin: float, mode: str, options: argparse
     waits: list[float] = []
     counted, watched = np.zeros(plan.steps), np.zeros(plan.steps)
     last = max(time.monotonic() - begin, 0.0)
+    if last >= scored_from:
+        sys.exit(f"scripts/replay: the start took {last:.1f} s, longer than the run-up; give a longer --runup")
     at = int(np.searchsorted(plan.due_s, last))  # what was due while the supervisor started did not come
     due, sleeps = plan.due_s.tolist(), plan.sleep_s.tolist()
     while last < scored_to or open_jobs:
@@ -251,7 +254,8 @@ def draw(path: Path, results: list[tuple[Plan, list[Outcome]]], options: argpars
         for outcome in outcomes:
             label = f"{outcome.mode}: {outcome.late_share:.1%} late, {outcome.worker_seconds:.0f} worker-seconds"
             axes.plot(seconds, outcome.workers, color=colours[outcome.mode], linewidth=1, label=label)
-        axes.set_title(plan.series.name, fontsize="medium", loc="left", pad=20)
+        title = f"{plan.series.name}, step {plan.first} to {plan.first + plan.steps}"
+        axes.set_title(title, fontsize="medium", loc="left", pad=20)
         axes.set_ylabel("workers")
         axes.set_ylim(bottom=0)
         axes.margins(x=0)
@@ -269,7 +273,10 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--step", type=float, default=0.15, help="seconds that a step takes (0.05 to 0.2)")
     parser.add_argument("--steps", type=int, default=400, help="steps that are scored")
     parser.add_argument("--runup", type=float, default=8.0, help="seconds of load before them")
-    parser.add_argument("--start", type=float, default=0.5, help="share of the trace that is learned from")
+    parser.add_argument(
+        "--start", type=float, nargs="+", default=[0.5], metavar="SHARE",
+        help="share of the trace that is learned from, then the scored window begins; several: one window each",
+    )  # fmt: skip
     parser.add_argument("--service", type=float, default=0.1, help="mean seconds that a job sleeps")
     parser.add_argument("--target", type=float, default=0.05, help="a job that waits longer is late")
     parser.add_argument("--miss", type=float, default=0.05, help="share of late jobs that is allowed")
@@ -285,6 +292,46 @@ def parsed() -> argparse.Namespace:
     return options
 
 
+def replay_all(plan: Plan, turn: int, options: argparse.Namespace) -> list[Outcome]:
+    """One window in all ways of scaling; `turn`: which of them is first."""
+    turn %= len(options.modes)
+    outcomes = []
+    for mode in options.modes[turn:] + options.modes[:turn]:
+        outcomes.append(replay(plan, mode, options))
+        report(f"{plan.series.name} {plan.first}", outcomes[-1])
+    return outcomes
+
+
+def pooled(outcomes: list[Outcome]) -> Outcome:
+    """The windows of one way as one."""
+    jobs = sum(outcome.jobs for outcome in outcomes)
+    late = sum(outcome.late_share * outcome.jobs for outcome in outcomes)
+    seconds = sum(outcome.worker_seconds for outcome in outcomes)
+    return Outcome(outcomes[0].mode, late / max(jobs, 1), seconds, jobs, max(outcome.p95_s for outcome in outcomes))
+
+
+def compare(name: str, outcomes: list[Outcome], options: argparse.Namespace) -> None:
+    """All windows of a trace together, and what the forecast is worth."""
+    whole = {mode: pooled([o for o in outcomes if o.mode == mode]) for mode in options.modes}
+    if len(options.start) > 1:
+        for outcome in whole.values():
+            report(f"{name} all", outcome)
+    if {"predictive", "reactive"} <= set(whole):
+        ahead, behind = whole["predictive"], whole["reactive"]
+        late = ahead.late_share / behind.late_share if behind.late_share else float("nan")
+        seconds = ahead.worker_seconds / behind.worker_seconds
+        print(f"{name}: predictive to reactive: late {late:.2f}, worker-seconds {seconds:.3f}", flush=True)
+
+
+def report(name: str, outcome: Outcome) -> None:
+    """A line of the table."""
+    print(
+        f"{name:28} {outcome.mode:10} {outcome.jobs:6} {outcome.late_share:7.4f} "
+        f"{outcome.p95_s:8.3f}s {outcome.worker_seconds:14.1f}",
+        flush=True,
+    )
+
+
 def main() -> None:
     """Replay and report."""
     options = parsed()
@@ -293,20 +340,13 @@ def main() -> None:
     if options.only:
         paths = [path for path in paths if path.name.startswith(tuple(options.only))]
     results = []
-    print(f"{'trace':24} {'mode':10} {'jobs':>6} {'late':>7} {'p95 wait':>9} {'worker-seconds':>14}")
+    print(f"{'trace, first step':28} {'mode':10} {'jobs':>6} {'late':>7} {'p95 wait':>9} {'worker-seconds':>14}")
     for path in paths:
         series = read_series(path)
-        plan = plan_of(Series(path.stem, series.step_s, series.counts), options)
-        outcomes = []
-        for mode in options.modes:
-            outcome = replay(plan, mode, options)
-            outcomes.append(outcome)
-            print(
-                f"{path.stem:24} {mode:10} {outcome.jobs:6} {outcome.late_share:7.3f} "
-                f"{outcome.p95_s:8.3f}s {outcome.worker_seconds:14.1f}",
-                flush=True,
-            )
-        results.append((plan, outcomes))
+        plans = [plan_of(Series(path.stem, series.step_s, series.counts), start, options) for start in options.start]
+        windows = [(plan, replay_all(plan, turn, options)) for turn, plan in enumerate(plans)]
+        compare(path.stem, [outcome for _, outcomes in windows for outcome in outcomes], options)
+        results += windows
         if options.plot:
             draw(options.plot, results, options)
 

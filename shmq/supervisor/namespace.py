@@ -37,7 +37,7 @@ def state_dir(config: Config) -> Path:
 
 
 def prepare(folder: Path) -> None:
-    """Make the state directory private, or refuse one that is not ours alone."""
+    """Make the state directory private, or refuse one that is not ours alone or cannot be written."""
     with told(f"the state directory {folder} cannot be made (set state_dir or XDG_STATE_HOME)"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = folder.lstat()
@@ -46,6 +46,8 @@ def prepare(folder: Path) -> None:
             f"state directory {folder} must be a folder of this user with mode 0700, "
             f"it is mode {stat.S_IMODE(info.st_mode):04o} of uid {info.st_uid}; fix it or set state_dir"
         )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"state directory {folder} cannot be written; is it mounted read-only? Or set state_dir")
 
 
 def lock(folder: Path, namespace: str) -> locks.LockFile:

@@ -173,9 +173,7 @@ def read(state_dir: Path) -> dict[str, TaskInfo]:
     except FileNotFoundError:
         return {}
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ShmqError(
-            f"the list of tasks {path} cannot be read: {error}.\n`shmq reload` writes it anew."
-        ) from None
+        raise ShmqError(f"the list of tasks {path} cannot be read: {error}.\n`shmq reload` writes it anew.") from None
     return {info.name: info for info in infos}
 
 

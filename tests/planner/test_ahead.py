@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from shmq.planner.group import GroupPlanner, Observed
+from shmq.planner.group import GroupPlanner, Observed, PresentRate
 from shmq.planner.policy import Rules
 from shmq.planner.staffing import Goal, arrival_cv2, most_arrivals
 
@@ -91,6 +91,18 @@ def test_a_backlog_is_worked_off_by_workers_that_are_there_not_by_those_on_their
     group.policy.target = 20
     few = group.step(seen(waiting=40, running=2, ready_s=0.2, workers=2)).reactive
     assert few > planner(QUIET).step(seen(waiting=40, running=2, ready_s=0.2, workers=20)).reactive
+
+
+def test_a_jump_that_was_seen_twice_is_the_present_rate_a_single_spike_hardly_counts():
+    present = PresentRate()
+    for count in [10.0] * 50 + [110.0]:
+        present.observe(count)
+    assert present.value == pytest.approx(30.0)
+    present.observe(110.0)
+    assert present.value == 110.0
+    for count in (10.0, 10.0):
+        present.observe(count)
+    assert present.value == 10.0
 
 
 def test_no_more_workers_than_jobs_that_can_be_there():

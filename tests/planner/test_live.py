@@ -214,6 +214,8 @@ def test_automatic_workers_grow_past_the_cores_and_status_tells_the_bound(tmp_pa
         while_busy(lambda: now_ns() - plan(live)["updated_ns"] > 1.5 * NS)
         os.kill(pid, signal.SIGKILL)
         while_busy(lambda: planner_pid(live) not in {0, pid} and now_ns() - plan(live)["updated_ns"] < 0.5 * NS)
+        back_at = plan(live)["updated_ns"]
+        while_busy(lambda: plan(live)["updated_ns"] > back_at + 0.5 * NS)  # and the supervisor has followed
         assert min(lowest) >= before  # neither the supervisor alone nor the next planner begins at the cores
         for job in jobs:
             job.result(GUARD_S)

@@ -169,6 +169,13 @@ def test_rare_jobs_are_not_forked_a_worker_each():
     assert np.abs(np.diff(there[3600:])).sum() <= 2
 
 
+def test_a_group_comes_to_rest_when_its_load_is_gone():
+    setting = Setting(0.2, Goal(0.2, 0.05), min_workers=0, max_workers=32)
+    got, _ = simulate(flat(600, 20.0) + [0.0] * 600, 1.0, setting)
+    assert got[599] > 4
+    assert not got[900:].any()
+
+
 def test_a_square_wave_is_followed():
     setting = Setting(0.2, Goal(0.2, 0.05), max_workers=64, hold_s=5.0)
     half, periods = 120, 6

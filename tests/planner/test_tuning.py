@@ -76,6 +76,17 @@ def test_a_lasting_change_is_measured_again():
     assert 27 <= climber.setting <= 45
 
 
+def test_a_load_that_keeps_changing_is_measured_ever_more_rarely():
+    climber, climbs = Climber(ladder(1, 64), 8), []
+    for window in range(6000):
+        was_resting = climber.is_resting
+        climber.observe((100.0 if window // 15 % 2 else 300.0) * min(climber.setting, 8), is_saturated=True)
+        if was_resting and not climber.is_resting:
+            climbs.append(window)
+    assert 3 < len(climbs) < 12
+    assert climbs[-1] - climbs[-2] > climbs[1] - climbs[0]
+
+
 def test_windows_without_waiting_work_teach_nothing():
     climber = Climber(ladder(1, 64), 4)
     for _ in range(100):

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from shmq.errors import ConfigError
+from shmq.supervisor.namespace import prepare
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -86,6 +88,23 @@ def test_a_module_that_cannot_be_imported_refuses_the_start(tmp_path, source, te
         live.assert_nothing_left()
     finally:
         live.discard()
+
+
+def test_a_state_directory_that_cannot_be_made_refuses_the_start(tmp_path):
+    live = LiveSupervisor(tmp_path, TASKS)
+    live.state_home.write_text("in the way")
+    try:
+        assert ends(live)
+        assert f"ConfigError: state directory {live.state_dir} cannot be made: Not a directory" in live.log()
+        live.assert_nothing_left()
+    finally:
+        live.discard()
+
+
+def test_a_state_directory_that_cannot_be_written_refuses_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a read-only filesystem
+    with pytest.raises(ConfigError, match="cannot be written"):
+        prepare(tmp_path / "state")
 
 
 def test_a_module_that_starts_threads_is_imported_in_each_worker(tmp_path):
