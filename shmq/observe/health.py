@@ -35,10 +35,11 @@ def health(snapshot: Snapshot, previous: Snapshot | None = None, *, stuck_s: flo
 
 def _of_everything(snapshot: Snapshot) -> Iterator[Problem]:
     if not snapshot.supervisor_alive:
+        pid = snapshot.supervisor_pid
         yield Problem(
             "no-supervisor",
             None,
-            f"the supervisor {f'(pid {pid}) is gone' if (pid := snapshot.supervisor_pid) else 'was stopped'}: accepted jobs are safe but do not run",
+            f"the supervisor {f'(pid {pid}) is gone' if pid else 'was stopped'}: accepted jobs are safe but do not run",
             "start it again: shmq supervise CONFIG",
         )
     elif snapshot.recovery_pid and not snapshot.recovery_alive:
