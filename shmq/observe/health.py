@@ -25,6 +25,8 @@ def health(snapshot: Snapshot, previous: Snapshot | None = None, *, stuck_s: flo
     found = list(_of_everything(snapshot))
     for group in snapshot.groups:
         found += _of_group(group, [w for w in snapshot.workers if w.group == group.name], stuck_s)
+    if not snapshot.supervisor_alive:  # that says enough of why there are no workers
+        found = [problem for problem in found if problem.kind != "no-workers"]
     if previous is None:
         return found
     before = {(problem.kind, problem.group) for problem in health(previous, stuck_s=stuck_s)}
@@ -33,10 +35,11 @@ def health(snapshot: Snapshot, previous: Snapshot | None = None, *, stuck_s: flo
 
 def _of_everything(snapshot: Snapshot) -> Iterator[Problem]:
     if not snapshot.supervisor_alive:
+        pid = snapshot.supervisor_pid
         yield Problem(
             "no-supervisor",
             None,
-            f"the supervisor (pid {snapshot.supervisor_pid}) is gone: accepted jobs are safe but do not run",
+            f"the supervisor {f'(pid {pid}) is gone' if pid else 'was stopped'}: accepted jobs are safe but do not run",
             "start it again: shmq supervise CONFIG",
         )
     elif snapshot.recovery_pid and not snapshot.recovery_alive:

@@ -69,6 +69,15 @@ def test_a_paused_group_is_told_with_what_waits(healthy):
 def test_a_supervisor_that_is_gone_is_told_once_for_all_groups(healthy):
     healthy.supervisor(NOBODY)
     assert kinds(healthy) == [("no-supervisor", None)]
+    healthy.worker(0, state=0)
+    healthy.word(0, QUEUED, group=0)  # its workers ended with the supervisor: nothing is wrong with its tasks
+    assert kinds(healthy) == [("no-supervisor", None)]
+
+
+def test_a_supervisor_that_was_stopped_is_named_as_such(healthy):
+    healthy.segment.set_header("supervisor_pid", 0)
+    (problem,) = health(take(healthy.segment))
+    assert problem.reason == "the supervisor was stopped: accepted jobs are safe but do not run"
 
 
 def test_another_process_with_the_supervisors_pid_is_not_the_supervisor(healthy):
