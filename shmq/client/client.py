@@ -60,15 +60,10 @@ class Client:
 
     def _open(self) -> None:
         self._segment: Segment = attach(segment_name(self.namespace))
-        try:
-            with told(
-                f"the state directory of {self._segment.path} cannot be used: {self._segment.state_dir / 'lock'}"
-            ):
-                self._lock_file = locks.open_once(self._segment.state_dir / "lock")
-            self._join()
-        except BaseException:
-            self._segment.close()
-            raise
+        lock_path = self._segment.state_dir / "lock"
+        with told(f"the state directory of {self._segment.path} cannot be used: {lock_path}"):
+            self._lock_file = locks.open_once(lock_path)
+        self._join()
 
     def _join(self) -> None:
         """Take a row and build everything that depends on it."""
