@@ -23,7 +23,7 @@ from shmq.client.submitting import room, slow_path
 from shmq.client.submitting.kinds import StreamOf
 from shmq.client.submitting.targets import Registry, Target
 from shmq.client.waiting import Waiter
-from shmq.errors import ClientClosed, QueueFull, ReentrantSubmit, ShmqError
+from shmq.errors import ClientClosed, QueueFull, ReentrantSubmit
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
 from shmq.memory.columns import column
@@ -60,15 +60,10 @@ class Client:
 
     def _open(self) -> None:
         self._segment: Segment = attach(segment_name(self.namespace))
-        try:
-            with told(
-                f"the state directory of {self._segment.path} cannot be used: {self._segment.state_dir / 'lock'}"
-            ):
-                self._lock_file = locks.open_once(self._segment.state_dir / "lock")
-            self._join()
-        except ShmqError:
-            self._segment.close()
-            raise
+        lock_path = self._segment.state_dir / "lock"
+        with told(f"the state directory of {self._segment.path} cannot be used: {lock_path}"):
+            self._lock_file = locks.open_once(lock_path)
+        self._join()
 
     def _join(self) -> None:
         """Take a row and build everything that depends on it."""

@@ -19,7 +19,7 @@ from tests.live import LiveSupervisor, until
 
 MIB = 1 << 20
 TASKS = """
-import shmq, numpy as np
+import shmq, numpy as np, weakref
 
 kept = []
 pool = shmq.ObjectPool(dict, max_size=3)
@@ -39,6 +39,19 @@ def view(array: np.ndarray) -> int:
 def scatter() -> None:
     pieces = [bytes(2048) for _ in range(30_000)]
     kept.append(pieces[::100])
+
+class Knot:
+    def __init__(self):
+        self.me = self
+
+knots, last = weakref.WeakSet(), None
+
+@shmq.task
+def tie() -> int:
+    global last
+    last = Knot()  # lives to the next job, and is garbage that only the collector frees then
+    knots.add(last)
+    return len(knots)
 
 @shmq.task
 def wait_for(path: str) -> None:
@@ -89,6 +102,16 @@ def test_what_a_task_holds_is_seen_from_outside_and_from_inside(live):
     assert (pool.factory, pool.idle, pool.max_size) == ("dict", 1, 3)
     assert "gc batch" in found.why
     assert "pool of dict: 1 idle, at most 3 per worker" in found.why
+
+
+def test_what_outlives_its_batch_is_collected_later(live):
+    seen = [live.submit("tie").result(30)]
+
+    def has_fallen() -> bool:
+        seen.append(live.submit("tie").result(30))
+        return seen[-1] < seen[-2]
+
+    until(has_fallen, "older generations are collected")
 
 
 def test_every_kind_of_worker_answers(live):

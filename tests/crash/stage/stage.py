@@ -112,14 +112,13 @@ class Stage:
 
     def client(self, *, attached: bool = False) -> Client:
         """A producer in this process; it attaches the segment itself, or uses the stage's mapping."""
-        attach, close = client_module.attach, self.segment.close
+        attach = client_module.attach
         if not attached:
             client_module.attach = lambda _name: self.segment
-            self.segment.close = lambda: None  # by a client that is refused: the mapping is the stage's
         try:
             client = Client(self.namespace)
         finally:
-            client_module.attach, self.segment.close = attach, close
+            client_module.attach = attach
         self.clients.append(client)
         return client
 
