@@ -63,7 +63,7 @@ def test_reload_takes_new_code_and_refuses_broken_code(shmq):
     done = shmq("reload", "--timeout", "2")
     assert done.exit_code == exits.FAILED
     assert "the old code goes on" in done.output
-    assert "no_such_module" in shmq.live.log()
+    until(lambda: "no_such_module" in shmq.live.log(), "the reason is logged")
     assert shmq("submit", "jobs.echo", "x").output == '["x"]\n'
 
 

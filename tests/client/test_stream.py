@@ -54,7 +54,7 @@ def test_parts_come_in_order(group, task, count):
 @pytest.mark.parametrize("task", [declared.parts, declared.async_parts])
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70_000])
 def test_result_is_the_list_of_all_parts(group, task, count):
-    assert task.options(group=group).submit(count).result(30) == list(range(count))
+    assert task.options(group=group).submit(count).result(120) == list(range(count))
 
 
 def test_a_part_is_there_before_the_next_is_made(tmp_path):
@@ -153,7 +153,7 @@ def test_the_task_waits_while_nobody_reads_and_goes_on_when_somebody_does(task, 
 
 @endless
 def test_the_time_limit_ends_the_wait_for_room(task, tmp_path):
-    stream = task.options(timeout=0.5).submit(str(tmp_path)).stream()
+    stream = task.options(timeout=2.0).submit(str(tmp_path)).stream()  # by then it waits, on a busy machine too
     next(stream)
     ended = told(tmp_path / "end")
     assert ended == "TaskTimeout" or task is not declared.step_by_step
