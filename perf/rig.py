@@ -120,9 +120,13 @@ class Rig:
 
 
 def environment(namespace: str, folder: Path) -> dict[str, str]:
-    """For children of a rig: they find the repository, the namespace, and a state folder that goes away."""
+    """For children of a rig: they find the repository, the namespace, and a state folder that goes away.
+
+    They keep compiled modules, as an installed package has them.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {
         "PYTHONPATH": path,
         "SHMQ_NAMESPACE": namespace,
         "XDG_STATE_HOME": str(folder),

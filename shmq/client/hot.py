@@ -17,7 +17,7 @@ from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job, Origi
 from shmq.clock import now_ns
 from shmq.memory.fence import new_order_fence
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
-from shmq.transport.claim import LONGEST_PROMISE_NS
+from shmq.transport.bells import LONGEST_PROMISE_NS
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, QUEUED, STATE
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import (

@@ -8,6 +8,8 @@ from shmq.memory.doorbell import BellClosed, Doorbell, FifoBell, NoBell, open_be
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_FREE, WORKER_WORDS
 from shmq.memory.segment import Segment
 
+LONGEST_PROMISE_NS = 260_000
+"""No promise of a worker to look again (see `transport.claim`) lies further ahead."""
 _WORKER_SERIAL = WORKER["bell_serial"]
 _WAITING, _POLLING, _SERIAL = PRODUCER["waiting"], PRODUCER["polling"], PRODUCER["bell_serial"]
 

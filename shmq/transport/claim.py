@@ -35,6 +35,7 @@ from shmq.memory.layout import (
     PRIORITIES,
 )
 from shmq.memory.segment import Segment
+from shmq.transport.bells import LONGEST_PROMISE_NS
 from shmq.transport.limits import Limit
 from shmq.transport.table import (
     CANCELLED,
@@ -59,9 +60,7 @@ _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_mil
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
-_LINGER_NS = 60_000  # how long after such a batch the worker still looks by itself
-LONGEST_PROMISE_NS = STRETCH_NS + _LINGER_NS
-"""No promise to look again lies further ahead."""
+_LINGER_NS = LONGEST_PROMISE_NS - STRETCH_NS  # how long after such a batch the worker still looks by itself
 
 
 def _wheel() -> tuple[int, ...]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.results.collecting import check_own
-from shmq.client.results.poller import Poller
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
+    from shmq.client.results.poller import Poller
 
 _log = logging.getLogger("shmq.client")
 
@@ -75,6 +75,8 @@ class Callbacks:
     def _ensure_poller(self) -> None:
         if self._poller is None:
             self._client._check_usable()
+            from shmq.client.results.poller import Poller  # most producers never need it, and what it imports
+
             self._poller = Poller(self._client._row, self.run)
 
 
