@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import csv
+import gc
 import itertools
 import os
 import random
