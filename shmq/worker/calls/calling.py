@@ -12,7 +12,6 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from shmq.clock import now_ns
-from shmq.errors import JobExpired, UnknownTask
 from shmq.tasks.task import AUTO, Task
 from shmq.wire.codec import Decoder
 from shmq.wire.failure import Failure
@@ -20,7 +19,7 @@ from shmq.wire.header import MANY, STREAM
 from shmq.worker.calls.coroutines import OwnLoop
 from shmq.worker.calls.generating import Generating
 from shmq.worker.calls.measuring import measure
-from shmq.worker.calls.runnable import Convert, Runnable, collecting
+from shmq.worker.calls.runnable import Convert, Runnable, collecting, startable
 from shmq.worker.results.outcome import named
 from shmq.worker.results.outlet import Outlet
 from shmq.worker.seat import Seat
@@ -60,13 +59,7 @@ class Calling:
     def call(self, runnable: Runnable | None, slot: int) -> Any:
         """Decode the job's message and call its task: the value."""
         head = self._slots.header(slot)
-        if runnable is None:
-            raise UnknownTask(
-                f"{self._seat.name_in(slot)} (key {head.key:#018x}) is not registered in this worker.\n"
-                "Was it renamed, or its module removed? `shmq tasks` lists what there is."
-            )
-        if head.expires_ns and now_ns() > head.expires_ns:
-            raise JobExpired(f"{runnable.name} was not started before it expired")
+        runnable = startable(runnable, head, self._seat, slot)
         data = self._slots.message(slot, head)
         limit = head.timeout_ns or runnable.timeout_ns
         if head.kind == MANY:

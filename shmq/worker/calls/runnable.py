@@ -8,15 +8,32 @@ from typing import Any
 
 import msgspec
 
-from shmq.clock import to_ns
+from shmq.clock import now_ns, to_ns
+from shmq.errors import JobExpired, UnknownTask
 from shmq.tasks.task import Task
 from shmq.wire.codec import Decoder, accept
 from shmq.wire.failure import Failure, describe
-from shmq.wire.header import VARIADIC
+from shmq.wire.header import VARIADIC, Header
 from shmq.worker.results import outcome
 from shmq.worker.seat import Seat
 
 Convert = Callable[[list[Any]], list[Any]]
+
+
+def startable(runnable: Runnable | None, head: Header, seat: Seat, slot: int) -> Runnable:
+    """The task of a job that is about to start.
+
+    Raises:
+        UnknownTask: this worker has none by its key. JobExpired: it comes too late.
+    """
+    if runnable is None:
+        raise UnknownTask(
+            f"{seat.name_in(slot)} (key {head.key:#018x}) is not registered in this worker.\n"
+            "Was it renamed, or its module removed? `shmq tasks` lists what there is."
+        )
+    if head.expires_ns and now_ns() > head.expires_ns:
+        raise JobExpired(f"{runnable.name} was not started before it expired")
+    return runnable
 
 
 class Runnable:

@@ -13,13 +13,13 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from typing import Any
 
 from shmq.clock import NS, now_ns
-from shmq.errors import JobExpired, TaskTimeout, UnknownTask
+from shmq.errors import TaskTimeout
 from shmq.memory.doorbell import RESCUE_S
 from shmq.tasks import current
 from shmq.transport.table import GENERATION_SHIFT, crashes_of, failures_of
 from shmq.wire.header import MANY, STREAM
 from shmq.worker.calls.generating import check_wait
-from shmq.worker.calls.runnable import Convert, Runnable
+from shmq.worker.calls.runnable import Convert, Runnable, startable
 from shmq.worker.concurrent.running import Running
 from shmq.worker.execution import Executor
 from shmq.worker.results.outlet import Outlet
@@ -49,14 +49,7 @@ class ConcurrentCalling:
 
     async def call(self, job: Running) -> Any:
         """Decode and call: the value. Runs in the job's own context, so that `shmq.cancelled()` knows it."""
-        head, runnable = job.head, job.runnable
-        if runnable is None:
-            raise UnknownTask(
-                f"{self._seat.name_in(job.slot)} (key {head.key:#018x}) is not registered in this worker.\n"
-                "Was it renamed, or its module removed? `shmq tasks` lists what there is."
-            )
-        if head.expires_ns and now_ns() > head.expires_ns:
-            raise JobExpired(f"{runnable.name} was not started before it expired")
+        head, runnable = job.head, startable(job.runnable, job.head, self._seat, job.slot)
         attempt = crashes_of(job.word) + failures_of(job.word)
         current.set_job(
             current.CurrentJob(job.slot, job.word >> GENERATION_SHIFT, runnable.name, self._seat.group_name, attempt)
