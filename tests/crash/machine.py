@@ -127,7 +127,7 @@ class Life(RuleBasedStateMachine):
 
         def prepare() -> Callable[[], Any]:
             bench = self.stage.bench(free[0])
-            bench.loop._service_ns = 1.0
+            bench.claimer.service_ns = 1.0
             return bench.run_all
 
         self._kill(point, prepare)

@@ -138,7 +138,7 @@ def _batch(stage: Stage) -> None:
 
 def _runs_batch(stage: Stage) -> Callable[[], Any]:
     bench = stage.bench(VICTIM)
-    bench.loop._service_ns = 1.0  # so that it takes all at once
+    bench.claimer.service_ns = 1.0  # so that it takes all at once
     return lambda: bench.loop._run_batch(bench.claimer.lanes_with_work())
 
 
@@ -153,7 +153,7 @@ def _gives_back(stage: Stage) -> Callable[[], Any]:
 def _drains(stage: Stage) -> Callable[[], Any]:
     """SIGTERM in the first of five jobs: it ends, the others go back, the loop is left."""
     bench = stage.bench(VICTIM)
-    bench.loop._service_ns = 1.0
+    bench.claimer.service_ns = 1.0
     run = bench.executor.run
 
     def told() -> None:
@@ -197,7 +197,7 @@ def dead_worker(stage: Stage) -> None:
 def _killed_in_a_batch(stage: Stage) -> None:
     def worker() -> None:
         bench = stage.bench(VICTIM)
-        bench.loop._service_ns = 1.0
+        bench.claimer.service_ns = 1.0
         slots, words = bench.claim(5)
         bench.executor.run(slots[0], words[0])
         bench.executor.run(slots[1], words[1])
