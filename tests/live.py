@@ -26,6 +26,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -65,6 +66,23 @@ def until(condition: Callable[[], Any], what: str = "", guard_s: float = GUARD_S
             raise AssertionError(f"never came true: {what or condition}")
         time.sleep(0.005)
     return found
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork, work, wait; 0, or the child's exit status."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 class LiveSupervisor:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shmq import clock
+from tests.live import in_child
 
 MOUNT, USER, PID, TIME = 0x0002_0000, 0x1000_0000, 0x2000_0000, 0x80
 _READ_ONLY, _REMOUNT, _BIND, _REC, _PRIVATE = 1, 32, 0x1000, 0x4000, 1 << 18
@@ -31,7 +30,7 @@ def inside(body: Callable[[], object], flags: int = 0, mounts: dict[str, str] | 
         flags: MOUNT | PID | TIME, the namespaces that are the child's own.
         mounts: a tmpfs for each path, with its options.
     """
-    status = _in_child(lambda: _enter_and_run(body, flags, mounts or {}))
+    status = in_child(lambda: _enter_and_run(body, flags, mounts or {}))
     if status == _FORBIDDEN:
         pytest.skip("this system lets this user make no namespaces: run as root, or allow user namespaces")
     assert status == 0, f"the child ended with {status}; see its traceback"
@@ -45,7 +44,7 @@ def _enter_and_run(body: Callable[[], object], flags: int, mounts: dict[str, str
     except OSError:
         os._exit(_FORBIDDEN)
     if flags & (PID | TIME):  # both hold for children only
-        status = _in_child(lambda: _with_own_proc(body, flags))
+        status = in_child(lambda: _with_own_proc(body, flags))
         if status:
             os._exit(status)
     else:
@@ -97,20 +96,3 @@ def _checked(answer: int) -> None:
     if answer:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def _in_child(work: Callable[[], object]) -> int:
-    """Fork, work, wait; 0, or the child's exit status."""
-    sys.stdout.flush()
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

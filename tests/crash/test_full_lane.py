@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
 import pytest
 
 from shmq.errors import QueueFull
 from tests.crash.stage.settle import Autopsy, settle
 from tests.crash.stage.stage import HELPER, Stage
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage(f"fulllane{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}")
-    stage.reset()
-    try:
-        yield stage
-    finally:
-        stage.drop()
-        stage.close()
 
 
 @pytest.mark.parametrize("forget", [False, True])

@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
-import pytest
-
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
 from tests.crash.stage.stage import HELPER, Stage
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage(f"promises{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}")
-    stage.reset()
-    try:
-        yield stage
-    finally:
-        stage.drop()
-        stage.close()
 
 
 def test_a_claim_never_promises_a_sooner_moment_than_one_that_producers_may_still_believe(stage: Stage) -> None:

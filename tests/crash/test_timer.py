@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-
-import pytest
-
 from shmq.memory.fence import new_fence
 from shmq.worker.seat import START
 from shmq.worker.timer import Timer
 from tests.crash.stage.stage import HELPER, Stage
-
-
-@pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage(f"timer{os.environ.get('SHMQ_TEST_RUN', '')}-{os.getpid()}")
-    stage.reset()
-    try:
-        yield stage
-    finally:
-        stage.drop()
-        stage.close()
 
 
 def test_the_last_job_of_a_batch_keeps_its_timer_while_its_message_is_decoded(stage: Stage, monkeypatch) -> None:

@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,26 +18,9 @@ from shmq.memory import doorbell
 from shmq.memory.doorbell import SemaphoreBell, new_name
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from tests.client import declared
-from tests.live import until
+from tests.live import in_child, until
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def in_child(work: Callable[[], object]) -> None:
-    """Run `work` in a forked child; its failure fails the test."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    _, status = os.waitpid(pid, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 @pytest.mark.usefixtures("client")
@@ -151,7 +132,7 @@ class TestFork:
             shmq.close()
 
         before = [declared.echo.submit(i) for i in range(50)]
-        in_child(work)
+        assert in_child(work) == 0
         assert [job.result(30) for job in before] == list(range(50))
         assert declared.echo.submit("after").result(30) == "after"
 
@@ -173,7 +154,7 @@ class TestFork:
                 assert declared.echo.submit(3).result(30) == 3
             shmq.close()
 
-        in_child(work)
+        assert in_child(work) == 0
         assert ended.result(30) == 1
         (tmp_path / "go").touch()
         assert running.result(30) is True
@@ -190,7 +171,7 @@ class TestFork:
             thread.start()
         try:
             for _ in range(5):
-                in_child(lambda: _submit_and_close(7))
+                assert in_child(lambda: _submit_and_close(7)) == 0
         finally:
             stop.set()
             for thread in threads:
@@ -207,7 +188,7 @@ class TestFork:
             until(lambda: mine == [0.01])
             shmq.close()
 
-        in_child(work)
+        assert in_child(work) == 0
         declared.echo.submit(2).add_done_callback(lambda job: seen.append(job.result()))
         until(lambda: seen == [1, 2])
 
