@@ -117,11 +117,11 @@ class Growth:
             found += sorted(heavy, key=lambda row: -row[2])
         return found
 
-    def count(self, left: int, counts: Iterable[tuple[str, int]], *, failed: bool) -> None:
+    def count(self, left: int, counts: Mapping[str, int], *, failed: bool) -> None:
         """Take in one measured job: the bytes it left, and what else by unit."""
         self.jobs += 1
         self.bytes += left
-        for unit, count in counts:
+        for unit, count in counts.items():
             self.counts[unit] = self.counts.get(unit, 0) + count
         if failed:
             self.failed_jobs += 1
@@ -228,6 +228,7 @@ class TaskDeltas:
         else:
             self._count_watched(self._task, watch)
         self._task = None
+        _collect_older()
         self._plan_next(begun_s)
 
     def snapshot(self) -> list[Growth]:
@@ -256,7 +257,7 @@ class TaskDeltas:
             return
         blocks, malloced, *counts = (after - before for before, after in zip(self._before, self._after, strict=True))
         left = malloced + BLOCK_BYTES * blocks
-        by_unit = tuple(zip(("descriptors", *self._counters), counts, strict=True))
+        by_unit = dict(zip(("descriptors", *self._counters), counts, strict=True))
         newer = self._newer.get(task)
         if newer is None or (newer.jobs >= SUSPECT_AFTER_JOBS and self._passed >= 2 * self._begun_at[task]):
             growth.late, self._newer[task] = newer or Growth(task), Growth(task)
@@ -298,6 +299,17 @@ class TaskDeltas:
         self._passed += self._skipped
         self._stride = max(0.8 * self._stride + 0.2 * ideal, LEAST_STRIDE)
         self._skip = self._skipped = 1 + int(self._random.random() * 2 * self._stride)
+
+
+def _collect_older() -> None:
+    """The older generations, when they are due: collecting the youngest by hand, as measuring does, keeps the automatic
+    collections from ever coming, and a watched worker would pile up what another one gives back. Not just before a
+    job is measured: it would fill the interpreter's free lists again, and seem to keep that.
+    """
+    _, young, old = gc.get_count()
+    _, most_young, most_old = gc.get_threshold()
+    if gc.isenabled() and young > most_young:
+        gc.collect(2 if old > most_old else 1)
 
 
 def load_growth(folder: Path) -> list[Growth]:

@@ -70,6 +70,30 @@ def test_a_job_that_does_nothing_leaves_nothing():
     assert abs(growth.bytes) / growth.jobs < 20
 
 
+def test_garbage_that_outlives_the_youngest_generation_does_not_pile_up():
+    """Collecting the youngest by hand keeps the automatic collections away: the older ones must come all the same."""
+    alive, most = [0], 0
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+            alive[0] += 1
+
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    kept = [Cycle()]
+
+    def replaces() -> None:
+        kept[0] = Cycle()
+
+    deltas = TaskDeltas(cost_share=100, watch_lines=False)
+    for _ in range(50):
+        drive(deltas, replaces, 100)
+        most = max(most, alive[0])
+    assert most < 1_000, "one in five lived through a measurement"
+
+
 def test_measuring_takes_only_its_share():
     """A measurement costs far more than such a job: most jobs must go unmeasured."""
     deltas = TaskDeltas(cost_share=0.01)
