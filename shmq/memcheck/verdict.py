@@ -39,20 +39,23 @@ class Limit:
     grain: the smallest change that a reading can show.
     per_1000_jobs: more than this is one as well, once `EVIDENCE_GRAINS` of growth were seen: where a day brings
         few jobs, any leak would stay below the first limit.
+    warm_up: so much a process may gain until it has warmed up, however long that takes: of processes that are all
+        replaced before one of them has gained more, nobody can tell whether they leak.
     """
 
     per_day: float
     grain: float
     per_1000_jobs: float = float("inf")
+    warm_up: float = 0.0
 
 
 EVIDENCE_GRAINS = 64
-MEMORY = Limit(32 * 2**20, 16 * 2**10, 16_000)  # grain: one pymalloc pool
+MEMORY = Limit(32 * 2**20, 16 * 2**10, 16_000, 2**19)  # grain: one pymalloc pool
 COUNT = Limit(200, 1)
 LIMITS: Mapping[str, Limit] = {
     "rss_anon_bytes": MEMORY,
     "pss_anon_bytes": MEMORY,
-    "heap_bytes": Limit(32 * 2**20, 1024, 16_000),
+    "heap_bytes": Limit(32 * 2**20, 1024, 16_000, 2**19),
     "shm_bytes": Limit(32 * 2**20, 4096),
     "descriptors": COUNT,
     "threads": COUNT,
@@ -197,23 +200,26 @@ def too_short(more_minutes: int) -> str:
 
 def _decide(blank: Verdict, windows: Sequence[Window], limit: Limit, day: float, *, with_jobs: bool) -> Verdict:
     """`day`: 24 h along the windows' axis, in jobs or in seconds."""
-    leaking = _leaking(windows, limit, day, with_jobs)
-    if leaking is not None:
+    whole, leaking = windows[0], _leaking(windows, limit, day, with_jobs)
+    is_warm = blank.processes == 1 or whole.fit.mid * whole.span >= limit.warm_up
+    if leaking is not None and is_warm:
         per_day = leaking.fit.scaled(day)
         by_day = per_day.mid > limit.per_day
         over = "24 h of it pass the limit" if by_day else f"more than {limit.per_1000_jobs / 1000:g} bytes per job"
         reason = f"grew steadily for {_minutes(leaking.span_s)}; {over}"
         return _filled(blank, leaking, per_day, with_jobs, "leak", reason)
     bounded = [_bounded(window, limit).scaled(day) for window in windows]
-    calm = _calm_window(windows, bounded, limit, day)
+    calm = _calm_window(windows, bounded, limit, day) if leaking is None else None
     if calm is not None:
         levelled = "levelled off; " if calm > 0 else ""
         reason = f"{levelled}24 h bring at most {max(bounded[calm].high, 0.0) / limit.per_day:.0%} of the limit"
         return _filled(blank, windows[calm], bounded[calm], with_jobs, "no leak", reason)
     waits = [_more_minutes(w, p, limit, day) for w, p in zip(windows, bounded, strict=True)]
-    more, whole = min(waits), windows[0]
+    more = min(waits)
     slows = _passes(whole, limit, day, with_jobs) and not whole.is_steady
     reason = "still growing, but more and more slowly" if slows else "the slope is not certain enough yet"
+    if leaking is not None:
+        reason = "replaced before they have warmed up: recycle later, or bring more jobs"
     return _filled(blank, whole, bounded[0], with_jobs, too_short(more), reason, more)
 
 

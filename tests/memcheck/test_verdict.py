@@ -212,9 +212,11 @@ def test_an_idle_process_is_judged_by_the_clock():
     assert (verdict.grows_with, verdict.answer) == ("clock", "no leak")
 
 
-@pytest.mark.parametrize(("leak_per_s", "expected"), [(0, "no leak"), (40_000, "leak")])
+@pytest.mark.parametrize(("leak_per_s", "expected"), [(0, "no leak"), (18_000, "too short"), (40_000, "leak")])
 def test_replaced_workers_are_judged_together(leak_per_s, expected):
-    """Each lives for 20 s, warms up, starts again from the fork server's level."""
+    """Each lives for 20 s, warms up, starts again from the fork server's level. A third of a MiB, steadily, is what any
+    process gains until it has warmed up.
+    """
     r, lives = np.random.default_rng(3), []
     for number in range(30):
         t = clock(20 / 60, every_s=1.0) + 20 * number
@@ -222,7 +224,7 @@ def test_replaced_workers_are_judged_together(leak_per_s, expected):
         value = BASE + r.uniform(-MIB, MIB) + warm_up(age, 2 * MIB, 1.0) + leak_per_s * age + white(r, age, 16 * KIB)
         lives.append(series(t, value, jobs=age * 1000, name=f"worker {number}"))
     verdict = judge(lives, acceleration=DAY_IN_10_MINUTES)
-    assert verdict.answer == expected
+    assert verdict.answer.startswith(expected)
     assert verdict.processes == 30
 
 
