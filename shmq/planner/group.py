@@ -65,13 +65,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Workers that the forecast needs now and after `soon_s`; the step (1: the next) and the band that decided."""
+    """Workers that the forecast needs now and after `soon_s`; the step (1: the next) and the band that decided.
+
+    `expected`: arrivals of the next step.
+    """
 
     now: int
     soon: int
     soon_s: float
     step: int
     band: tuple[float, float, float]
+    expected: float
 
 
 class PresentRate:
@@ -132,7 +136,7 @@ class GroupPlanner:
         self.forecaster.update(seen.arrivals)
         self.present.observe(seen.arrivals)
         ahead = self._ahead(seen)
-        reactive = self._reactive(seen)
+        reactive = self._reactive(seen, ahead.expected)
         predicted = max(ahead.now, min(ahead.soon, self.policy.target))  # who is needed soon does not leave before
         needs = Needs(predicted, reactive, seen.arrivals, seen.departures)
         decision = self.policy.decide(seen.now_s, needs)
@@ -178,7 +182,7 @@ class GroupPlanner:
                 greatest = bands[h][2]
                 need = self._predicted(seen, *bands[h]) - later
                 worst, now = (h, need) if need > now else (worst, now)
-        return Ahead(now, soon, soon_s, worst + 1, bands[worst])
+        return Ahead(now, soon, soon_s, worst + 1, bands[worst], bands[0][0])
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
         if high < NOBODY:
@@ -192,21 +196,27 @@ class GroupPlanner:
         run_on = max(seen.running, round(load.rate_per_s * load.service_s))
         return min(self._workers(load), math.ceil((come + run_on) / self.concurrency))
 
-    def _reactive(self, seen: Observed) -> int:
+    def _reactive(self, seen: Observed, expected: float) -> int:
         """For the load that is here: in mode "reactive" with a margin, else for surprises.
 
-        Beside a forecast the present rate counts as far as chance does not explain it (two standard deviations
-        of Poisson arrivals less), or the noise of single steps would fork workers. Where anything came, waits or runs,
-        somebody is needed: rare jobs keep their worker for the hold time, and are not forked one each.
+        Where anything came, waits or runs, somebody is needed: rare jobs keep their worker for the hold time, and are
+        not forked one each.
         """
-        return max(self._for_present_load(seen), int(seen.arrivals + seen.waiting + seen.running > 0))
+        return max(self._for_present_load(seen, expected), int(seen.arrivals + seen.waiting + seen.running > 0))
 
-    def _for_present_load(self, seen: Observed) -> int:
-        rate = self.present.value
+    def _for_present_load(self, seen: Observed, expected: float) -> int:
+        """Beside a forecast the present rate counts as far as chance does not explain it (two standard deviations of
+        Poisson arrivals less), or the noise of single steps would fork workers. Jobs that wait come on top of whatever
+        is expected: that it was chance does not help them.
+        """
+        rate, error = self.present.value, 0.0
         if self.policy.rules.mode == "reactive":
-            load = Load(rate / self.step_s, seen.service_s, seen.service_cv2, error=self.present.error)
+            error = self.present.error
+        elif seen.waiting:
+            rate = max(rate, expected)
         else:
-            load = Load(max(rate - CHANCE * rate**0.5, 0.0) / self.step_s, seen.service_s, seen.service_cv2)
+            rate = max(rate - CHANCE * rate**0.5, 0.0)
+        load = Load(rate / self.step_s, seen.service_s, seen.service_cv2, error=error)
         return self._workers(self._with_backlog(load, seen))
 
     def _with_backlog(self, load: Load, seen: Observed) -> Load:

@@ -86,6 +86,14 @@ def test_reactive_groups_put_nothing_off():
     assert group.step(seen(ready_s=0.2)).soon == 0
 
 
+def test_a_backlog_comes_on_top_of_what_is_expected():
+    """Whether it came by chance or not: without it the present load would need fewer than the forecast."""
+    calm = planner(BUSY).step(seen(ready_s=0.2, workers=30, running=30))
+    held_up = planner(BUSY).step(seen(ready_s=0.2, workers=30, running=30, waiting=14))
+    assert calm.reactive < calm.predicted < held_up.reactive
+    assert held_up.target == held_up.reactive
+
+
 def test_a_backlog_is_worked_off_by_workers_that_are_there_not_by_those_on_their_way():
     group = planner(QUIET)
     group.policy.target = 20
