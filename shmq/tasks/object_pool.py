@@ -41,7 +41,7 @@ class ObjectPool(Generic[T]):
         Raises:
             TypeError: `factory` or `reset` cannot be called. ValueError: `max_size` is below 1.
         """
-        if not callable(factory) or not (reset is None or callable(reset)):
+        if not all(map(callable, (factory, factory if reset is None else reset))):
             raise TypeError(
                 f"factory = {factory!r} and reset = {reset!r} must be functions; pass connect, not connect()"
             )

@@ -72,8 +72,8 @@ class Window:
         """Raise TooLarge for an item that could only be sent by breaking the limit."""
         if 4 * nbytes > self.limit_bytes:
             raise TooLarge(
-                f"{self._task}: an item of {nbytes} bytes does not fit memory_limit={self.limit_bytes}: at most a quarter "
-                "of it.\nRaise memory_limit, or pass smaller items."
+                f"{self._task}: an item of {nbytes} bytes does not fit memory_limit={self.limit_bytes}: at most a "
+                "quarter of it.\nRaise memory_limit, or pass smaller items."
             )
 
     def _cost(self, nbytes: int) -> int:
