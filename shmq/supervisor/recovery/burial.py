@@ -86,7 +86,10 @@ class Burial:
         row = self._rows[index]
         held = redeliverer.owned_by(index)
         running = sum(self._words[slot] & STATE == RUNNING for slot in held)
-        death = Death(*(int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes")), running)
+        reason, culprit, status, peak = (
+            int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes")
+        )
+        death = Death(reason, culprit, status, peak, running)
         pins = column(self._segment, "pins")
         pins[:, 1][pins[:, 1] == index + 1] = 0
         for slot in held:
@@ -186,7 +189,7 @@ class Burial:
             return
         limit = f" of {head.timeout_ns / NS:g} s" if head.timeout_ns else ""
         name = self._failures.task_name(head.key)
-        text = f"{name} ran past its time limit{limit} and its grace; its worker was killed"
+        text = f"{name} ran past its time limit{limit} and its grace; its worker was killed.\nRaise `timeout`."
         self._failures.fail(redeliverer, slot, word, Failure("TaskTimeout", text))
 
     def _retries_of(self, key: int, word: int) -> int:
