@@ -23,8 +23,8 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(error, f"prctl({option}): {os.strerror(error)}")
 
 
-def die_with_parent(parent_pid: int) -> bool:
-    """SIGKILL me when my parent ends; False when `parent_pid` does not become my parent.
+def die_with_parent(parent_pid: int, how: signal.Signals = signal.SIGKILL) -> bool:
+    """Send me a signal when my parent ends; False when `parent_pid` does not become my parent.
 
     A worker is forked twice and re-parented when its middle process ends: wait for that first,
     since the death signal belongs to the parent at the time of the call.
@@ -34,7 +34,7 @@ def die_with_parent(parent_pid: int) -> bool:
         if time.monotonic() > give_up:
             return False
         time.sleep(0.0002)
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, how)
     return os.getppid() == parent_pid  # it may have died before the signal was set
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
+from click.core import ParameterSource
+from msgspec.structs import replace
 
 from shmq.config.check import nearest
 from shmq.config.model import Config, Name
@@ -61,6 +63,15 @@ timeout_option: Callable[[F], F] = click.option(
     metavar="SECONDS",
     help="Time limit of each run.",
 )
+
+
+def with_namespace(config: Config, namespace: str | None, say: Callable[[str], object]) -> Config:
+    """The configuration in the namespace of option or environment; `say` is told when the environment decides."""
+    if namespace is None or namespace == config.namespace:
+        return config
+    if click.get_current_context().get_parameter_source("namespace") is ParameterSource.ENVIRONMENT:
+        say(f"SHMQ_NAMESPACE wins: the namespace is {namespace!r}, not {config.namespace!r} as in the configuration")
+    return replace(config, namespace=namespace)
 
 
 @contextmanager

@@ -352,7 +352,10 @@ class Config(Table, frozen=True, kw_only=True):
 
     namespace: Annotated[
         Name,
-        Meta(description="tells supervisors of one user apart; for producers: connect() or SHMQ_NAMESPACE"),
+        Meta(
+            description="tells supervisors of one user apart; -n and SHMQ_NAMESPACE win over it; "
+            "for producers: connect() or SHMQ_NAMESPACE"
+        ),
     ] = "default"
     tasks: Annotated[
         tuple[ModuleName, ...],

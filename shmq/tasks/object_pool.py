@@ -39,8 +39,12 @@ class ObjectPool(Generic[T]):
             max_size: how many are kept.
 
         Raises:
-            ValueError: `max_size` is below 1.
+            TypeError: `factory` or `reset` cannot be called. ValueError: `max_size` is below 1.
         """
+        if not all(map(callable, (factory, factory if reset is None else reset))):
+            raise TypeError(
+                f"factory = {factory!r} and reset = {reset!r} must be functions; pass connect, not connect()"
+            )
         if max_size < 1:
             raise ValueError(f"max_size must be 1 or more, got {max_size}; without a pool call the factory yourself")
         self._factory = factory

@@ -322,7 +322,7 @@ def accept(kind: type, value: Any) -> Any:
 def explain(error: Exception, what: str) -> Exception:
     """The error of an encoder as one that tells the user what to do."""
     if isinstance(error, TooLarge):
-        return error
+        return TooLarge(f"{what}: {error}")
     if isinstance(error, RecursionError):
         return Unencodable(f"{what}: nested deeper than Python's recursion limit; flatten it")
     return Unencodable(

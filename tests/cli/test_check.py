@@ -90,6 +90,18 @@ def test_programs_get_json_that_prints_of_a_module_do_not_disturb(check):
     assert report["config"]["namespace"] == "default"
 
 
+def test_a_namespace_of_the_environment_is_told(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('namespace = "mine"\n')
+    path.chmod(0o600)
+    done = CliRunner().invoke(cli, ["check", str(path)], env={"SHMQ_NAMESPACE": "other"})
+    assert done.stderr == (
+        "shmq check: SHMQ_NAMESPACE wins: the namespace is 'other', not 'mine' as in the configuration\n"
+    )
+    assert 'namespace = "other"' in done.stdout
+    assert not CliRunner().invoke(cli, ["check", str(path), "-n", "other"], env={"SHMQ_NAMESPACE": None}).stderr
+
+
 def test_a_configuration_or_a_litmus_must_be_asked_for():
     assert CliRunner().invoke(cli, ["check"]).exit_code == exits.USAGE
 

@@ -171,7 +171,10 @@ def test_a_group_is_scaled_and_given_back_to_the_planner(shmq):
     assert shmq("scale", "network", "3").output == "network: 3 workers, fixed\n"
     until(lambda: len(shmq.live.live_workers("network")) == 3, "three workers")
     assert "chosen by the planner" in shmq("scale", "network", "auto").output
-    assert shmq("scale", "network", "some").exit_code == exits.USAGE
+    for wrong in ("some", "-1", "1001"):
+        done = shmq("scale", "network", wrong)
+        assert done.exit_code == exits.USAGE
+        assert f"'{wrong}': a number from 0 to 1000, or auto." in done.output
 
 
 def test_limits_are_shown_changed_and_removed(shmq):

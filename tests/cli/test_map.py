@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -147,6 +148,20 @@ def test_an_interrupt_cancels_what_has_not_started(shmq, tmp_path, number, code)
     assert (process.returncode, errors) == (code, b"")
     until(lambda: not unfinished(shmq), "nothing is under way")
     assert len(list(tmp_path.iterdir())) <= 10  # two workers had begun a chunk each
+
+
+def test_a_second_sigterm_does_not_keep_it_from_cancelling(shmq, tmp_path):
+    process = shmq.start("map", "--json", "--chunk-size", "5", "jobs.note")
+    process.stdin.write(b"".join(b'["%s", 0.05]\n' % bytes(tmp_path / str(i)) for i in range(40)))
+    process.stdin.flush()
+    until(lambda: list(tmp_path.iterdir()), "the first line has run")
+    while process.poll() is None:  # `timeout` sends it to the command, and then to its group
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.001)
+    assert process.returncode == exits.TERMINATED
+    process.communicate()
+    until(lambda: not unfinished(shmq), "nothing is under way")
+    assert len(list(tmp_path.iterdir())) <= 10
 
 
 def test_a_closed_pipe_ends_it_quietly(shmq):

@@ -89,12 +89,16 @@ def test_supervise_serves_until_it_is_stopped(tmp_path):
         live.discard()
 
 
-def test_the_namespace_of_the_command_line_wins(tmp_path):
+@pytest.mark.parametrize("is_option", [True, False], ids=["option", "environment"])
+def test_another_namespace_than_the_configuration_s_wins_and_the_log_says_so_unless_it_is_an_option(
+    tmp_path, is_option
+):
     live = LiveSupervisor(tmp_path, TASKS, CONFIG)
     namespace = f"{live.namespace}-other"
-    env = {**live.env, "SHMQ_NAMESPACE": "not-this-one"}
-    command = [sys.executable, "-m", "shmq"]
-    process = subprocess.Popen([*command, "supervise", str(live.config_path), "-n", namespace], env=env)
+    env = {**live.env, "SHMQ_NAMESPACE": "not-this-one" if is_option else namespace}
+    command, chosen = [sys.executable, "-m", "shmq"], ["-n", namespace] if is_option else []
+    with live.log_path.open("wb") as log:
+        process = subprocess.Popen([*command, "supervise", str(live.config_path), *chosen], env=env, stderr=log)
     try:
         ping = [*command, "stop", "-n", namespace]
         until(lambda: subprocess.run(ping, env=env, capture_output=True).returncode == exits.OK, "it is stopped")
@@ -102,6 +106,8 @@ def test_the_namespace_of_the_command_line_wins(tmp_path):
     finally:
         process.kill()
         process.wait()
+    told = f"warning supervisor: SHMQ_NAMESPACE wins: the namespace is {namespace!r}, not {live.namespace!r} as in"
+    assert (told in live.log()) is not is_option
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class TestState:
         job = declared.parked.submit(1)
         assert job.state == "queued"
         assert not job.done()
-        with pytest.raises(TimeoutError, match=r"queued after 0\.05 s; it goes on"):
+        with pytest.raises(TimeoutError, match=r"queued after 0\.05 s; it goes on\.\nGroup 'parked' is paused"):
             job.result(0.05)
         service.control("resume", group="parked")
         assert job.result(10) == 1
@@ -44,6 +44,20 @@ class TestState:
         until(lambda: job.state == "running")
         (tmp_path / "go").touch()
         assert job.result(10) is True
+
+    def test_a_wait_in_vain_tells_why(self, client, tmp_path):
+        running = declared.wait_for_file.submit(str(tmp_path / "go"))
+        delayed = declared.echo.options(delay=60).submit(1)
+        until(lambda: running.state == "running")
+        try:
+            with pytest.raises(TimeoutError, match="A worker runs it: wait longer, or give the task a `timeout`"):
+                running.result(0.01)
+            with pytest.raises(TimeoutError, match=r"is to be tried again, and due in (60|5\d(\.\d)?) s"):
+                delayed.result(0.01)
+        finally:
+            (tmp_path / "go").touch()
+            delayed.cancel()
+        running.result(10)
 
     def test_a_failed_job_says_so(self):
         job = declared.fail_as.submit("ValueError", "x")

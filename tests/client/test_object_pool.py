@@ -21,6 +21,12 @@ def test_an_object_is_made_once_and_lent_again():
     assert len(pool) == 1
 
 
+@pytest.mark.parametrize("wrong", [(None,), ("connect",), (Thing, Thing())], ids=["none", "text", "reset"])
+def test_what_cannot_be_called_is_refused(wrong):
+    with pytest.raises(TypeError, match=r"must be functions; pass connect, not connect\(\)"):
+        shmq.ObjectPool(*wrong)
+
+
 def test_nested_borrowers_get_different_objects():
     pool = shmq.ObjectPool(Thing)
     with pool.lend() as outer, pool.lend() as inner:

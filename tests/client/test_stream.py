@@ -216,7 +216,7 @@ def test_no_worker_is_lost_to_streams_that_nobody_reads(tmp_path):
 
 
 def test_a_part_that_no_block_holds_is_refused():
-    with pytest.raises(TooLarge, match="a part of"):
+    with pytest.raises(TooLarge, match=r"declared\.sizes: a part of"):
         declared.sizes.submit(9 << 20).result(60)
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_the_built_in_workload_brings_all_it_promises(tmp_path):
     }  # fmt: skip
     assert "verdict: " in out
     assert left_behind(tmp_path / "run") == []
+
+
+def test_a_run_that_is_killed_takes_its_supervisor_along(tmp_path):
+    run = soak(*own_config(tmp_path, "clean"), "--minutes", "10", "--trace", "none", "--out", "run", cwd=tmp_path)
+    load = tmp_path / "run" / "load.csv"
+    until(lambda: load.exists() and load.read_text().count("\n") > 2, "readings of a load")
+    run.kill()
+    run.communicate(timeout=200)
+    namespace = json.loads((tmp_path / "run" / "producers.json").read_text())["namespace"]
+    scratch = Path(tempfile.gettempdir(), f"shmq-{namespace}")
+    until(lambda: not left_behind(tmp_path / "run") and not scratch.exists(), "nothing is left")
 
 
 @pytest.mark.slow

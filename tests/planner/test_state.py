@@ -97,6 +97,26 @@ def test_numbers_that_are_none_are_set_aside(saved, caplog):
     assert "regression.coefficients" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("regression.coefficients", 1e308), ("bands.sizes", 1e9), ("pulse.seen", 0.5), ("history.end", 0.0),
+        ("history.in_bin", 1e11), ("history.bins", -1.0), ("forecaster.since", 1e11), ("features.common", -1e10),
+    ],
+)  # fmt: skip
+def test_finite_numbers_that_mean_nothing_are_set_aside(saved, caplog, name, value):
+    _, path = saved
+    arrays = dict(np.load(path))
+    arrays[name] = np.full_like(arrays[name], value)
+    np.savez(path, **arrays)
+    loaded = Forecaster.load(path, STEP_S)
+    assert loaded.t == 0
+    assert "cannot be used" in caplog.text
+    loaded.skip(3)
+    loaded.update(5.0)
+    assert np.isfinite(loaded.forecast(40)).all()
+
+
 def test_a_folder_in_its_place_does_not_stop_the_planner(tmp_path, caplog):
     path = tmp_path / "network.npz"
     path.mkdir()

@@ -206,6 +206,8 @@ def test_after_sigkill_of_the_supervisor_a_new_one_goes_on_with_every_job(live, 
     bells = live.names_left()
     for rounds in (2, 3):
         live.kill()
+        with pytest.raises(TimeoutError, match=rf"No supervisor runs \(pid {live.pid} is gone\).*shmq supervise"):
+            first.result(0.01)
         live.start()
         until(lambda rounds=rounds: len(lines(slow)) == rounds, "the running job runs again")
     first.result(GUARD_S)

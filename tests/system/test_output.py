@@ -21,6 +21,23 @@ def noisy():
     logging.warning("logged of mine")
 """
 
+RUDE = """
+import os, shmq, sys
+
+@shmq.task
+def rude(closes_descriptors):
+    sys.stdout.close()
+    sys.stderr.close()
+    if closes_descriptors:
+        os.close(1)
+        os.close(2)
+
+@shmq.task
+def loud():
+    with open("/dev/null", "w"):
+        print("heard of me", flush=True)
+"""
+
 
 def line_of(service: LiveSupervisor, text: str) -> str:
     return until(lambda: next((line for line in service.log().splitlines() if text in line), None), text)
@@ -65,6 +82,14 @@ def test_lines_follow_the_format_of_the_log_also_those_of_handlers_made_at_impor
         assert {(entry["task"], entry["job"], entry["group"]) for entry in told} == {
             ("jobs.noisy", job.id, "computation")
         }
+
+
+@pytest.mark.parametrize("output", ["log", "inherit"])
+def test_a_task_that_closes_stdout_takes_it_from_no_other_job(tmp_path, output):
+    with LiveSupervisor(tmp_path, RUDE, "[groups.computation]\nmax_workers = 1\n", task_output=output) as live:
+        live.submit("rude", output == "log").result(30)
+        live.submit("loud").result(30)
+        until(lambda: "heard of me" in live.log(), "the line is in the log")
 
 
 def test_control_characters_never_reach_the_log(client, service):

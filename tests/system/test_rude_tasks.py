@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shmq.errors import Unencodable, WorkerLost
-from tests.live import GUARD_S, LiveSupervisor
+from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
 import asyncio, os, signal, shmq
@@ -114,6 +114,15 @@ def test_a_task_that_stops_the_event_loop_costs_no_other_job(live, group):
     assert live.submit("stops_the_loop", group=group).result(GUARD_S) == "stopped"
     naps.append(live.submit("naps", 0.0, group=group))
     assert [nap.result(GUARD_S) for nap in naps] == [0.3, 0.3, 0.3, 0.0]
+
+
+def test_a_job_lost_with_those_beside_it_says_that_it_may_be_innocent(live, tmp_path):
+    nap = live.submit("naps", 60.0, group="together")
+    until(lambda: nap.state == "running", "it runs beside what follows")
+    killer = live.submit("ends", str(tmp_path / "runs"), "exit", group="together")
+    for job in (nap, killer):
+        with pytest.raises(WorkerLost, match=r"lost its worker 3 times.*\nOr one that ran beside it \(1 did\) is"):
+            job.result(GUARD_S)
 
 
 def test_a_result_that_cannot_travel_is_told_by_its_own_task(live):

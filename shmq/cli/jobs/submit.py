@@ -80,7 +80,8 @@ def submit(
         except Exception as error:
             if isinstance(error, TimeoutError) and not job.done():
                 click.echo(
-                    f"shmq submit: no result within {patience:g} s; the job goes on without a reader",
+                    f"shmq submit: no result within {patience:g} s; the job goes on without a reader.\n"
+                    f"{printable(str(error).partition(chr(10))[2])}".rstrip(),
                     err=True,
                 )
             else:

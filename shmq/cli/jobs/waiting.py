@@ -21,7 +21,8 @@ def end_as_by_ctrl_c() -> None:
     signal.signal(signal.SIGTERM, _terminate)
 
 
-def _terminate(_signal: int, _frame: object) -> None:
+def _terminate(number: int, _frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # `timeout` sends two: the second must not cut the way out short
     raise exits.Terminated
 
 

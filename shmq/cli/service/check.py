@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from msgspec.structs import replace
 
 from shmq import probes
 from shmq.cli import exits
-from shmq.cli.options import json_option, override_namespace
+from shmq.cli.options import json_option, override_namespace, with_namespace
 from shmq.cli.service.toml import as_toml
 from shmq.cli.text import size
 from shmq.config.load import load
@@ -54,9 +53,7 @@ def check(
         _litmus(seconds)
     if config is None:
         return
-    settings = load(config)
-    if namespace is not None:
-        settings = replace(settings, namespace=namespace)
+    settings = with_namespace(load(config), namespace, lambda line: click.echo(f"shmq check: {line}", err=True))
     room = _room(settings)
     problems, tasks = _import(settings, config.absolute().parent) if is_importing else ([], [])
     if as_json:

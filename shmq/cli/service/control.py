@@ -151,7 +151,15 @@ def resume(namespace: str, group: str) -> None:
     click.echo(f"{group}: resumed")
 
 
-@click.command()
+class _TakesNegative(click.Command):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`-1` is a number, refused as such, and no option that nobody knows."""
+        numbers = [arg for arg in args if arg.startswith("-") and arg[1:].isdecimal()]
+        others = [arg for arg in args if arg not in numbers]
+        return super().parse_args(ctx, [*others, "--", *numbers] if numbers else args)
+
+
+@click.command(cls=_TakesNegative)
 @namespace_option
 @group_argument
 @click.argument("workers", metavar="N|auto")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
 import click
 from msgspec.structs import replace
 
-from shmq.cli.options import config_argument, override_namespace
+from shmq.cli.options import config_argument, override_namespace, with_namespace
 
 
 @click.command()
@@ -35,11 +36,12 @@ def supervise(
     win over the same keys of CONFIG.
     """
     from shmq.config.load import load
+    from shmq.supervisor.log import configure
     from shmq.supervisor.main import supervise as run
 
     settings = load(config)
-    if namespace is not None:
-        settings = replace(settings, namespace=namespace)
+    configure(log_format or settings.supervisor.log_format)
+    settings = with_namespace(settings, namespace, logging.getLogger("shmq.supervisor").warning)
     if grace_s is not None:
         settings = replace(settings, supervisor=replace(settings.supervisor, grace_s=grace_s))
     sys.exit(

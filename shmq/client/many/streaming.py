@@ -92,7 +92,7 @@ def run(
     client: Client, task: Task[..., Any], items: Iterable[Any], chunk_size: int, memory_limit: int | str
 ) -> Iterator[Any]:
     """The results; of a generator task its parts, item after item. What cannot work is refused at once."""
-    window = Window(checked(chunk_size, memory_limit), client.block_budget_bytes)
+    window = Window(task.name, checked(chunk_size, memory_limit), client.block_budget_bytes)
     return _run(client, task, Items(items, window), window, chunk_size)
 
 

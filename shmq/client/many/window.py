@@ -39,7 +39,8 @@ class Window:
     may keep; the other half is left for the ring, for the chunk whose results are handed out, and for Python.
     """
 
-    def __init__(self, limit_bytes: int, block_budget_bytes: int) -> None:
+    def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int) -> None:
+        self._task = task
         self.limit_bytes = limit_bytes
         self.planned_bytes = limit_bytes // 2
         self.chunk_bytes = min(self.planned_bytes // (3 * _AHEAD), block_budget_bytes // (4 * _AHEAD))
@@ -71,8 +72,8 @@ class Window:
         """Raise TooLarge for an item that could only be sent by breaking the limit."""
         if 4 * nbytes > self.limit_bytes:
             raise TooLarge(
-                f"an item of {nbytes} bytes does not fit memory_limit={self.limit_bytes}: at most a quarter of it.\n"
-                "Raise memory_limit, or pass smaller items."
+                f"{self._task}: an item of {nbytes} bytes does not fit memory_limit={self.limit_bytes}: at most a "
+                "quarter of it.\nRaise memory_limit, or pass smaller items."
             )
 
     def _cost(self, nbytes: int) -> int:

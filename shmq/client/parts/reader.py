@@ -11,6 +11,7 @@ from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE
 from shmq.client.parts.unread import Nothing, parts_of
 from shmq.client.results.blocking import waiting_for
 from shmq.client.results.collecting import check_own, foreign
+from shmq.client.results.lateness import why_late
 from shmq.errors import ReentrantSubmit, ShmqError
 from shmq.memory.doorbell import deadline as deadline_after
 from shmq.transport.table import DONE, GENERATION_SHIFT, STATE
@@ -50,9 +51,7 @@ class PartStream(Generic[T]):
             pass
         found: list[T] = []
         if not self._wait(lambda: self._step(found), deadline_after(self._timeout)):
-            raise TimeoutError(
-                f"no part of job {self._job.id} of {self._job.task_name} came in {self._timeout} s; it goes on"
-            )
+            raise self._late()
         if not found:
             raise StopIteration
         return found[0]
@@ -78,10 +77,14 @@ class PartStream(Generic[T]):
                 try:
                     await asyncio.wait_for(arrived.wait(), None if left_s == float("inf") else max(left_s, 0.0))
                 except TimeoutError:
-                    raise TimeoutError(f"no part of job {self._job.id} came in {self._timeout} s; it goes on") from None
+                    raise self._late() from None
         if not found:
             raise StopAsyncIteration
         return found[0]
+
+    def _late(self) -> TimeoutError:
+        job, why = self._job, why_late(self._client, self._job)
+        return TimeoutError(f"no part of job {job.id} of {job.task_name} came in {self._timeout} s; it goes on.\n{why}")
 
     def close(self) -> None:
         """Read no more: a job that still runs is cancelled. A second call does nothing."""

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.results.collecting import check_own
+from shmq.client.results.lateness import why_late
 from shmq.errors import WouldDeadlock
 from shmq.memory.doorbell import deadline as deadline_after
 from shmq.tasks import current
@@ -30,7 +31,8 @@ def wait_for(client: Client, job: Job[Any], timeout: float | None) -> None:
         else:
             is_ready = client._waiter.wait(has_ended, give_up)
         if not is_ready:
-            raise TimeoutError(f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on")
+            late = f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on"
+            raise TimeoutError(f"{late}.\n{why_late(client, job)}")
 
 
 def is_in_task() -> bool:

@@ -133,4 +133,7 @@ def foreign(job: Job[Any]) -> ShmqError:
 
 
 def _unreadable(job: Job[Any], error: Exception) -> ShmqError:
-    return ShmqError(f"job {job.id}: its result cannot be read: {error!r}")
+    return ShmqError(
+        f"job {job.id} of {job.task_name}: its result cannot be read: {error!r}.\n"
+        "Does the task return what its annotation says? Else some process damaged the segment."
+    )

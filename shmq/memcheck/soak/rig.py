@@ -14,6 +14,8 @@ from typing import IO, Self
 from shmq.config.load import load
 from shmq.config.model import Config
 from shmq.errors import ConfigError, ShmqError, TracingError
+from shmq.memcheck.soak.guarded import remove_names
+from shmq.memory import doorbell
 from shmq.memory.segment import Segment, attach, segment_name
 
 START_LIMIT_S = 60.0
@@ -21,7 +23,7 @@ STOP_LIMIT_S = 60.0
 
 
 class Rig:
-    """Starts with the block, ends with it, also after Ctrl-C."""
+    """Starts with the block, ends with it, also after Ctrl-C; if this process is killed, it ends by itself."""
 
     def __init__(self, config: Path, namespace: str, scratch: Path, log: Path, *, watch: Path | None) -> None:
         """Nothing is started before the block.
@@ -49,14 +51,13 @@ class Rig:
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             **({} if watch is None else {"SHMQ_WATCH": str(watch)}),
         }  # fmt: skip
-        self._config_path = config
-        self._bells: set[str] = set()
+        self._config_path, self._scratch = config, scratch
 
     def __enter__(self) -> Self:
         self._log_file: IO[bytes] = self.log.open("ab")
-        command = ["-m", "shmq", "supervise", str(self._config_path), "-n", self.namespace]
+        guard = ["-m", "shmq.memcheck.soak.guarded", str(os.getpid()), str(self._scratch)]
         try:
-            self.process = self.start(*command)
+            self.process = self.start(*guard, "supervise", str(self._config_path), "-n", self.namespace)
             self.segment = self._ready()
         except BaseException:
             self._take_down()
@@ -89,11 +90,7 @@ class Rig:
 
     def semaphores(self) -> int:
         """How many doorbells of this namespace exist, those included that no row names any more."""
-        texts = [("producer_bells", self.segment.shape.producers), ("worker_bells", self.segment.shape.workers)]
-        names = {self.segment.text(field, row) for field, count in texts for row in range(count)}
-        self._bells |= {name for name in names if name.startswith("/shmq-")}
-        self._bells = {name for name in self._bells if _bell_path(name).exists()}
-        return len(self._bells)
+        return len(doorbell.names_of(segment_name(self.namespace)))
 
     def _ready(self) -> Segment:
         give_up = time.monotonic() + START_LIMIT_S
@@ -113,14 +110,6 @@ class Rig:
         if hasattr(self, "process"):
             self.stop()
         if hasattr(self, "segment"):
-            self.semaphores()
             self.segment.close()
-        # jobs that were cut off keep the segment for a next supervisor: there will be none
-        Path("/dev/shm", segment_name(self.namespace).lstrip("/")).unlink(missing_ok=True)
-        for name in self._bells:
-            _bell_path(name).unlink(missing_ok=True)
+        remove_names(self.namespace)
         self._log_file.close()
-
-
-def _bell_path(name: str) -> Path:
-    return Path("/dev/shm", f"sem.{name.lstrip('/')}")

@@ -25,6 +25,8 @@ from shmq.planner.forecast.pending import HORIZON, Floats, Pending
 from shmq.planner.forecast.recursive import RecursiveMedian
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+TRIAL_STEPS = 3 * HORIZON  # after so many all that was read has been used, and learned from
+MOST_COUNT = 1e10  # arrivals in a step: no host brings more
 FIRST_STEPS = 20  # until then the regression only listens
 SIGNS = np.array([1.0, -1.0, 1.0])  # of mean, low, high as they are kept
 
@@ -147,6 +149,22 @@ class Forecaster:
     def load(cls, path: str | PathLike[str], step_seconds: float = 60.0) -> Forecaster:
         """What `save` wrote; a fresh one without a file, or when it is damaged (logged, renamed)."""
         loaded = cls(step_seconds)
-        if state.restore(Path(path), loaded.step_seconds, loaded._parts()):
-            loaded._last = loaded.pending.write(loaded.t - 1)
+        values = state.load(Path(path), loaded.step_seconds, loaded._parts(), cls(step_seconds)._try_out)
+        if values is not None:
+            loaded._take(values)
         return loaded
+
+    def _take(self, values: state.Values) -> None:
+        state.put(values, self._parts())
+        self._last = self.pending.write(self.t - 1)
+
+    def _try_out(self, values: state.Values) -> None:
+        """Go on with such numbers for a while. Raises Unusable, or an error of arithmetic, where they lead nowhere."""
+        self._take(values)
+        if self.since > self.t or not self.features.history.is_whole:
+            raise state.Unusable("its counters contradict each other")
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            for _ in range(TRIAL_STEPS):
+                self.update(self.features.levels[1] ** 2)
+                if not np.max(self.forecast(HORIZON + 1)) <= MOST_COUNT:  # nor a NaN
+                    raise state.Unusable("its numbers lead to forecasts that mean nothing")

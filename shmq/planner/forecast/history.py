@@ -53,6 +53,11 @@ class History:
         """Is there a whole week to look back on?"""
         return self.bins > self.week + self.reach
 
+    @property
+    def is_whole(self) -> bool:
+        """Do the counters name places that there are? What was read from a file may not."""
+        return self.window <= self.end <= len(self.rows) and self.in_bin < self.steps_per_bin
+
     def append(self, z: float) -> None:
         """Take the value of one step."""
         self.bin_sum += z

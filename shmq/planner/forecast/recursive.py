@@ -64,7 +64,7 @@ class RecursiveMedian:
         self.covariance -= outer
         self.growth /= 1 - 1 / MEMORY_STEPS
         self._since += 1
-        if self._since == CHECK_STEPS:
+        if self._since >= CHECK_STEPS:
             self._settle()
 
     def _settle(self) -> None:

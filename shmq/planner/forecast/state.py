@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -18,9 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 VERSION = 1
+MOST = 1e12  # no state is greater: all but counters and times are sums of roots of counts
 MOST_BYTES = 8 << 20  # a larger file is not ours; reading it could take all memory
 
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+UNREADABLE = (
+    OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError, ArithmeticError,
+)  # fmt: skip
+Values = dict[str, NDArray[np.float64]]
 
 log = logging.getLogger("shmq.planner")
 
@@ -52,12 +56,17 @@ def save(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def restore(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> bool:
-    """Read what `save` wrote into the parts; False, and nothing changed, without a file that can be used."""
+def load(path: Path, step_seconds: float, parts: Mapping[str, Part], check: Callable[[Values], None]) -> Values | None:
+    """Read what `save` wrote of such parts; None without a file that can be used.
+
+    Args:
+        check: raises Unusable, or an error of arithmetic, for numbers that mean nothing.
+    """
     try:
         values = _read(path, step_seconds, parts)
+        check(values)
     except FileNotFoundError:
-        return False
+        return None
     except UNREADABLE as error:
         aside = path.with_name(path.name + ".damaged")
         try:
@@ -71,7 +80,12 @@ def restore(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> bool:
             str(error) or type(error).__name__,
             where,
         )
-        return False
+        return None
+    return values
+
+
+def put(values: Values, parts: Mapping[str, Part]) -> None:
+    """Give the parts the state that was read."""
     for key, part in parts.items():
         for name in part.STATE:
             old, value = getattr(part, name), values[f"{key}.{name}"]
@@ -79,10 +93,9 @@ def restore(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> bool:
                 old[...] = value  # in place: other parts hold views
             else:
                 setattr(part, name, type(old)(value))
-    return True
 
 
-def _read(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> dict[str, NDArray[np.float64]]:
+def _read(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> Values:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise Unusable(f"it has {size} bytes, more than the {MOST_BYTES} any state takes")
@@ -97,8 +110,11 @@ def _read(path: Path, step_seconds: float, parts: Mapping[str, Part]) -> dict[st
         for key, part in parts.items():
             for name in part.STATE:
                 value = archive[f"{key}.{name}"]
-                shape = np.shape(getattr(part, name))
-                if value.shape != shape or value.dtype != np.float64 or not np.isfinite(value).all():
-                    raise Unusable(f"{key}.{name} is not {shape} finite numbers")
+                old = getattr(part, name)
+                shape = np.shape(old)
+                if value.shape != shape or value.dtype != np.float64 or not (abs(value) <= MOST).all():
+                    raise Unusable(f"{key}.{name} is not {shape} numbers up to {MOST:g}")
+                if isinstance(old, int) and not (value >= 0 and value == int(value)):
+                    raise Unusable(f"{key}.{name} = {float(value):g} is no count")
                 values[f"{key}.{name}"] = value
     return values

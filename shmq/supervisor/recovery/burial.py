@@ -48,12 +48,13 @@ _INHERIT_RETRIES = 255
 
 
 class Death(NamedTuple):
-    """What the supervisor wrote about a worker's end."""
+    """What the supervisor wrote about a worker's end; `running`: jobs that ran in it."""
 
     reason: int
     culprit: int
     status: int
     peak_bytes: int
+    running: int
 
     @property
     def how(self) -> str:
@@ -83,10 +84,15 @@ class Burial:
         killed half-way is repeated in full by the next one.
         """
         row = self._rows[index]
-        death = Death(*(int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes")))
+        held = redeliverer.owned_by(index)
+        running = sum(self._words[slot] & STATE == RUNNING for slot in held)
+        reason, culprit, status, peak = (
+            int(row[WORKER[word]]) for word in ("reason", "culprit", "exit_status", "peak_bytes")
+        )
+        death = Death(reason, culprit, status, peak, running)
         pins = column(self._segment, "pins")
         pins[:, 1][pins[:, 1] == index + 1] = 0
-        for slot in redeliverer.owned_by(index):
+        for slot in held:
             self._resolve(redeliverer, slot, self._words[slot], death)
         self._clear_seat(index)
         self._outwait_promise(int(row[WORKER["group"]]))
@@ -183,7 +189,7 @@ class Burial:
             return
         limit = f" of {head.timeout_ns / NS:g} s" if head.timeout_ns else ""
         name = self._failures.task_name(head.key)
-        text = f"{name} ran past its time limit{limit} and its grace; its worker was killed"
+        text = f"{name} ran past its time limit{limit} and its grace; its worker was killed.\nRaise `timeout`."
         self._failures.fail(redeliverer, slot, word, Failure("TaskTimeout", text))
 
     def _retries_of(self, key: int, word: int) -> int:
@@ -215,7 +221,10 @@ class Burial:
         text = f"{name} lost its worker {times}, last by {death.how}"
         if death.peak_bytes and death.reason in {MEMORY, OUT_OF_MEMORY}:
             text += f" (peak {death.peak_bytes >> 20} MiB)"
-        text += "; it is in the dead letters.\nFind the cause (memory? native code?), then `shmq dead retry`."
+        text += "; it is in the dead letters.\n"
+        if death.running > 1 and not death.culprit:  # in a group with `concurrency` nobody can tell whose fault it was
+            text += f"Or one that ran beside it ({death.running - 1} did) is to blame: concurrency = 1 would tell. "
+        text += "Find the cause (memory? native code?), then `shmq dead retry`."
         self._failures.fail(
             redeliverer, slot, word, Failure("WorkerLost", text), how=death.how, peak_bytes=death.peak_bytes
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import logging
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from shmq.worker.seat import Seat
 
 _CONTROL = {c: None for c in range(32) if c not in (9, 10)} | {127: None}
+_LEAST_FD = 3  # not among those that programs take for stdio
 _LONGEST = 4000  # one write of at most PIPE_BUF bytes is not torn by other writers
 
 
@@ -54,6 +57,9 @@ class LineWriter(io.TextIOBase):
                 self.finish()
         return len(text)
 
+    def close(self) -> None:
+        """Stay open: a job that closes stdout must not take it from the jobs after it."""
+
     def flush(self) -> None:
         """Nothing is held back but an unfinished line."""
 
@@ -76,7 +82,8 @@ class LineWriter(io.TextIOBase):
         else:
             where = f"{job.task} {job.id}" if job is not None else "-"
             data = f"{self._seat.group_name}/{self._seat.index} {where} | {line}"[:_LONGEST]
-        os.write(self._fd, f"{data}\n".encode("utf-8", "backslashreplace"))
+        with contextlib.suppress(OSError):  # closed by a task, or the disk is full: no reason for a job to fail
+            os.write(self._fd, f"{data}\n".encode("utf-8", "backslashreplace"))
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -100,9 +107,12 @@ def redirect(target: str, seat: Seat, log_format: str) -> LineWriter | None:
         log_format: of the supervisor, which lines on stderr follow.
     """
     if target == "inherit":
+        for stream in (sys.stdout, sys.stderr):
+            stream.close = stream.flush  # type: ignore[method-assign]  # as LineWriter: they are not one job's to close
         return None
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-    fd = 2 if target == "log" else os.open(target, flags, 0o600)
+    # a descriptor of its own: after a task's os.close(2), the next file that is opened would get the lines
+    fd = fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, _LEAST_FD) if target == "log" else os.open(target, flags, 0o600)
     writer = LineWriter(fd, seat, as_json=target == "log" and log_format == "json")
     _redirect_handlers((sys.stdout, sys.stderr), writer)
     sys.stdout = sys.stderr = writer

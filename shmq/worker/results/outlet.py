@@ -200,7 +200,7 @@ class Outlet:
             self.is_pool_full = True
             return False
         except ENCODING_ERRORS as error:
-            raise explain(error, "a part of the result") from error
+            raise explain(error, f"a part of the result of {self._shared.seat.name_in(self._slot)}") from error
         self._unplaced = ()
         self._keep(_Part(REFERENCES if encoder.used_blocks else 0, data, encoder.placed))
         return self.flush()
@@ -209,7 +209,8 @@ class Outlet:
         largest = self._shared.blocks.largest_bytes
         if len(part.data) > largest:
             raise TooLarge(
-                f"a part of {len(part.data)} bytes does not fit a block: the largest is {largest} bytes.\n"
+                f"{self._shared.seat.name_in(self._slot)}: a part of {len(part.data)} bytes does not fit a block: the "
+                f"largest is {largest} bytes.\n"
                 "Yield smaller parts, or raise [memory] block_budget_bytes."
             )
         self._kept.append(part)
