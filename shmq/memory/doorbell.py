@@ -129,6 +129,10 @@ class SemaphoreBell:
             return False
         return True
 
+    def is_rung(self) -> bool:
+        """Has it been notified, and nobody has woken of that yet?"""
+        return bool(self._semaphore.value > 0)
+
     def clear(self) -> None:
         """Drop surplus notifications, so that the next wait sleeps."""
         with contextlib.suppress(posix_ipc.BusyError, posix_ipc.SignalError):

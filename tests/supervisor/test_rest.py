@@ -14,19 +14,20 @@ from shmq.transport.bells import Bells
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
-import os, signal, shmq
+import signal, time, shmq
 
 @shmq.task
 def echo(x):
     return x
 
 @shmq.task(timeout=0.2)
-def stopped():
-    os.kill(os.getpid(), signal.SIGSTOP)
+def deaf():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    time.sleep(1000)
 
 @shmq.task(group="network", timeout=0.2)
-def stopped_in_network():
-    os.kill(os.getpid(), signal.SIGSTOP)
+def deaf_in_network():
+    time.sleep(1000)
 """
 GROUP = '[groups.computation]\nmin_workers = 1\nmax_workers = 1\nmode = "fixed"\ngrace_s = 0.1\n'
 CONFIG = GROUP + GROUP.replace("computation", "network") + "concurrency = 4\n"
@@ -62,7 +63,7 @@ def test_a_system_at_rest_wakes_seldom(tmp_path):
         until(lambda: wakes(tree, 2.0) <= 20, "six a second")
 
 
-@pytest.mark.parametrize("task", ["stopped", "stopped_in_network"])
+@pytest.mark.parametrize("task", ["deaf", "deaf_in_network"])
 def test_work_ends_the_supervisors_rest(tmp_path, task):
     """Only the supervisor can end these jobs, and by itself it would look in five minutes."""
     with LiveSupervisor(tmp_path, TASKS, CONFIG, prelude=SUPERVISOR_RESTS) as live:

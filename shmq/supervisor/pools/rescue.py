@@ -36,13 +36,17 @@ class Rescue:
 
     def _look_at(self, pool: Pool, before: dict[int, int]) -> None:
         rows = self._rows
-        if rows.control(pool.index, "paused") or not any(rows.is_asleep(pool.index, i) for i in pool.workers):
+        sleepers = [worker for worker in pool.workers.values() if rows.is_asleep(pool.index, worker.index)]
+        if rows.control(pool.index, "paused") or not sleepers:
             return
         waiting = rows.heads_with_work(pool.index)
         if not waiting.items() & before.items():
             if waiting:
                 self._seen[pool.index] = waiting
             return
-        if not rows.is_limited(pool.index):  # else they may sleep until their limit lets them go on
+        # else they may sleep until their limit lets them go on; have been rung, but got no core yet; or do not wait
+        # for the bell that we know
+        is_lost = not (rows.is_limited(pool.index) or any(worker.bell.is_rung() for worker in sleepers))
+        if is_lost and pool.settings.concurrency == 1:
             rows.add(pool.index, "rescues", 1)
         self._pools.wake(pool)
