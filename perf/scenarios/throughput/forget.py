@@ -2,6 +2,9 @@
 
 producer ──submit(forget)──▶ lane ──claim──▶ worker × 2 (counts)          nothing comes back
     └── afterwards: asks the workers what they counted
+
+Two figures of the same calls: `call_s` by the clock on the wall, in which the producer also waits while workers, or
+anybody else, have its core; `call_cpu_s` by the producer's own CPU time.
 """
 
 from __future__ import annotations
@@ -37,15 +40,15 @@ def _measure(running: rig.Rig, jobs: int) -> Observation:
     tally = tasks.tally.options(forget=True)
     submit = tally.submit
     before = _counted(running)
-    chunks, cpu = [], 0.0
+    wall, cpu = [], []
     for start in range(0, jobs, CHUNK):
         begin, cpu_begin = time.perf_counter(), time.thread_time()
         for item in range(start, start + CHUNK):
             submit(item)
-        cpu += time.thread_time() - cpu_begin
-        chunks.append((time.perf_counter() - begin) / CHUNK)
+        cpu.append((time.thread_time() - cpu_begin) / CHUNK)
+        wall.append((time.perf_counter() - begin) / CHUNK)
         _wait_for_count(running, before + start + CHUNK)
-    return Observation({"call_s": quantile(chunks, 0.5), "call_cpu_s": cpu / jobs})
+    return Observation({"call_s": quantile(wall, 0.5), "call_cpu_s": quantile(cpu, 0.5)})
 
 
 def _counted(running: rig.Rig) -> int:
@@ -74,5 +77,8 @@ SCENARIO = Scenario(
     "forget",
     "fire-and-forget submit, cost per call",
     contestants,
-    (Target("forget", "call_s", 25, 15, "lower", against=floors.ENCODE),),
+    (
+        Target("forget", "call_s", 25, 15, "lower", against=floors.ENCODE),
+        Target("forget: the producer's own CPU", "call_cpu_s", 25, 15, "lower", against=floors.ENCODE),
+    ),
 )
