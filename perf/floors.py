@@ -71,7 +71,7 @@ def bare_codec() -> Contestant:
 
 
 def encode_alone() -> Contestant:
-    """Floor of a submit that nobody waits for: seconds per encoded call, by wall and CPU, medians over chunks of 500."""
+    """Floor of a submit that nobody waits for: seconds per encoded call, wall and CPU, medians over chunks of 500."""
 
     def measure(jobs: int) -> Observation:
         encode = msgspec.msgpack.Encoder().encode

@@ -27,18 +27,17 @@ CHUNK = 500
 def contestants(setting: Setting) -> list[Contestant]:
     @contextmanager
     def open_() -> Iterator[Callable[[int], Observation]]:
+        from perf import tasks
+
+        tally = tasks.tally.options(forget=True)  # one for all rounds: its first submit prepares the others
         with rig.supervised(setting.workers, memory={"slots_per_producer": 4096}) as running:
-            yield lambda jobs: _measure(running, jobs)
+            yield lambda jobs: _measure(running, tally.submit, jobs)
 
     # jobs are fixed: the median over chunks needs many, the lane must never be full
     return [Contestant(rig.NAME, "subject", open_, 50 * CHUNK), floors.encode_alone()]
 
 
-def _measure(running: rig.Rig, jobs: int) -> Observation:
-    from perf import tasks
-
-    tally = tasks.tally.options(forget=True)
-    submit = tally.submit
+def _measure(running: rig.Rig, submit: Callable[[int], object], jobs: int) -> Observation:
     before = _counted(running)
     wall, cpu = [], []
     for start in range(0, jobs, CHUNK):
