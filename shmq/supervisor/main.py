@@ -121,9 +121,9 @@ class Supervisor:
             self._keep_helpers()
             self.servers.start()
             while not self.stopping.is_over():
-                self._act(next_tick)
+                is_due = self._act(next_tick)
                 self.pools.notice_live()
-                if time.monotonic() >= next_tick:
+                if is_due:
                     next_tick = float("inf")
                     self._tick()
                 self._killer.enforce()
@@ -139,12 +139,22 @@ class Supervisor:
             raise ConfigError(self._failed_start)
         return EXIT_FORCED if self.stopping.is_forced else EXIT_OK
 
-    def _act(self, until: float) -> None:
-        """Sleep until something happens or a tick is due; do what is to be done."""
-        found = self._poll.poll(max(0.0, until - time.monotonic()) * 1000)
+    def _act(self, until: float) -> bool:
+        """Sleep until something happens or a tick is due; do what is to be done. True: the tick is due now.
+
+        The long sleep of a system at rest is a chain of short ones, with a glance at the lanes between them: work that
+        nobody was rung for must not wait for its end.
+        """
+        found: list[tuple[int, int]] = []
+        is_due = False
+        while not found and not is_due:
+            left_s = max(0.0, until - time.monotonic())
+            found = self._poll.poll(min(left_s, self.config.supervisor.tick_s) * 1000)
+            is_due = left_s <= self.config.supervisor.tick_s or self.pools.rows.has_work()
         for fd, action in [(fd, self._actions[fd]) for fd, _ in found]:
             if self._actions.get(fd) is action:  # an action before it may have closed it
                 action()
+        return time.monotonic() >= until or (is_due and not found)
 
     def _longest_sleep_s(self) -> float:
         """Until the next tick: after a suspicious look soon, in a system at rest later than `tick_s`."""
