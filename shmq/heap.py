@@ -22,6 +22,7 @@ def _find_mallinfo() -> Callable[[], _MallInfo2]:
 
 
 _mallinfo = _find_mallinfo()
+_malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def malloc_use() -> int:
@@ -43,7 +44,7 @@ class Trim:
 
     def __init__(self) -> None:
         self._looked_at = 0
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        self._trim = _malloc_trim
 
     def when_idle(self, jobs: int) -> bool:
         """Called after a sleep without a ring; `jobs`: ended so far. True when memory was given back."""

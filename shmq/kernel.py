@@ -13,12 +13,12 @@ from shmq.errors import SystemRefused
 from shmq.refusal import told
 
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK, _PR_SET_CHILD_SUBREAPER = 1, 29, 36
+_libc = ctypes.CDLL(None, use_errno=True)  # once: each makes a class of its own, in every worker
 _DEFAULT_IN_CHILD = (signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def _prctl(option: int, value: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
+    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0):
         error = ctypes.get_errno()
         raise OSError(error, f"prctl({option}): {os.strerror(error)}")
 

@@ -5,7 +5,8 @@
     say "I sleep"                    make the work visible
     fence      SYNC POINT: doorbell  fence
     look for work                    does anybody sleep?
-    wait (at most RESCUE_S)          notify
+    wait (at most RESCUE_S, or       notify
+      IDLE_S once that was in vain)
 
 Two kinds with one interface. A semaphore costs 0.11 µs and suits a thread that only waits; a
 FIFO costs 1.1 µs and suits whoever sleeps in `poll` or an event loop.
@@ -28,6 +29,8 @@ import posix_ipc
 _SHM = "/dev/shm"
 RESCUE_S = 0.1
 """Longest sleep without another look: the most that a lost notification can cost."""
+IDLE_S = 1.0
+"""The same for a worker that has slept RESCUE_S in vain: the supervisor looks for it meanwhile (`Rescue`)."""
 
 
 BellClosed = posix_ipc.ExistentialError
@@ -99,17 +102,17 @@ class SemaphoreBell:
         self._until.seconds, self._until.nanoseconds = divmod(until, 1_000_000_000)
         return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0)
 
-    def doze(self) -> bool:
-        """As `wait(RESCUE_S)`, for whoever only wants a bound: half of it at least.
+    def doze(self, longest_s: float = RESCUE_S) -> bool:
+        """As `wait(longest_s)`, for whoever only wants a bound: half of it at least.
 
         What libc is told stays the same for many calls: a short sleep costs a third of `wait`.
         """
         handle = self._handle or self._open()
         if handle is None or _clockwait is None:
-            return self._wait_by_wall_clock(RESCUE_S)
+            return self._wait_by_wall_clock(longest_s)
         now = time.monotonic()
-        if not now + RESCUE_S / 2 < self._rescue_s:
-            self._rescue_s = now + RESCUE_S
+        if not now + longest_s / 2 < self._rescue_s <= now + longest_s:
+            self._rescue_s = now + longest_s
             self._until.seconds, self._until.nanoseconds = divmod(int(self._rescue_s * 1e9), 1_000_000_000)
         return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0)
 
@@ -125,6 +128,10 @@ class SemaphoreBell:
         except (posix_ipc.BusyError, posix_ipc.SignalError):
             return False
         return True
+
+    def is_rung(self) -> bool:
+        """Has it been notified, and nobody has woken of that yet?"""
+        return bool(self._semaphore.value > 0)
 
     def clear(self) -> None:
         """Drop surplus notifications, so that the next wait sleeps."""
@@ -166,10 +173,10 @@ def names_of(segment_name: str) -> list[str]:
 class FifoBell:
     """A named pipe below the state directory; a full pipe already means "notified"."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.name = str(path)
-        if create and not path.is_fifo():  # an existing one stays: others hold it open
-            path.unlink(missing_ok=True)
+        if create and not Path(path).is_fifo():  # an existing one stays: others hold it open
+            Path(path).unlink(missing_ok=True)
             os.mkfifo(path, 0o600)
         # O_RDWR: never blocks at open, never sees end-of-file, works with one side only
         self._fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -211,7 +218,7 @@ class NoBell:
 def open_bell(name: str) -> Doorbell:
     """The bell a row names: a path is a FIFO, "/shmq-..." a semaphore. A vanished one is silent."""
     try:
-        return SemaphoreBell(name) if is_semaphore(name) else FifoBell(Path(name))
+        return SemaphoreBell(name) if is_semaphore(name) else FifoBell(name)
     except (OSError, ValueError):
         return NoBell()
 

@@ -79,7 +79,7 @@ GROUP_CONTROL = {
         "paused", "min_workers", "max_workers", "workers", "rate_per_s_milli", "burst",
         "breaker_share_milli", "breaker_window", "breaker_open_ns", "breaker_fail_fast", "substitutes",
         "concurrency", "max_batch", "past_done", "past_failed", "past_retried", "past_busy_ns", "past_crashed",
-        "spawned", "reaped", "recycled", "scaled_to",
+        "spawned", "reaped", "recycled", "scaled_to", "rescues",
     ))
 }  # fmt: skip
 GROUP_CLAIM = {name: i for i, name in enumerate((

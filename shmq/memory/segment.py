@@ -18,6 +18,7 @@ import sys
 import threading
 import warnings
 import weakref
+from functools import cached_property
 from multiprocessing import resource_tracker, shared_memory
 from pathlib import Path
 from typing import Literal, cast
@@ -95,9 +96,9 @@ class Segment:
         """Names of the groups, by index."""
         return [self.text("group_names", g) for g in range(self.shape.groups)]
 
-    @property
+    @cached_property
     def state_dir(self) -> Path:
-        """Folder of the lock file, sockets, FIFOs, dead letters and learned patterns."""
+        """Folder of the lock file, sockets, FIFOs, dead letters and learned patterns. Written once, by the creator."""
         return Path(self.text("state_dir"))
 
     def is_linked(self) -> bool:

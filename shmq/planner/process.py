@@ -23,6 +23,7 @@ from shmq.planner.routing.learner import Learner
 from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal, Grant, Host, Need, allocate
 from shmq.planner.tuning import batch_size
+from shmq.transport.bells import Bells
 
 # a core too few must not starve a group whose jobs in fact wait: cpu groups may share cores twofold
 CORES_SHARED = 2
@@ -45,6 +46,7 @@ class Planner:
         self._learner = Learner(self._segment, list(config.groups))
         self._plans = self._segment.rows("group_plan")
         self._control = self._segment.rows("group_control")
+        self._bells = Bells(self._segment)
         self._patterns = Patterns(self._segment.state_dir / "patterns", self._step_s, config.planner.day_s)
         self._names = list(config.groups)
         self._sizings = [
@@ -89,6 +91,7 @@ class Planner:
             self._groups[g].policy.target = min(decision.target, grant.workers)
             self._plans[g][GROUP_PLAN["target"]] = grant.workers
             self._segment.set_text("group_reason", self._reason(g, self._plans_made[g], grant), g)
+            self._bells.notify_supervisor()
 
     def _wait_for_boundary(self) -> None:
         """Load the patterns, wait until a step begins, and begin to count."""
@@ -190,6 +193,7 @@ class Planner:
         row, settings, sizing = self._plans[g], self._settings(g), self._sizings[g]
         accuracy = max(1.0 - self._errors[g] / self._loads[g], 0.0) if self._loads[g] > 0 else 0.0
         self._segment.set_text("group_reason", self._reason(g, plan, grant), g)
+        is_news = row[GROUP_PLAN["target"]] != grant.workers
         for word, value in {
             "target": grant.workers, "step": int(self._step_s * NS), "arrivals_milli": int(plan.rate_per_s * 1000),
             "mean_milli": int(max(plan.mean, 0) * 1000), "lo_milli": int(max(plan.low, 0) * 1000),
@@ -202,6 +206,8 @@ class Planner:
             row[GROUP_PLAN[word]] = value
         # SYNC POINT: plan-visible — the numbers are written before the time that makes them fresh
         row[GROUP_PLAN["updated_ns"]] = now_ns()
+        if is_news:
+            self._bells.notify_supervisor()
 
     def _reason(self, g: int, plan: Plan, grant: Grant) -> str:
         """Of the target, in words: the policy's, or what the host lacks; and what tuning found."""

@@ -25,6 +25,9 @@ import msgspec
 
 from shmq import kernel, probes
 from shmq.config.model import Config
+from shmq.memory import locks
+from shmq.memory.layout import FIELD
+from shmq.memory.segment import attach
 
 if TYPE_CHECKING:
     from shmq.tasks.task import Task
@@ -185,6 +188,7 @@ class _Server:
             return
         if tasks is None:
             return
+        self._prepare()
         gc.collect()
         gc.freeze()
         self._channel.send(_encode(Ready(len(tasks))))
@@ -233,6 +237,16 @@ class _Server:
             return None
         return tasks
 
+    def _prepare(self) -> None:
+        """What all workers need alike: had each to make it, none of the memory that takes were shared."""
+        from shmq.tasks.registry import former_names
+
+        self._segment = segment = attach(self._setting.segment_name)
+        for name in FIELD:
+            segment.view(name)
+        self._lock_file = locks.open_once(segment.state_dir / "lock")
+        self._former_names = former_names(segment.state_dir)
+
     def _fork(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> None:
         """Fork twice. Every order is answered, also when a fork fails or the middle process is killed."""
         sys.stdout.flush()
@@ -265,7 +279,8 @@ class _Server:
                 setting = self._setting
                 run(
                     Order(
-                        setting.segment_name, order.index, order.serial, order.group, name, settings,
+                        self._segment, self._lock_file, self._former_names,
+                        order.index, order.serial, order.group, name, settings,
                         self._supervisor_pid, setting.task_output, setting.log_format, setting.late, setting.folder,
                         self._config.namespace,
                         tuple(self._config.limits),

@@ -32,6 +32,8 @@ from shmq.supervisor.pools import endings
 from shmq.supervisor.pools.killing import Killer
 from shmq.supervisor.pools.pools import Pools
 from shmq.supervisor.pools.recycling import Recycling
+from shmq.supervisor.pools.rescue import AGAIN_S, Rescue
+from shmq.supervisor.pools.rest import Rest
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.staffing import Staffing
 from shmq.supervisor.pools.stalls import Stalls
@@ -41,6 +43,7 @@ from shmq.supervisor.stopping import Stopping
 _log = logging.getLogger("shmq.supervisor")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 EXIT_OK, EXIT_FORCED = 0, 1
+_REST_TICKS, _LONGEST_REST_S = 5, 0.5  # a system at rest: so many ticks are one, while that is not longer
 _DESCRIPTORS = 48  # beside one per worker: files, pipes, fork servers, 32 askers, what a look at /proc takes
 
 
@@ -90,6 +93,8 @@ class Supervisor:
         self._killer = Killer(self.pools)
         self._recycling = Recycling(self.pools, self._killer, state_dir)
         self._stalls = Stalls(self.pools, self.lock_file)
+        self._rescue = Rescue(self.pools)
+        self._rest = Rest(self.pools)
         lock_fd = self.lock_file.fileno()
         self.helpers = [
             helpers.recovery(self.segment.path.name, config, lock_fd),
@@ -116,15 +121,16 @@ class Supervisor:
             self._keep_helpers()
             self.servers.start()
             while not self.stopping.is_over():
-                self._act(next_tick)
+                is_due = self._act(next_tick)
                 self.pools.notice_live()
-                if time.monotonic() >= next_tick:
-                    next_tick = time.monotonic() + self.config.supervisor.tick_s
+                if is_due:
+                    next_tick = float("inf")
                     self._tick()
                 self._killer.enforce()
                 if not self.stopping.has_begun:
                     self.staffing.decide()
                     self.pools.settle()
+                next_tick = min(next_tick, time.monotonic() + self._longest_sleep_s())
         finally:
             self._control.close()
             self.stopping.leave()
@@ -133,16 +139,37 @@ class Supervisor:
             raise ConfigError(self._failed_start)
         return EXIT_FORCED if self.stopping.is_forced else EXIT_OK
 
-    def _act(self, until: float) -> None:
-        """Sleep until something happens or a tick is due; do what is to be done."""
-        found = self._poll.poll(max(0.0, until - time.monotonic()) * 1000)
+    def _act(self, until: float) -> bool:
+        """Sleep until something happens or a tick is due; do what is to be done. True: the tick is due now.
+
+        The long sleep of a system at rest is a chain of short ones, with a glance at the lanes between them: work that
+        nobody was rung for must not wait for its end.
+        """
+        found: list[tuple[int, int]] = []
+        is_due = False
+        while not found and not is_due:
+            left_s = max(0.0, until - time.monotonic())
+            found = self._poll.poll(min(left_s, self.config.supervisor.tick_s) * 1000)
+            is_due = left_s <= self.config.supervisor.tick_s or self.pools.rows.has_work()
         for fd, action in [(fd, self._actions[fd]) for fd, _ in found]:
             if self._actions.get(fd) is action:  # an action before it may have closed it
                 action()
+        return time.monotonic() >= until or (is_due and not found)
+
+    def _longest_sleep_s(self) -> float:
+        """Until the next tick: after a suspicious look soon, in a system at rest later than `tick_s`."""
+        tick_s = self.config.supervisor.tick_s
+        if self._rescue.has_found:
+            return min(AGAIN_S, tick_s)
+        is_settled = self.servers.is_settled and all(h.pid for h in self.helpers) and not self.stopping.is_asked
+        if self._rest.has_come() and is_settled:
+            return max(tick_s, min(_REST_TICKS * tick_s, _LONGEST_REST_S))
+        return tick_s
 
     def _tick(self) -> None:
         self._keep_helpers()
         self.servers.keep_one()
+        self._rescue.look()
         self._recycling.look()
         self._stalls.look()
         if not self._is_detached and not self.segment.is_linked():

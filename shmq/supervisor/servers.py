@@ -66,6 +66,11 @@ class Servers:
         self._all.append(server)
         self._watch(server.socket.fileno(), self.read)
 
+    @property
+    def is_settled(self) -> bool:
+        """One in charge, and nothing to be done about any other."""
+        return [self._pools.fork_server] == self._all and self._coming is None
+
     def reload(self) -> bool:
         """Import anew; on success all workers are replaced, on failure nothing changes.
 

@@ -31,6 +31,11 @@ class Stopping:
         """Did the grace end before all jobs did?"""
 
     @property
+    def is_asked(self) -> bool:
+        """Shall it end at once, or once no job is left?"""
+        return self.has_begun or self._is_draining
+
+    @property
     def has_begun(self) -> bool:
         """Is the supervisor on its way out?"""
         return self._at < float("inf")

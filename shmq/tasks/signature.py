@@ -39,7 +39,9 @@ class Signature:
         self.quick_least = VARIADIC if needs_keywords else self.least
         self._hints = _hints(function)
         self.returns = self._hints.get("return", Any)
-        self.is_generator = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.is_async_generator = inspect.isasyncgenfunction(function)
+        self.is_generator = self.is_async_generator or inspect.isgeneratorfunction(function)
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """(args, kwargs) with keywords made positional where possible.

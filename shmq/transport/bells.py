@@ -21,7 +21,7 @@ class Bells:
         self._segment = segment
         self._producers = segment.view("producer_rows")
         self._workers = segment.view("worker_rows")
-        self._state_dir = segment.state_dir
+        self._folder = str(segment.state_dir)
         self._open: dict[str, Doorbell] = {}
         self._of_worker: dict[int, tuple[int, Doorbell]] = {}
         self._of_producer: dict[int, tuple[int, Doorbell]] = {}
@@ -108,11 +108,11 @@ class Bells:
 
     def notify_supervisor(self) -> None:
         """Wake the supervisor's loop."""
-        self._named(self._state_dir / "supervisor.bell").notify()
+        self._named("supervisor.bell").notify()
 
     def notify_recovery(self) -> None:
         """Wake recovery: something is SCHEDULED, or a row died."""
-        self._named(self._state_dir / "recovery.bell").notify()
+        self._named("recovery.bell").notify()
 
     def _poll_bell(self, row: int) -> Doorbell:
         """FIFO of the row's holder. The next holder's has the same path but is another pipe."""
@@ -120,13 +120,13 @@ class Bells:
         known = self._of_poller.get(row)
         if known is None or known[0] != serial or isinstance(known[1], NoBell):
             self._forget(self._of_poller, row)
-            known = self._of_poller[row] = (serial, open_bell(str(poll_bell_path(self._state_dir, row))))
+            known = self._of_poller[row] = (serial, open_bell(str(poll_bell_path(Path(self._folder), row))))
         return known[1]
 
-    def _named(self, path: Path) -> Doorbell:
-        bell = self._open.get(str(path))
+    def _named(self, name: str) -> Doorbell:
+        bell = self._open.get(name)
         if bell is None or isinstance(bell, NoBell):
-            bell = self._open[str(path)] = open_bell(str(path))
+            bell = self._open[name] = open_bell(f"{self._folder}/{name}")
         return bell
 
     def _cached(self, cache: dict[int, tuple[int, Doorbell]], names: str, row: int, serial: int) -> Doorbell:

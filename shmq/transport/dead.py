@@ -58,12 +58,12 @@ class DeadLetters:
     """The dead letters of one namespace. Safe to use from several processes at once."""
 
     def __init__(self, state_dir: Path, limits: Limits | None = None) -> None:
-        self._path = state_dir / FILE
+        self._state_dir = state_dir
         self._limits = limits
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        connection = sqlite3.connect(self._path, timeout=30.0)
+        connection = sqlite3.connect(self._state_dir / FILE, timeout=30.0)
         try:
             connection.executescript(_SCHEMA)
             with connection:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import random
 import signal
 import sys
 from dataclasses import dataclass
@@ -23,9 +22,8 @@ from shmq.memory.blocks import WORKER_PIN, BlockPool
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.fence import new_fence
 from shmq.memory.layout import WORKER, WORKER_LIVE, WORKER_STARTING
-from shmq.memory.segment import attach
 from shmq.tasks import current
-from shmq.tasks.registry import former_names, load
+from shmq.tasks.registry import load
 from shmq.transport.claim import Claimer
 from shmq.worker.calls.generating import Generating
 from shmq.worker.calls.output import redirect
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from shmq.config.model import Group
+    from shmq.memory.segment import Segment
     from shmq.tasks.task import Task
     from shmq.worker.concurrent.loop import ConcurrentLoop
 
@@ -52,7 +51,9 @@ _DEFAULT_SIGNALS = (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR
 class Order:
     """All that a worker must know to begin."""
 
-    segment_name: str
+    segment: Segment
+    lock_file: locks.LockFile
+    former_names: dict[int, str]
     index: int
     serial: int
     group: int
@@ -91,8 +92,8 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     kernel.be_punctual()
     _name_process(order)
     _prefer_for_oom(order.settings.oom_score_adj)
-    segment = attach(order.segment_name)
-    lock_file = locks.open_once(segment.state_dir / "lock")
+    segment = order.segment
+    lock_file = order.lock_file
     lock_file.forget()  # inherited from the fork server: the bytes stayed there
     seat = Seat(segment, order.index, order.group, order.group_name, order.settings)
     if not _join(seat, lock_file, order.serial):
@@ -103,6 +104,7 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     os.environ["SHMQ_NAMESPACE"] = order.namespace
     current.set_worker(seat)
     _reseed()
+    seat.names = order.former_names | {key: task.name for key, task in tasks.items()}
     _serve(seat, lock_file, tasks, order.limit_patterns)
     _close_clients()
     if writer is not None:
@@ -118,7 +120,6 @@ def _serve(seat: Seat, lock_file: locks.LockFile, tasks: dict[int, Task[Any, Any
     timer = Timer(seat, fence)
     executor = Executor(seat, tasks, blocks, lambda: timer.arm(0.001))
     os.register_at_fork(after_in_child=seat.disown)
-    seat.names = former_names(segment.state_dir) | {key: task.name for key, task in tasks.items()}
     limits = TaskLimits(seat, lock_file, patterns, tasks)
     loop: Loop | ConcurrentLoop
     if seat.settings.concurrency == 1:
@@ -177,8 +178,11 @@ def _name_process(order: Order) -> None:
 def _prefer_for_oom(score: int) -> None:
     """Let the kernel kill a worker before the supervisor or the user's own programs."""
     try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write(str(score))
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % score)
+        finally:
+            os.close(fd)
     except OSError as error:
         _log.info("oom_score_adj stays as it is: %s", error)
 
@@ -191,8 +195,7 @@ def _close_clients() -> None:
 
 
 def _reseed() -> None:
-    """Forked siblings must not draw the same random numbers."""
-    random.seed()
+    """Forked siblings must not draw the same random numbers. The module `random` has seen to itself."""
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()

@@ -28,9 +28,11 @@ class TaskLimits:
     ) -> None:
         self._seat = seat
         self._lock_file = lock_file
-        configs, states = seat.segment.rows("task_limits"), seat.segment.rows("task_limit_states")
         names = list(patterns)
-        self._limits = [Limit(configs[i], TASK_LIMIT, states[i], TASK_LIMIT_STATE) for i in range(len(names))]
+        self._limits: list[Limit] = []
+        if names:  # most often there are none: then their rows are not looked at either
+            configs, states = seat.segment.rows("task_limits"), seat.segment.rows("task_limit_states")
+            self._limits = [Limit(configs[i], TASK_LIMIT, states[i], TASK_LIMIT_STATE) for i in range(len(names))]
         self._of_key: dict[int, int] = {}
         for key, task in tasks.items():
             index = next((i for i, pattern in enumerate(names) if fnmatchcase(task.name, pattern)), None)

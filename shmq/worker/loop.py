@@ -1,6 +1,6 @@
 """The main loop of a worker that runs one job at a time.
 
-look → claim → run each → notify → look again → sleep (bell, at most RESCUE_S)
+look → claim → run each → notify → look again → sleep (bell, at most RESCUE_S, then IDLE_S)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from shmq.clock import NS, now_ns
 from shmq.heap import Trim
-from shmq.memory.doorbell import RESCUE_S, SemaphoreBell
+from shmq.memory.doorbell import IDLE_S, RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
 from shmq.transport.claim import STRETCH_NS, Claimer
 from shmq.worker.execution import Executor
@@ -59,6 +59,7 @@ class Loop:
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
         self._trim = Trim()
+        self._is_at_rest = False  # has it slept in vain since its last job?
         self._collects_between, self._collect_all_at_ns = seat.settings.gc == "batch", 0
         if seat.settings.gc != "auto":
             gc.disable()
@@ -87,6 +88,9 @@ class Loop:
         slots, words = claimer.claim(lanes, self._batch_size())
         if not slots:
             return not claimer.held_until_ns and self._has_fresh_work()
+        if self._is_at_rest:
+            self._is_at_rest = False
+            seat.bells.notify_supervisor()  # at rest as well, perhaps: it sees to limits of what runs now
         if claimer.is_circuit_open or self._limits:
             self._obey_limits(slots, words)
         seat.batch_slots, seat.batch_words, seat.position, seat.rung = slots, words, 0, 0
@@ -202,7 +206,7 @@ class Loop:
             self._seat.bells.wake_one(self._seat.group)
 
     def _sleep(self) -> None:
-        """Sleep until rung, at most RESCUE_S; look once more after saying so."""
+        """Sleep until rung, at most RESCUE_S, or IDLE_S after one without a ring; look once more after saying so."""
         seat, claimer = self._seat, self._claimer
         if self.watching is not None:
             self.watching.tick()
@@ -217,11 +221,15 @@ class Loop:
                 self._bell.wait(left_s)
             elif claimer.lanes_with_work() and not claimer.is_paused():
                 return
-            elif not self._bell.doze() and not seat.is_draining:
+            elif not self._bell.doze(self._longest_sleep_s()) and not seat.is_draining:
+                self._is_at_rest = True
                 self._count_rescue()
                 self._trim.when_idle(seat.row[WORKER["done"]])
         finally:
             self._sleeping[self._sleeping_at] = 0
+
+    def _longest_sleep_s(self) -> float:
+        return IDLE_S if self._is_at_rest and self.watching is None else RESCUE_S
 
     def _count_rescue(self) -> None:
         """A time-out that finds work: was a ring lost? Not if one is under way, or somebody else was rung.

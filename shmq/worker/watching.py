@@ -94,7 +94,7 @@ class Watching:
         self._watch: Watch | None = None
         self._is_asked = False
         signal.signal(signal.SIGUSR2, self._on_signal)
-        has_orders = (seat.segment.state_dir / ORDERS).is_dir()
+        has_orders = os.path.isdir(f"{seat.segment.state_dir}/{ORDERS}")
         if has_orders or os.environ.get(FOLDER_VARIABLE):
             self._ask()
             self.tick()

@@ -228,3 +228,23 @@ def test_the_default_client_connects_again_after_close():
     assert declared.echo.submit(1).result(10) == 1
     shmq.close()
     assert declared.echo.submit(2).result(10) == 2
+
+
+class TestTheMethodTakenAlong:
+    def test_submit_that_was_bound_before_the_first_call_takes_the_hot_path_as_well(self, client, monkeypatch):
+        task = declared.keywords.options()
+        early = task.submit  # the method; `task.submit` is the hot path itself from the first call on
+        assert early(1, c=3).result(10) == [1, 2, 3, 4]
+
+        def fail(*_: object) -> None:
+            raise AssertionError("went the long way")
+
+        monkeypatch.setattr(client, "submit_task", fail)
+        assert early(1, 5, c=3, d=6).result(10) == [1, 5, 3, 6]
+
+    def test_it_finds_the_next_client_after_a_close(self):
+        task = declared.keywords.options()
+        early = task.submit
+        assert early(1, c=3).result(10) == [1, 2, 3, 4]
+        shmq.close()
+        assert early(1, c=3).result(10) == [1, 2, 3, 4]

@@ -25,6 +25,6 @@ def test_a_producer_that_never_rings_is_noticed(tmp_path: Path, monkeypatch: pyt
 
         def is_rescued() -> int:
             client.submit_task(task, (1,)).result(60)
-            return edges.sum_of(live, "rescues")
+            return edges.rescued(live)
 
         until(is_rescued, "a bounded sleep finds what nobody rang for")

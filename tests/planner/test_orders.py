@@ -39,6 +39,8 @@ def planner():
     planner._config = Config(groups={"late": settings, "soon": settings})
     planner._segment, planner._cores, planner._memory_bytes = Texts(), 2, 1 << 30
     planner._plans = [[0] * GROUP_PLAN_WORDS for _ in range(2)]
+    planner._bells = SimpleNamespace(rung=0)
+    planner._bells.notify_supervisor = lambda: setattr(planner._bells, "rung", planner._bells.rung + 1)
     planner._sizings = [SimpleNamespace(reason="")] * 2
     planner._groups = [GroupPlanner(1.0, Goal(0.1, 0.05), Rules(1, 30)) for _ in range(2)]
     for group in planner._groups:
@@ -58,6 +60,7 @@ def test_a_target_that_was_put_off_is_written_in_its_time(planner):
     assert [row[TARGET] for row in planner._plans] == [0, 6]
     assert planner._groups[1].policy.target == 6
     assert planner._segment.reasons == {1: "2 → 6: the forecast needs 6 soon"}
+    assert planner._bells.rung == 1  # the supervisor may be at rest
 
 
 def test_what_the_next_decision_sees_to_is_left_to_it(planner):

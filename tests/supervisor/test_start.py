@@ -10,11 +10,16 @@ from shmq.supervisor.namespace import prepare
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
-import os, shmq
+import os, random, sys, time, shmq
 
 @shmq.task
 def echo(x):
     return x
+
+@shmq.task
+def draw():
+    time.sleep(0.01)
+    return os.getpid(), random.random(), sys.modules["numpy"].random.random()
 
 @shmq.task
 def pid():
@@ -128,3 +133,15 @@ def test_a_worker_that_dies_before_it_can_work_is_not_forked_in_a_tight_loop(tmp
         live.assert_nothing_left()
     finally:
         live.discard()
+
+
+def test_siblings_draw_different_random_numbers(tmp_path):
+    config = '[groups.computation]\nmax_workers = 2\nmode = "fixed"\n'
+    with LiveSupervisor(tmp_path, "import numpy.random\n" + TASKS, config) as live:
+        drawn: dict[int, list[float]] = {}
+        while len(drawn) < 2:
+            for pid, *numbers in [job.result(GUARD_S) for job in [live.submit("draw") for _ in range(4)]]:
+                drawn.setdefault(pid, numbers)  # the first of each worker
+        first, second = drawn.values()
+        assert first[0] != second[0]
+        assert first[1] != second[1]

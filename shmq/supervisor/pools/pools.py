@@ -83,7 +83,7 @@ class Pools:
         """Spawn and drain towards each pool's target; replace workers that are to be recycled."""
         for pool in self.pools:
             self._settle(pool)
-        self._free_rows = sum(1 for index in range(self.rows.count) if self.rows.is_free(index))
+        self._free_rows = self.rows.free_count()
         for pool in self.pools:
             self.publish(pool)
 

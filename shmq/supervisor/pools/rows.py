@@ -42,14 +42,16 @@ class Rows:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.count = segment.shape.workers
-        self._workers = segment.rows("worker_rows")
+        self._workers, self._flat_workers = segment.rows("worker_rows"), segment.view("worker_rows")
         self._control = segment.rows("group_control")
         self._claim = segment.rows("group_claim")
         self._plans = segment.rows("group_plan")
         self._services, self._waits = segment.rows("service_times"), segment.rows("wait_times")
         self._sleeping, self._sleepers = segment.view("sleeping"), segment.layout.sleepers
         self._heads, self._tails = segment.view("heads"), segment.view("tails")
+        self._states = self._flat_workers[WORKER["state"] :: WORKER_WORDS]
         self._lane_words = (segment.shape.producers + 1) * LANE_WORDS
+        self._head_bytes, self._tail_bytes = self._heads.cast("B"), self._tails.cast("B")
         self._words = segment.view("words")
         self._kills = segment.view("kills")
         self._payload = segment.view("payload")
@@ -68,6 +70,10 @@ class Rows:
     def is_free(self, index: int) -> bool:
         """May the row be given to a new worker?"""
         return self.word(index, "state") == WORKER_FREE
+
+    def free_count(self) -> int:
+        """How many rows may be given to new workers."""
+        return self._states.tolist().count(WORKER_FREE)
 
     def is_dead(self, index: int) -> bool:
         """Is the row waiting for recovery?"""
@@ -188,6 +194,21 @@ class Rows:
     def ring_supervisor(self, group: int, *, is_wanted: bool) -> None:
         """Entry 0 of the sleepers: while no worker can be rung, producers ring the supervisor."""
         self._sleeping[group * self._sleepers] = 1 if is_wanted else 0
+
+    def has_work(self) -> bool:
+        """Does any lane of any group have entries? Two copies and one comparison: for each tick."""
+        return bytes(self._head_bytes) != bytes(self._tail_bytes)  # heads before tails
+
+    def heads_with_work(self, group: int) -> dict[int, int]:
+        """Head position of each lane of the group whose tail differs."""
+        at = group * self._lane_words
+        heads = self._heads[at : at + self._lane_words].tolist()  # heads before tails
+        tails = self._tails[at : at + self._lane_words].tolist()
+        return {lane: head for lane, (head, tail) in enumerate(zip(heads, tails, strict=True)) if head != tail}
+
+    def is_limited(self, group: int) -> bool:
+        """May its workers have to wait although jobs do: for their rate, or a breaker?"""
+        return bool(self.control(group, "rate_per_s_milli") or self.control(group, "breaker_share_milli"))
 
     def backlog(self, group: int) -> int:
         """Entries waiting in the group's lanes; a damaged lane counts as full."""

@@ -22,8 +22,8 @@ _LOOK_S = 0.1
 _SLOW_LOOK_S = 1.0
 _HOLD_S = 1.0
 """A claim takes microseconds: who holds a group's byte at every look for this long is stopped."""
-_SILENT_S = 5.0
-"""An idle worker shows a heartbeat ten times a second."""
+_SILENT_S = 6.0
+"""An idle worker shows a heartbeat once a second."""
 
 
 @dataclass

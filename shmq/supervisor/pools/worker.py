@@ -65,6 +65,7 @@ class Worker:
         """Stop pulling, finish, give the rest back, leave."""
         self.is_draining = True
         self.send(signal.SIGTERM)
+        self.bell.notify()  # the signal may come just before it falls asleep, and would wake it only a sleep later
 
     def kill(self, reason: int, culprit: int = 0) -> None:
         """SIGKILL; `culprit` is the id of the job that is to blame."""

@@ -22,7 +22,7 @@ from shmq.supervisor.recovery.burial import Burial
 from shmq.transport.redeliver import Redeliverer
 
 _TIDY_S = 1.0
-_LONGEST_SLEEP_S = 0.5
+_LONGEST_SLEEP_S, _LONGEST_SLEEP_FULL_S = 1.0, 0.1  # the latter while a lane has no room for a job
 
 
 class Recovery:
@@ -50,7 +50,7 @@ class Recovery:
 
     def step(self) -> float:
         """Do all there is to do; seconds until the next look is due without being rung."""
-        self._redeliverer.push_waiting()
+        longest_s = _LONGEST_SLEEP_FULL_S if self._redeliverer.push_waiting() else _LONGEST_SLEEP_S
         for index, row in enumerate(self._rows):
             if row[WORKER["state"]] == WORKER_DEAD:
                 self.bury(index)
@@ -58,8 +58,8 @@ class Recovery:
         if time.monotonic() >= self._next_tidy:
             self._next_tidy = time.monotonic() + _TIDY_S
             self.tidy()
-        until_due = (delivery.next_due_ns - now_ns()) / NS if delivery.next_due_ns else _LONGEST_SLEEP_S
-        return min(max(until_due, 0.0), _LONGEST_SLEEP_S)
+        until_due = (delivery.next_due_ns - now_ns()) / NS if delivery.next_due_ns else longest_s
+        return min(max(until_due, 0.0), longest_s)
 
     def bury(self, index: int) -> None:
         """Redeliver what a dead worker held, then free its row."""

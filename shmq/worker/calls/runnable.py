@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -43,9 +42,9 @@ class Runnable:
         self.task = task
         self.name = task.name
         self._decoder = decoder
-        self.is_async = inspect.iscoroutinefunction(task.function)
-        self.is_async_generator = inspect.isasyncgenfunction(task.function)
-        self.is_generator = self.is_async_generator or inspect.isgeneratorfunction(task.function)
+        self.is_async = task.signature.is_coroutine
+        self.is_async_generator = task.signature.is_async_generator
+        self.is_generator = task.signature.is_generator
         self.call: Callable[..., Any] = task.function  # as a job
         self.generate: Callable[..., Generator[Any, None, Any]] = task.function  # if it is a generator: its parts
         self.coroutine: Callable[..., Any] = task.function  # of an async task, for an event loop

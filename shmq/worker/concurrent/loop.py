@@ -1,7 +1,7 @@
 """The worker of a group with `concurrency` > 1: coroutines on one event loop, plain functions in threads.
 
     claim up to the free places → start each → job ends: ack, notify → claim again
-    nothing to claim and a place free: sleep on the FIFO bell (at most RESCUE_S)
+    nothing to claim and a place free: sleep on the FIFO bell (at most RESCUE_S, or IDLE_S at rest)
 
 All shared words are written from the loop's thread. A time limit cancels a coroutine and raises
 TaskTimeout in a thread; what does not end within its grace is killed with the worker, and the other
@@ -20,7 +20,7 @@ from shmq.clock import NS, now_ns
 from shmq.errors import JobCancelled, ShmqError, TaskTimeout
 from shmq.heap import Trim
 from shmq.memory import doorbell
-from shmq.memory.doorbell import RESCUE_S, FifoBell
+from shmq.memory.doorbell import IDLE_S, RESCUE_S, FifoBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, next_free, with_state
@@ -75,6 +75,7 @@ class ConcurrentLoop:
         self._epoch = segment.header("epoch")
         self._running: set[Running] = set()
         self._trim = Trim()
+        self._is_at_rest = False  # has it slept in vain, with nothing running, since its last job?
         self._to_notify: set[int] = set()
         self._shift = segment.shape.slots_per_producer.bit_length() - 1
         most = _AUTO_MOST if seat.settings.concurrency == "auto" else self._most()
@@ -127,22 +128,23 @@ class ConcurrentLoop:
         self._calling.room.set()
 
     async def _sleep(self, *, is_free: bool) -> None:
-        """Until rung, a job ends, or RESCUE_S; asleep only while a place is free."""
+        """Until rung, a job ends, or RESCUE_S (at rest IDLE_S); asleep only while a place is free."""
         self._wake.clear()
-        held = 0.0
+        longest_s = IDLE_S if self._is_at_rest and self.watching is None else RESCUE_S
         if is_free:
             self._seat.row[WORKER["naps"]] += 1
             self._sleeping[self._sleeping_at] = 1
             self._fence()  # SYNC POINT: doorbell
             if self._claimer.held_until_ns:
-                held = max((self._claimer.held_until_ns - now_ns()) / NS, 0.0005)
+                longest_s = min(max((self._claimer.held_until_ns - now_ns()) / NS, 0.0005), RESCUE_S)
             elif self._claimer.lanes_with_work() and not self._claimer.is_paused():
                 self._sleeping[self._sleeping_at] = 0
                 return
         try:
-            await asyncio.wait_for(self._wake.wait(), min(held or RESCUE_S, RESCUE_S))
+            await asyncio.wait_for(self._wake.wait(), longest_s)
         except TimeoutError:
             if not self._running:
+                self._is_at_rest = True
                 self._trim.when_idle(self._seat.row[WORKER["done"]])
         finally:
             self._sleeping[self._sleeping_at] = 0
@@ -161,6 +163,9 @@ class ConcurrentLoop:
         for slot, word in refused:
             self._executor.refuse(slot, word)
             self._notify_later(slot)
+        if slots and self._is_at_rest:
+            self._is_at_rest = False
+            self._seat.bells.notify_supervisor()  # at rest as well, perhaps: it sees to limits of what runs now
         row = self._seat.row
         row[WORKER["claims"]] += bool(slots)
         row[WORKER["claimed"]] += len(slots)
