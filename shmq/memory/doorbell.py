@@ -173,6 +173,8 @@ def names_of(segment_name: str) -> list[str]:
 class FifoBell:
     """A named pipe below the state directory; a full pipe already means "notified"."""
 
+    _fd = -1
+
     def __init__(self, path: str | Path, *, create: bool = False) -> None:
         self.name = str(path)
         if create and not Path(path).is_fifo():  # an existing one stays: others hold it open
@@ -197,8 +199,12 @@ class FifoBell:
                 pass
 
     def close(self) -> None:
-        """Close this process's handle."""
-        os.close(self._fd)
+        """Close this process's handle; once is enough, and a bell that is dropped closes itself."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    __del__ = close
 
     def unlink(self) -> None:
         """Remove the name; handles stay usable."""

@@ -58,3 +58,14 @@ def test_pipes_of_ended_workers_are_closed(stage):
         pipe.close()
     for row in range(2, 4):
         bells._of_worker[row][1].close()
+
+
+def test_pipes_of_bells_that_are_dropped_are_closed(stage):
+    """Whoever makes bells for a while, a client or a recovery, forgets them with himself."""
+    gc.collect()
+    before = open_descriptors()
+    bells = Bells(stage.segment)
+    bells.notify_recovery()
+    assert open_descriptors() == before + 1
+    del bells
+    assert open_descriptors() == before
