@@ -13,6 +13,7 @@ from shmq.memory import locks
 from tests.crash.bytecode.steps import Step, producer_steps
 from tests.crash.bytecode.tracing import find_points, kill_at
 from tests.crash.bytecode.worker_steps import recovery_steps, supervisor_steps, worker_steps
+from tests.crash.stage import board
 from tests.crash.stage.settle import Autopsy, Broken, settle
 from tests.crash.stage.stage import Stage
 
@@ -57,11 +58,15 @@ class Visits:
     def visit(self, step: Step) -> Count:
         """Kill at each opcode (`every` 1), or at those that follow a change of shared memory and each `every`-th."""
         stage, started, done = self._stage, time.monotonic(), Count(step.name)
-        self._alone(step, _NEVER)  # once undisturbed: what is made on first use shall not count
-        arrange(stage, step)
-        done.points, changed = find_points(lambda: step.prepare(stage), stage.segment.map, stage.bells_left)
-        every = range(1, done.points + 1, self._every)
-        self._visit(step, done, every if self._every == 1 else sorted({*changed, *every, done.points}))
+        for go_through in (self._alone, self._again, self._alone):  # what is made on first use shall not count
+            go_through(step, _NEVER)
+        done.points = int(board.point[0])  # where every opcode is looked at, as below, waits take other turns
+        points = range(1, done.points + 1, self._every)
+        if self._every > 1:
+            arrange(stage, step)
+            last, changed = find_points(lambda: step.prepare(stage), stage.segment.map, stage.bells_left)
+            done.points, points = last, sorted({*changed, *range(1, last + 1, self._every), last})
+        self._visit(step, done, points)
         if self._every == 1 and self._part[0] == 0:  # the count was one run's: others may take longer
             self._visit(step, done, count(done.points + 1))
         done.elapsed_s = time.monotonic() - started
