@@ -58,8 +58,8 @@ class Visits:
     def visit(self, step: Step) -> Count:
         """Kill at each opcode (`every` 1), or at those that follow a change of shared memory and each `every`-th."""
         stage, started, done = self._stage, time.monotonic(), Count(step.name)
-        for go_through in (self._alone, self._again, self._alone):  # what is made on first use shall not count
-            go_through(step, _NEVER)
+        for kill, point in ((self._alone, _NEVER), (self._again, 1), (self._alone, _NEVER)):
+            kill(step, point)  # what is made on first use, by the victim or by those who go on, shall not count
         done.points = int(board.point[0])  # where every opcode is looked at, as below, waits take other turns
         points = range(1, done.points + 1, self._every)
         if self._every > 1:
