@@ -115,7 +115,9 @@ def test_the_built_in_workload_brings_all_it_promises(tmp_path):
     for what in ("ended", "failed", "retried", "cancelled", "large"):
         assert about["counts"][what] > 0, about
     assert about["recycled"] > 0
-    assert all(min(about[which]) > 0 for which in ("pace_first", "pace_last"))
+    cost, aged_per_s, fresh_per_s = about["pace"]
+    assert 0.5 < cost < 2
+    assert min(aged_per_s, fresh_per_s) > 0
     assert "1 h of 10 jobs/s on average, following a working day, squeezed into 0.2 minutes" in out
     readings = (tmp_path / "run" / "samples.csv").read_text().splitlines()
     kinds = {row["kind"] for row in csv.DictReader(readings)}

@@ -116,9 +116,6 @@ def _own_jobs(file: Any) -> list[list[Any]]:
 def _say(outcome: Outcome) -> None:
     """What the run brought."""
     facts, counts = outcome.facts, outcome.counts
-    (first_per_s, first_cost), (last_per_s, last_cost) = (
-        facts.get(which, (0.0, 0.0)) for which in ("pace_first", "pace_last")
-    )
     ended = "interrupted after" if facts["interrupted"] else "ran"
     lines = [
         (
@@ -134,11 +131,11 @@ def _say(outcome: Outcome) -> None:
             f"{facts['scale_changes']:,} scale changes, {facts['processes_seen']:,} processes seen"
         ),
     ]
-    if first_cost and last_cost:
+    if facts.get("pace"):
+        cost, aged_per_s, fresh_per_s = facts["pace"]
         lines.append(
-            f"throughput at equal load, by CPU time: {first_cost / last_cost - 1:+.1%} after the run against before "
-            f"({first_cost:.2f} and {last_cost:.2f} steps of a fixed loop per call; "
-            f"{first_per_s:,.0f} and {last_per_s:,.0f} calls/s by the clock)"
+            f"throughput at equal load, by CPU time: {1 / cost - 1:+.1%} after the run against a fresh system "
+            f"beside it ({aged_per_s:,.0f} and {fresh_per_s:,.0f} calls/s by the clock)"
         )
     if outcome.is_own and counts.failed:
         lines.append(f"how a job of each task failed first: {outcome.log}")

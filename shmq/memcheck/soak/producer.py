@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -40,7 +41,7 @@ LEAN_CALLS = 100_000
 MOST_SINGLES = 300
 PAUSE_S = 0.02
 TITLE = "shmq: soak producer"  # once it is ready: what it imports before is no growth to be judged
-GAUGE_ROUNDS, GAUGE_CALLS, GAUGE_STEPS, GAUGE_WARM_UP = 15, 60_000, 40_000, 300_000
+GAUGE_PAIRS, GAUGE_WARM_UP, GAUGE_CHUNKS, GAUGE_CHUNK = 200, 10, 15, 2_000
 
 
 class Spec(msgspec.Struct, frozen=True):
@@ -148,32 +149,37 @@ class Producer:
             sys.stderr.write(f"producer: a job of {task} failed: {type(error).__name__}: {error}\n")
 
 
-def gauge(client: Client) -> list[tuple[float, float]]:
-    """With nothing else to do, of several bursts: calls per second, and what a call costs.
+def gauge(aged: Client, fresh: Client) -> tuple[float, float, float]:
+    """What a call costs the aged system by what it costs a fresh one, and the calls per second of both.
 
-    The cost is CPU time of this process and of the workers, in steps of a fixed loop that is measured in between: other
-    users of the machine change the pace by half, that ratio by little.
+    The cost is CPU time of this process and of the workers. Bursts of both alternate, and each is compared with the one
+    beside it: other users of the machine change the pace by half within seconds, but that of both. One chunk after the
+    other, so that every burst has the same batches and wakes as often.
     """
+    for client in (aged, fresh):
+        for _ in range(GAUGE_WARM_UP):
+            _burst(client)
+    ratios, took_s = [], {aged: 0.0, fresh: 0.0}
+    for pair in range(GAUGE_PAIRS):
+        cost = {}
+        for client in (aged, fresh) if pair % 2 else (fresh, aged):
+            begun = time.perf_counter()
+            cost[client] = _burst(client)
+            took_s[client] += time.perf_counter() - begun
+        ratios.append(cost[aged] / cost[fresh])
+    calls = GAUGE_PAIRS * GAUGE_CHUNKS * GAUGE_CHUNK
+    return statistics.median(ratios), calls / took_s[aged], calls / took_s[fresh]
+
+
+def _burst(client: Client) -> float:
+    """Some chunks; their CPU time."""
     from shmq.memcheck.soak.tasks import echo
 
-    found = []
-    for _ in client.map(echo, range(GAUGE_WARM_UP)):
-        pass
-    for _ in range(GAUGE_ROUNDS):
-        step_s = _yardstick_s() / GAUGE_STEPS
-        cpu_s, begun = _cpu_s(client), time.perf_counter()
-        for _ in client.map(echo, range(GAUGE_CALLS)):
+    cpu_s = _cpu_s(client)
+    for _ in range(GAUGE_CHUNKS):
+        for _ in client.map(echo, range(GAUGE_CHUNK), chunk_size=GAUGE_CHUNK):
             pass
-        took_s = time.perf_counter() - begun
-        found.append((GAUGE_CALLS / took_s, (_cpu_s(client) - cpu_s) / GAUGE_CALLS / step_s))
-    return found
-
-
-def _yardstick_s() -> float:
-    encode, decode, begun = msgspec.msgpack.encode, msgspec.msgpack.decode, time.thread_time()
-    for n in range(GAUGE_STEPS):
-        decode(encode((n, "step", [n])))
-    return time.thread_time() - begun
+    return _cpu_s(client) - cpu_s
 
 
 def _cpu_s(client: Client) -> float:
@@ -199,7 +205,8 @@ def main(arguments: list[str]) -> int:
         with shmq.connect(spec.namespace) as client:
             setproctitle.setproctitle(TITLE)
             if arguments[1] == "gauge":
-                sys.stdout.write(json.dumps(gauge(client)))
+                with shmq.connect(arguments[2]) as fresh:
+                    sys.stdout.write(json.dumps(gauge(client, fresh)))
                 return 0
             producer = Producer(spec, client, Tally(Path(spec.tally), int(arguments[1])), float(arguments[2]))
             signal.signal(signal.SIGTERM, lambda *_: setattr(producer, "is_over", True))

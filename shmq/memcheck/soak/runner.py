@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import statistics
 import subprocess
 import tempfile
 import time
@@ -158,7 +157,8 @@ class Runner:
         return self._settings.out / "tally"
 
     @contextmanager
-    def _rig(self) -> Iterator[Rig]:
+    def _rig(self, *, is_judged: bool = True) -> Iterator[Rig]:
+        """`is_judged`: what its workers' jobs leave behind belongs to the run."""
         scratch = Path(tempfile.mkdtemp(prefix="shmq-soak-"))
         try:
             config = self._settings.config
@@ -166,7 +166,7 @@ class Runner:
                 config = scratch / "config.toml"
                 config.write_text(mix.LEAN_CONFIG if self._settings.lean else mix.CONFIG)
                 config.chmod(0o600)
-            watch = (self._settings.out / TRACES).resolve()
+            watch = (self._settings.out / TRACES).resolve() if is_judged else Path(tempfile.mkdtemp(dir=scratch))
             namespace = f"soak-{scratch.name.removeprefix('shmq-soak-').replace('_', 'x')}"
             with Rig(config, namespace, scratch, self._settings.out / LOG, watch=watch) as rig:
                 self._require_tasks(rig)
@@ -190,13 +190,8 @@ class Runner:
         """The part that is read; facts for run.json. Ctrl-C ends it well."""
         facts: dict[str, Any] = {"interrupted": False}
         readings = Readings(rig, recorder, lambda: self._look(rig.segment))
-        is_built_in = self._settings.config is None
         started_s = time.monotonic()
         try:
-            if is_built_in:
-                self._progress(0.0, "measuring the pace before")
-                facts["pace_first"] = self._gauge(rig)
-            started_s = time.monotonic()
             self._day(rig, readings, started_s)
         except KeyboardInterrupt:
             facts["interrupted"] = True
@@ -255,8 +250,8 @@ class Runner:
     def _afterwards(self, rig: Rig) -> dict[str, Any]:
         facts: dict[str, Any] = {}
         if self._settings.config is None:
-            self._progress(1.0, "measuring the pace after")
-            facts["pace_last"] = self._gauge(rig)
+            self._progress(1.0, "measuring the pace beside that of a fresh system")
+            facts["pace"] = self._gauge(rig)
         groups = self._suspects()
         if groups:
             self._progress(1.0, f"second look with memray at {', '.join(groups)}")
@@ -286,23 +281,23 @@ class Runner:
         for group in groups:
             orders.withdraw(rig.segment, group)
 
-    def _gauge(self, rig: Rig) -> tuple[float, float]:
-        """Calls per second of an otherwise idle system, and what a call costs: medians of several bursts."""
-        spec = self._spec(rig, time.monotonic())
-        process = rig.start(
-            "-m", "shmq.memcheck.soak.producer", str(self._write(spec)), "gauge", stdout=subprocess.PIPE
-        )
-        try:
-            said, _ = process.communicate(timeout=SPEND_S)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
+    def _gauge(self, aged: Rig) -> list[float]:
+        """What `producer.gauge` says of the system after the run and of one just started; [] if it could not."""
+        spec = str(self._write(self._spec(aged, time.monotonic())))
+        with self._rig(is_judged=False) as fresh:
+            process = aged.start(
+                "-m", "shmq.memcheck.soak.producer", spec, "gauge", fresh.namespace, stdout=subprocess.PIPE
+            )
+            try:
+                said, _ = process.communicate(timeout=SPEND_S)
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
         if process.returncode:
-            self._problems.append(f"the pace could not be measured; see {rig.log}")
-            return 0.0, 0.0
-        paces, costs = zip(*json.loads(said), strict=True)
-        return statistics.median(paces), statistics.median(costs)
+            self._problems.append(f"the pace could not be measured; see {aged.log}")
+            return []
+        return list(json.loads(said))
 
     def _spec(self, rig: Rig, started_s: float) -> Spec:
         plan = self._plan
