@@ -29,7 +29,7 @@ def bells(live):
 def test_doorbells_go_although_their_names_in_the_rows_were_overwritten(tmp_path):
     with LiveSupervisor(tmp_path, TASKS) as live:
         live.submit("echo", 1).result(GUARD_S)
-        assert len(bells(live)) == 1 + len(live.live_workers())
+        until(lambda: len(bells(live)) == 1 + len(live.live_workers()), "nobody is about to join any more")
         for field in ("worker_bells", "producer_bells"):
             view = live.segment.view(field)
             view[:] = b"\xff" * len(view)
