@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def tally(_value: int) -> None:
 
 @shmq.task
 def tallied() -> tuple[int, int]:
+    time.sleep(0.002)  # long enough for another worker to be woken for the next one
     return os.getpid(), _tallied
 
 
