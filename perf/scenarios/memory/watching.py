@@ -4,6 +4,9 @@ producer ──▶ worker × 2      nobody looks
     ▲ reads /proc, twice a second: a process beside        "sampled"         (`shmq soak`, from outside)
     ▲ in the worker, one job in N                          "task deltas"     (`shmq soak`, in the worker)
     ▲ in the worker, every allocation                      "memray"          (`shmq leaks attach`)
+
+What the process beside takes of one core is measured as well (`beside_share`): where rounds of throughput differ by ten
+percent, they cannot tell a thousandth.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from perf.verdict import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.synchronize import Event
 
 _EVERY_S = 0.5
 
@@ -41,29 +45,32 @@ def _open(name: str, workers: int) -> Iterator[Callable[[int], Observation]]:
         tempfile.TemporaryDirectory() as folder,
         _variable(folder if name == "task deltas" else ""),
         rig.supervised(workers) as running,
-        _looker(name, running, folder),
+        _looker(name, running, folder) as beside_cpu_s,
     ):
-        yield partial(_measure, running)
+        yield partial(_measure, running, beside_cpu_s)
 
 
-def _measure(running: rig.Rig, jobs: int) -> Observation:
+def _measure(running: rig.Rig, beside_cpu_s: Callable[[], float], jobs: int) -> Observation:
     from perf import tasks
 
-    begun = time.perf_counter()
+    begun, cpu_begun = time.perf_counter(), beside_cpu_s()
     results = rolling(partial(running.client.submit, tasks.echo), methodcaller("result"), range(jobs), rig.WINDOW)
     took = time.perf_counter() - begun
     verify(results, range(jobs))
-    return Observation({"per_s": jobs / took})
+    return Observation({"per_s": jobs / took, "beside_share": (beside_cpu_s() - cpu_begun) / took})
 
 
 @contextmanager
-def _looker(name: str, running: rig.Rig, folder: str) -> Iterator[None]:
+def _looker(name: str, running: rig.Rig, folder: str) -> Iterator[Callable[[], float]]:
+    """Look that way inside the block. Yields the CPU seconds so far of whoever looks from beside."""
     if name == "sampled":
         context = multiprocessing.get_context("spawn")
-        process = context.Process(target=_sample, args=([member.pid for member in running.tree()] + [os.getpid()],))
+        has_begun, pids = context.Event(), [member.pid for member in running.tree()] + [os.getpid()]
+        process = context.Process(target=_sample, args=(pids, has_begun))
         process.start()
+        has_begun.wait()  # what it imports before is no looking
         try:
-            yield
+            yield partial(rig.cpu_of, process.pid or 0)
         finally:
             process.terminate()
             process.join()
@@ -80,14 +87,14 @@ def _looker(name: str, running: rig.Rig, folder: str) -> Iterator[None]:
         orders.give(segment, "computation", orders.Order(folder, time.monotonic() + 600.0))
         running.worker_pids()
         try:
-            yield
+            yield lambda: 0.0
         finally:
             orders.withdraw(segment, "computation")
     else:
-        yield
+        yield lambda: 0.0
 
 
-def _sample(pids: list[int]) -> None:
+def _sample(pids: list[int], has_begun: Event) -> None:
     """As a soak run does, in a process of its own."""
     from shmq.memcheck.sampling import Process, Sampler
 
@@ -96,6 +103,7 @@ def _sample(pids: list[int]) -> None:
     while True:
         for process in processes:
             sampler.read(process)
+        has_begun.set()
         time.sleep(_EVERY_S)
 
 
