@@ -7,7 +7,7 @@ from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.wire.header import SUBMITTED_WORD
 from shmq.worker.seat import Seat
 
-_DONE, _BUSY, _WAIT_SUM = WORKER["done"], WORKER["busy_ns"], WORKER["wait_sum_ns"]
+_BUSY, _WAIT_SUM = WORKER["busy_ns"], WORKER["wait_sum_ns"]
 
 
 def bucket_of(ns: int) -> int:
@@ -23,7 +23,7 @@ class Accounts:
 
     def __init__(self, seat: Seat) -> None:
         segment = seat.segment
-        self._row = seat.row
+        self._seat, self._row = seat, seat.row
         self._row_words = segment.shape.slot_bytes // 8
         self._submitted = segment.view("payload").cast("Q")[SUBMITTED_WORD:]
         rows = slice(seat.index * HISTOGRAM_BUCKETS, (seat.index + 1) * HISTOGRAM_BUCKETS)
@@ -41,7 +41,8 @@ class Accounts:
 
     def book(self, slots: list[int], count: int, spent_ns: int) -> None:
         """Book a batch. Jobs not recorded yet are booked together: each as their mean, waited as the first did."""
-        self._row[_DONE] += count
+        self._seat.count_ended(count)
+        self._seat.counted = 0
         self._row[_BUSY] += spent_ns
         left = count - self.recorded
         if left > 0 and slots:

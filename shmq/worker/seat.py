@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shmq.worker.results.outlet import Outlet
 
 _BLOCKED = WORKER["blocked"]
+_DONE = WORKER["done"]
 _JOB = WORKER["job"]
 _STATE = WORKER["state"]
 _SCHEDULED = WORKER["scheduled"]
@@ -74,6 +75,7 @@ class Seat:
         self.batch_words: list[int] = []
         self.position = 0
         self.rung = 0  # jobs of the batch whose producers were rung
+        self.counted = 0  # jobs of the batch that the row's `done` has already
         self.is_draining = False
 
     # -- for the client inside a task (tasks.current.WorkerSeat) -----------------------
@@ -172,6 +174,11 @@ class Seat:
             return
         for row in {slot >> self._row_shift for slot in self.batch_slots[rung:ended]}:
             self.bells.notify_producer(row)
+
+    def count_ended(self, ended: int) -> None:
+        """Have the row's `done` count the batch's first `ended` jobs, each of them once."""
+        counted, self.counted = self.counted, ended
+        self.row[_DONE] += ended - counted
 
     # -- a child that the task forked ----------------------------------------------------
 

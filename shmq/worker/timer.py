@@ -45,6 +45,7 @@ class Timer:
         now = now_ns()
         if now - seat.started_ns >= _LONG_NS:
             seat.give_back_rest()
+            seat.count_ended(seat.position - 1)
             self._fence()
             seat.ring_producers(seat.position - 1)
             seat.bells.wake_one(seat.group)  # what came while this worker attended to the group alone

@@ -198,7 +198,11 @@ def test_a_worker_taken_down_by_its_job_while_it_is_drained_has_crashed(live, tm
 def test_after_sigkill_of_the_supervisor_a_new_one_goes_on_with_every_job(live, tmp_path):
     path, slow = tmp_path / "runs", tmp_path / "slow"
     assert [live.submit("echo", i).result(GUARD_S) for i in range(30)] == list(range(30))
-    until(lambda: take(live.segment).group("computation").done == 30, "they are counted")
+
+    def counted():
+        return take(live.segment).group("computation").done
+
+    until(lambda: counted() == 30, "they are counted")
     first = live.submit("stubborn", str(slow))
     until(lambda: lines(slow), "a job runs")
     jobs = [live.submit("echo", i) for i in range(50)]
@@ -210,10 +214,11 @@ def test_after_sigkill_of_the_supervisor_a_new_one_goes_on_with_every_job(live, 
             first.result(0.01)
         live.start()
         until(lambda rounds=rounds: len(lines(slow)) == rounds, "the running job runs again")
+        until(lambda: counted() == 30 + sum(job.done() for job in [first, *jobs, delayed]), "what ended is counted")
     first.result(GUARD_S)
     assert [job.result(GUARD_S) for job in jobs] == list(range(50))
     assert delayed.result(GUARD_S) == "later"
-    until(lambda: take(live.segment).group("computation").done == 82, "nothing that was counted is forgotten")
+    until(lambda: counted() == 82, "nothing that was counted is forgotten")
     assert "found the segment of a former supervisor" in live.log()
     until(lambda: len([p for p in bells if p.exists()]) <= 2, "bells of dead workers are gone")
     assert not lines(path)

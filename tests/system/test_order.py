@@ -9,6 +9,7 @@ import pytest
 
 import shmq
 from shmq.memory.layout import WORKER
+from shmq.observe.snapshot import take
 from shmq.transport.claim import PRIORITY_WHEEL
 from tests.client import declared
 from tests.live import LiveSupervisor, until
@@ -118,7 +119,7 @@ def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_idles(client, t
     assert long.result(30)
 
 
-def test_a_batch_claimed_behind_a_long_job_is_given_back(tmp_path):
+def test_of_a_batch_what_ended_before_a_long_job_is_counted_and_what_comes_behind_it_given_back(tmp_path):
     with LiveSupervisor(
         tmp_path,
         "from tests.client.declared import *",
@@ -127,13 +128,21 @@ def test_a_batch_claimed_behind_a_long_job_is_given_back(tmp_path):
         client = live.client()
         for i in range(100):
             client.submit(declared.echo, i).result(30)
+
+        def counted() -> int:
+            return take(live.segment).group("computation").done
+
+        until(lambda: counted() == 100)
         live.control("pause", group="computation")
+        early = [client.submit(declared.echo, i) for i in range(20)]
         long = client.submit(declared.wait_for_file, str(tmp_path / "go"))
         short = [client.submit(declared.echo, i) for i in range(50)]
         live.control("resume", group="computation")
         until(lambda: long.state == "running")
+        until(lambda: counted() == 100 + len(early), "the long job keeps no count back")
         live.control("scale", group="computation", workers=2)
         assert [job.result(30) for job in short] == list(range(50))
+        assert [job.result(30) for job in early] == list(range(20))
         (tmp_path / "go").touch()
         assert long.result(30)
 

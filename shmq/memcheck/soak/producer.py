@@ -141,7 +141,6 @@ class Producer:
             counts.ended += len(jobs)
         self._made["own"] = until
 
-
     def _say_once(self, task: str, error: BaseException) -> None:
         """A failure that was not meant, such as a call that does not fit the task, would pass for load."""
         if task not in self._said:
