@@ -44,7 +44,6 @@ LOWEST = 0.1
 BATCH = 64  # jobs per claim: what the adaptive batch reaches with tiny jobs
 WINDOW_JOBS = 512
 README, BEGIN, END = rig.ROOT / "perf" / "README.md", "<!-- budget: begin -->\n", "<!-- budget: end -->"
-_WHEN_SLOW = {"Accounts.record", "bucket_of"}  # done once per batch; while traced, every job looks slow
 
 
 class Line(NamedTuple):
@@ -163,19 +162,23 @@ def _window(claimer: Any, executor: Any, clock: Callable[[], float] | None = Non
 
 def _bytecodes(claimer: Any, executor: Any) -> dict[str, float]:
     """Bytecodes per job of each stage: the same on every host, however busy."""
+    from shmq.worker import execution
+
     executed = 0
 
     def count(frame: FrameType, event: str, _argument: object) -> Any:
         nonlocal executed
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        executed += event == "opcode" and frame.f_code.co_qualname not in _WHEN_SLOW
+        executed += event == "opcode"
         return count
 
+    known, execution.SLOW_NS = execution.SLOW_NS, 1 << 62  # while traced, every job looks slow
     sys.settrace(count)
     try:
         seen = _window(claimer, executor, lambda: executed)
     finally:
         sys.settrace(None)
+        execution.SLOW_NS = known
     return {stage: number / WINDOW_JOBS for stage, number in seen.items()}
 
 
@@ -220,7 +223,7 @@ def _parts(client: Client) -> dict[str, dict[str, float]]:
             "fence": _time(fence),
             "look for sleepers": _time(partial(wake_one, 0)),
             "client lock": _time(locked),
-            "handle": _time(lambda: Job(origin, 1, 2)),
+            "handle": _time(lambda: Job().of_slot(origin, 1, 2)),
         },
         "claim": {"group byte": record_lock / BATCH, "fence": _time(fence) / BATCH},
         "run + ack": {

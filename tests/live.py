@@ -123,7 +123,9 @@ class LiveSupervisor:
         self.leaves_jobs = False
         self.process: subprocess.Popen[bytes] | None = None
         self.env = {
-            **os.environ, "PYTHONPATH": str(_ROOT), "XDG_STATE_HOME": str(self.state_home), **(env or {}),
+            **os.environ, "PYTHONPATH": str(_ROOT), "XDG_STATE_HOME": str(self.state_home),
+            "PYTHONDONTWRITEBYTECODE": "",  # as most users have it
+            **(env or {}),
         }  # fmt: skip
         self._arguments = (log_format, task_output, prelude)
         self._modules = {self.module: tasks, **(modules or {})}

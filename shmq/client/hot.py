@@ -11,14 +11,14 @@ between the two can only come from a signal handler; then the client sets lock a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job, Origin
 from shmq.clock import now_ns
 from shmq.memory.fence import new_order_fence
-from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
+from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, WORD
 from shmq.transport.bells import LONGEST_PROMISE_NS
-from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, QUEUED, STATE
+from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, LAST_GENERATION, QUEUED, STATE
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import (
     BLOCK_WORD,
@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.submitting.targets import Target
 
-_LAST_GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
-_NEXT = 1 << GENERATION_SHIFT
-_LOW = _NEXT - 1
+AT_ONCE = 16
+"""Most results that are taken under one lock: whoever reads results in order will want the neighbours next."""
 
 
 def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[Any]]:
@@ -54,9 +53,10 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     takes = range(target.least, min(target.most, VARIADIC - 1) + 1)
     calls = tuple(call_word(n, CALL, flags, route.retries) if n in takes else 0 for n in range(VARIADIC))
     heads, tails, rings = (segment.view(n) for n in ("heads", "tails", "rings"))
-    words, whole = segment.view("words")[first:last], segment.map
+    words, whole = segment.halves("words"), segment.map
     stride, capacity = segment.shape.slot_bytes, segment.shape.slots_per_producer
-    cells = segment.view("payload")[first * stride : last * stride].cast("Q")
+    payload = segment.view("payload")[first * stride : last * stride]
+    cells, lengths = payload.cast(WORD), payload.cast("I")[2 * CALL_WORD :]
     message_at = segment.layout.offsets["payload"] + first * stride + HEADER_BYTES
     row_words, mask, inline = stride // 8, capacity - 1, client._inline_bytes
     encode, find, written = client._encode, segment.map.find, publisher.written
@@ -66,8 +66,8 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     attended = segment.view("group_claim")[route.group * GROUP_CLAIM_WORDS + GROUP_CLAIM["attended_until_ns"] :]
     is_busy, acquire, release = client._is_busy, client._lock.acquire, client._lock.release
     jobs, free, take, is_kept = client._jobs, client._free, client._free.pop, not flags & FORGET
-    origin, kind = Origin(client, task, target.decode), Job if is_kept else ForgottenJob
-    new, slowly = kind.__new__, client.submit_around(target, task)
+    origin, make = Origin(client, task, target.decode), cast("type[Job[Any]]", Job if is_kept else ForgottenJob)
+    slowly = client.submit_around(target, task)
     promised_ns = 0  # until when the group was attended when we looked; read again only when that is over
     full_at = 0  # the lane holds `capacity` entries when its tail gets here; read again only then
 
@@ -79,7 +79,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
         except (IndexError, NeedsBlocks, *ENCODING_ERRORS):  # blocks, or an explanation: both elsewhere
             return slowly(args, kwargs)
         length = len(data)
-        if not call or kwargs or length > inline or not free or is_busy():
+        if not call or kwargs or length > inline or is_busy():
             return slowly(args, kwargs)
         job = None
         try:
@@ -90,25 +90,29 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
             if tail < full_at and free:
                 slot = take()
                 i = slot - first
-                word = words[i] | queued
                 at = i * row_words
-                now = now_ns()
-                cells[at + CALL_WORD] = call | length
-                cells[at + SUBMITTED_WORD] = now
-                if written[i] is not route:  # else what the slot held last was of the same route
-                    cells[at + KEY_WORD], cells[at + BLOCK_WORD], cells[at + LIMIT_WORD] = key, 0, timeout_ns
+                cells[at + SUBMITTED_WORD] = now_ns()
+                if written[i] is call:  # what the slot held last was such a call as well
+                    lengths[at + at] = length
+                else:
+                    cells[at + KEY_WORD], cells[at + CALL_WORD] = key, call | length
+                    cells[at + BLOCK_WORD], cells[at + LIMIT_WORD] = 0, timeout_ns
                     cells[at + EXPIRES_WORD], cells[at + PARENT_WORD] = 0, parent
-                    written[i] = route
+                    written[i] = call
                 at = i * stride + message_at
                 whole[at : at + length] = data
-                job = new(kind)
-                job._origin, job._slot, job._word, job._state = origin, slot, word, PENDING
+                at = slot + slot  # in halves: the lower one of a FREE word is zero, the upper one the generation
+                job = make()
+                job._origin = origin
+                job._slot = slot
+                job._generation = words[at + 1]
+                job._state = PENDING
                 if is_kept:
                     jobs[i] = job
                 rings[ring + (tail & mask)] = slot
                 if fence is not None:
                     fence()  # SYNC POINT: slot-visible
-                words[i] = word
+                words[at] = queued
                 if fence is not None:
                     fence()  # SYNC POINT: lane-visible
                 tails[lane] = tail + 1
@@ -142,38 +146,51 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
 def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
     """Has the job ended? If so its raw result is in the handle and its slot is free again."""
     segment, publisher = client.segment, client._publisher
-    words, results, whole = segment.view("words"), segment.view("results"), segment.map
-    payload_at, stride, first = segment.layout.offsets["payload"], segment.shape.slot_bytes, publisher.first
+    words, free_words, results = segment.halves("words"), segment.view("words"), segment.halves("results")
+    whole, payload_at, stride = segment.map, segment.layout.offsets["payload"], segment.shape.slot_bytes
+    first, mask, last = publisher.first, segment.shape.slots_per_producer - 1, -1
     lock, jobs, give_back = client._lock, client._jobs, client._free.append
     acquire, release, is_busy = lock.acquire, lock.release, client._is_busy
     collect_slowly, fence = client._collect_slowly, new_order_fence()
 
     def collect(job: Job[Any]) -> bool:
+        nonlocal last
         if is_busy():  # under the lock already, or a signal handler that interrupted whoever is
             return collect_slowly(job)
+        wanted = job
         try:
             acquire()
             slot = job._slot
-            word = words[slot]
-            if (word ^ job._word) < _NEXT and word < _LAST_GENERATION:
-                state = word & STATE
-                if state < DONE:
-                    has_ended = job._state != PENDING
-                    release()
-                    return has_ended
+            step, last = slot - last, slot
+            left, state = AT_ONCE if step in (1, -1) else 1, DONE
+            while True:
+                generation, at = job._generation, slot + slot
+                if words[at + 1] != generation or generation == LAST_GENERATION:
+                    break
+                state = words[at] & STATE
+                if not DONE <= state <= FAILED:
+                    break
                 if fence is not None:
                     fence()  # SYNC POINT: result-visible — the word before the result
-                result = results[slot]
-                if state <= FAILED and not result & 0xFF:  # INLINE, and no reference to a block in it
-                    at = payload_at + slot * stride + (result >> 8 & 0xFFFFFF)
-                    job._raw = whole[at : at + (result >> 32)]
-                    job._state = RAW if state == DONE else RAW_ERROR
-                    jobs[slot - first] = None
-                    words[slot] = (word | _LOW) + 1  # FREE, the next generation
-                    give_back(slot)
-                    release()
-                    return True
-            has_ended = collect_slowly(job)
+                place = results[at]
+                if place & 0xFF:  # in a block, or with a reference to one in it
+                    break
+                length = results[at + 1]
+                at = payload_at + slot * stride + (place >> 8)
+                job._raw = whole[at : at + length]
+                job._state = RAW if state == DONE else RAW_ERROR
+                i = slot - first
+                jobs[i] = None
+                free_words[slot] = generation + 1 << GENERATION_SHIFT
+                give_back(slot)
+                left -= 1
+                if not left:
+                    break
+                neighbour = jobs[i + step & mask]
+                if neighbour is None:
+                    break
+                job, slot = neighbour, neighbour._slot
+            has_ended = wanted._state != PENDING or (state >= DONE and collect_slowly(wanted))
             release()
         except BaseException:
             client.repair()
@@ -185,10 +202,10 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
 
 def make_peek(client: Client) -> Callable[[Job[Any]], bool]:
     """Is there anything to collect? A look at the word without the lock, for whoever is about to sleep."""
-    words = client.segment.view("words")
+    halves = client.segment.halves("words")
 
     def peek(job: Job[Any]) -> bool:
-        word = words[job._slot]
-        return word & STATE >= DONE or (word ^ job._word) >= _NEXT or job._state != PENDING
+        at = 2 * job._slot
+        return halves[at] & STATE >= DONE or halves[at + 1] != job._generation or job._state != PENDING
 
     return peek

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shmq.memory.layout import FIELD
+from shmq.memory.layout import FIELD, WORD
 from shmq.memory.segment import Segment
 
-_DTYPES = {"Q": np.uint64, "I": np.uint32, "B": np.uint8}
+_DTYPES = {WORD: np.uint64, "I": np.uint32, "B": np.uint8}
 
 
 def column(segment: Segment, name: str) -> NDArray[Any]:

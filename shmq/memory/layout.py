@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import astuple, dataclass, fields
+from typing import Final
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
 LAYOUT_VERSION = 3
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
+WORD: Final = "L"  # of memoryview: native u64; Python stores most values by "Q" at half the speed
 LANE_WORDS = 8  # one cache line of heads or tails per producer; priorities 1..5 use the first five
 HISTOGRAM_BUCKETS = 160
 NAME_BYTES = 72
@@ -128,45 +130,49 @@ _GROUP_BYTE = "holder of the group byte"
 _WORKER = "by state: starting, dead: supervisor; live: the worker; dead to free: recovery"
 
 FIELDS: tuple[Field, ...] = (
-    Field("header", "Q", (64,), "supervisor", "magic, version, boot, epoch, shape, registry version"),
+    Field("header", WORD, (64,), "supervisor", "magic, version, boot, epoch, shape, registry version"),
     Field("state_dir", "B", (PATH_BYTES,), "supervisor", "path of the state directory, UTF-8"),
     Field("group_names", "B", ("groups", NAME_BYTES), "supervisor", "name of each group"),
-    Field("group_control", "Q", ("groups", 32), "supervisor", "paused, bounds, limits"),
+    Field("group_control", WORD, ("groups", 32), "supervisor", "paused, bounds, limits"),
     Field(
-        "group_claim", "Q", ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters, until when the group is attended"
+        "group_claim",
+        WORD,
+        ("groups", 8),
+        _GROUP_BYTE,
+        "rate word, breaker, counters, until when attended",
     ),
-    Field("group_plan", "Q", ("groups", 16), "planner", "target_workers and the numbers behind it"),
+    Field("group_plan", WORD, ("groups", 16), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 256), "planner", "the target's reason, in words"),
-    Field("route_version", "Q", (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
-    Field("task_routes", "Q", (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
-    Field("task_traits", "Q", ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),
-    Field("task_limits", "Q", (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
-    Field("task_limit_states", "Q", (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
+    Field("route_version", WORD, (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
+    Field("task_routes", WORD, (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
+    Field("task_traits", WORD, ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),
+    Field("task_limits", WORD, (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
+    Field("task_limit_states", WORD, (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
-    Field("producer_rows", "Q", ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, waiting flag, scheduled"),
+    Field("producer_rows", WORD, ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, waiting flag, scheduled"),
     Field("producer_bells", "B", ("producers", BELL_BYTES), _PRODUCER_BYTE, "doorbell name"),
-    Field("worker_rows", "Q", ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
+    Field("worker_rows", WORD, ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
     Field("worker_bells", "B", ("workers", BELL_BYTES), "supervisor (starting)", "doorbell name"),
-    Field("service_times", "Q", ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of run times"),
-    Field("wait_times", "Q", ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of queue waits"),
-    Field("heads", "Q", ("groups", "lane_rows", LANE_WORDS), _GROUP_BYTE, "next entry to claim"),
-    Field("tails", "Q", ("groups", "lane_rows", LANE_WORDS), "holder of the row", "next entry to write"),
+    Field("service_times", WORD, ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of run times"),
+    Field("wait_times", WORD, ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of queue waits"),
+    Field("heads", WORD, ("groups", "lane_rows", LANE_WORDS), _GROUP_BYTE, "next entry to claim"),
+    Field("tails", WORD, ("groups", "lane_rows", LANE_WORDS), "holder of the row", "next entry to write"),
     Field("rings", "I", ("groups", "lane_rows", PRIORITIES, "slots_per_producer"), "holder of the row", "slots"),
-    Field("words", "Q", ("slots",), "by its state, see transport/README.md", "job word"),
+    Field("words", WORD, ("slots",), "by its state, see transport/README.md", "job word"),
     Field("cancels", "I", ("slots",), _PRODUCER_BYTE, "generation asked to cancel"),
     Field("kills", "I", ("slots",), _PRODUCER_BYTE, "generation asked to kill"),
     Field("asks", "I", ("slots",), _PRODUCER_BYTE, "generation whose parts are read as a stream"),
     Field("reads", "I", ("slots",), _PRODUCER_BYTE, "generation of which a part was read"),
-    Field("dues", "Q", ("slots",), "whoever may write the word", "SCHEDULED: due time, monotonic ns"),
-    Field("results", "Q", ("slots",), "whoever may write the word", "length, kind and place of the result"),
-    Field("streams", "Q", ("slots",), "whoever may write the word", "generation, first unit + 1 of the ring of parts"),
-    Field("tags", "Q", ("units",), "holder of the arena byte", "job (slot, generation) that uses the unit"),
+    Field("dues", WORD, ("slots",), "whoever may write the word", "SCHEDULED: due time, monotonic ns"),
+    Field("results", WORD, ("slots",), "whoever may write the word", "length, kind and place of the result"),
+    Field("streams", WORD, ("slots",), "whoever may write the word", "generation, first unit + 1 of the ring of parts"),
+    Field("tags", WORD, ("units",), "holder of the arena byte", "job (slot, generation) that uses the unit"),
     Field("pins", "I", ("units", 2), "the process that reads the block", "row + 1; [0] producers [1] workers"),
     Field("payload", "B", ("slots", "slot_bytes"), "whoever may write the word", "header, arguments, result"),
     Field("blocks", "B", ("units", "unit_bytes"), "owner of the tag, before publishing", "large values"),
 )
 
-_ITEM_BYTES = {"Q": 8, "I": 4, "B": 1}
+_ITEM_BYTES = {WORD: 8, "I": 4, "B": 1}
 
 
 class Layout:

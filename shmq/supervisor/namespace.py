@@ -14,7 +14,7 @@ from shmq import clock, probes
 from shmq.config.model import Config
 from shmq.errors import AlreadyRunning, ConfigError, IncompatibleSegment, NotRunning
 from shmq.memory import doorbell, locks
-from shmq.memory.layout import GROUP_CONTROL, PRODUCER, WORKER, WORKER_DEAD, WORKER_FREE, Shape
+from shmq.memory.layout import GROUP_CONTROL, PRODUCER, WORD, WORKER, WORKER_DEAD, WORKER_FREE, Shape
 from shmq.memory.segment import SHM, Segment, attach, create, remove_unfinished, segment_name, unlink
 from shmq.refusal import told
 from shmq.supervisor.pools.rows import Rows
@@ -121,7 +121,7 @@ def _create(config: Config, name: str, shape: Shape, folder: Path) -> Segment:
     segment = create(
         name, shape, groups=list(config.groups), state_dir=folder, max_attempts=config.supervisor.max_attempts
     )
-    segment.view("words")[:] = memoryview(FIRST_FREE.to_bytes(8, "little") * shape.slots).cast("Q")
+    segment.view("words")[:] = memoryview(FIRST_FREE.to_bytes(8, "little") * shape.slots).cast(WORD)
     return segment
 
 

@@ -7,10 +7,13 @@ this registry are ever run.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import importlib.util
 import os
 import sys
+import time
 import traceback
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
@@ -28,6 +31,7 @@ from shmq.tasks.task import AUTO, Task, key_of
 FILE = "registry.json"
 FORMER_FILE = "former_tasks.json"
 _MOST_FORMER, _MOST_NAMED = 1000, 12
+_FRESH_S = 2.0
 DEFAULT_GROUPS = ("computation", "memory", "network", "filesystem")
 
 
@@ -76,11 +80,28 @@ def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:
         sys.path.insert(0, str(folder))
     tasks: dict[int, Task[..., Any]] = {}
     for name in modules:
-        for task in tasks_of(importlib.import_module(name)):
+        for task in tasks_of(_imported(name)):
             other = tasks.setdefault(task.key, task)
             if other.name != task.name:
                 raise ConfigError(f"tasks {other.name} and {task.name} share the key {task.key:#x}; rename one")
     return tasks
+
+
+def _imported(name: str) -> ModuleType:
+    """The module, imported.
+
+    Python tells what it compiled by the second and the size of the source: code that a reload finds might be replaced
+    within that second once more. So no compiled file is kept of a source that is not older than that.
+    """
+    known = sys.dont_write_bytecode
+    with contextlib.suppress(OSError, ValueError):  # no file at all
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin and time.time() - os.stat(spec.origin).st_mtime < _FRESH_S:
+            sys.dont_write_bytecode = True
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.dont_write_bytecode = known
 
 
 def refuse_unknown_groups(tasks: Iterable[Task[..., Any]], groups: Iterable[str]) -> None:

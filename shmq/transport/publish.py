@@ -62,9 +62,8 @@ class Publisher:
         self.inline_bytes = shape.slot_bytes - HEADER_BYTES
         self.free: list[int] = []
         self.reserved: set[int] = set()
-        self.written: list[Route | None] = [
-            None
-        ] * shape.slots_per_producer  # whose constant words a slot's header holds
+        # by slot: the object that stands for the words its header has from a hot path, which they leave as they are
+        self.written: list[object] = [None] * shape.slots_per_producer
         self.bells = Bells(segment)
         self._words = segment.view("words")
         self._column = column(segment, "words")[self.first : self.last]

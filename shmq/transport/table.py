@@ -1,5 +1,7 @@
 """The job word: one u64 that decides a job's fate. Read in one load, changed in one store.
 
+A store may be of the lower half alone where only that changes: who publishes leaves the generation as it is.
+
 bits   0-3    state
        4-7    crashes      (workers that died while they ran it)
        8-15   failures     (attempts that ended with an exception)
@@ -23,7 +25,7 @@ GROUP = 0x3F << GROUP_SHIFT
 OWNER_SHIFT = 22
 OWNER = 0x3FF << OWNER_SHIFT
 GENERATION_SHIFT = 32
-_GENERATIONS = 0xFFFFFFFF
+LAST_GENERATION = 0xFFFFFFFF
 
 FIRST_FREE = 1 << GENERATION_SHIFT
 """Word of a slot never used: generation 1, so that a zeroed `cancel` names no job."""
@@ -31,7 +33,7 @@ FIRST_FREE = 1 << GENERATION_SHIFT
 
 def next_free(word: int) -> int:
     """The FREE word that ends the job of `word`: the generation moves on, never to 0."""
-    return (((word >> GENERATION_SHIFT) + 1) & _GENERATIONS or 1) << GENERATION_SHIFT
+    return (((word >> GENERATION_SHIFT) + 1) & LAST_GENERATION or 1) << GENERATION_SHIFT
 
 
 def state_of(word: int) -> int:

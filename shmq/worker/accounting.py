@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmq.clock import now_ns
-from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
+from shmq.memory.layout import HISTOGRAM_BUCKETS, WORD, WORKER
 from shmq.wire.header import SUBMITTED_WORD
 from shmq.worker.seat import Seat
 
@@ -25,7 +25,7 @@ class Accounts:
         segment = seat.segment
         self._seat, self._row = seat, seat.row
         self._row_words = segment.shape.slot_bytes // 8
-        self._submitted = segment.view("payload").cast("Q")[SUBMITTED_WORD:]
+        self._submitted = segment.view("payload").cast(WORD)[SUBMITTED_WORD:]
         rows = slice(seat.index * HISTOGRAM_BUCKETS, (seat.index + 1) * HISTOGRAM_BUCKETS)
         self._services = segment.view("service_times")[rows]
         self._waits = segment.view("wait_times")[rows]

@@ -15,7 +15,7 @@ from shmq.clock import now_ns
 from shmq.errors import CircuitOpen
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_fence, new_order_fence
-from shmq.memory.layout import WORKER
+from shmq.memory.layout import WORD, WORKER
 from shmq.tasks.task import Task
 from shmq.transport.table import GENERATION_SHIFT, next_free
 from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, NeedsBlocks
@@ -61,27 +61,28 @@ class Executor:
         self.account = self.accounts.book
         self.stride = self.segment.shape.slot_bytes
         self.payload = self.segment.view("payload")
-        self.results = self.segment.view("results")
         self._fence = new_fence()
         self.run_batch = self._make_run()
 
     def _make_run(self) -> Callable[[Sequence[int], Sequence[int], int], None]:
-        seat, words, results, stride = self.seat, self.seat.words, self.results, self.stride
-        runnables, cells, whole, row_words = self.runnables, self.payload.cast("Q"), self.segment.map, self.stride // 8
+        seat, words, stride, results = self.seat, self.seat.words, self.stride, self.segment.halves("results")
+        cells, halves, whole = self.payload.cast(WORD), self.payload.cast("I"), self.segment.map
+        runnables, row_words, length_at, kind_at = self.runnables, stride // 8, 2 * CALL_WORD, 2 * CALL_WORD + 1
         payload_at = self.segment.layout.offsets["payload"]
         message_at = payload_at + HEADER_BYTES
         encode, views, order, notify = self.encode, self.decoder.views, new_order_fence(), self.notify
         run_slowly, fail, finish_large = self.calling.call, self.failing.fail, self.storing.finish_when_room
         record = self.accounts.record
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
-        plain, forget = PLAIN << FLAGS_SHIFT - 32, FORGET << FLAGS_SHIFT  # in the upper half of the word, in all of it
+        plain, forget = PLAIN << FLAGS_SHIFT - 32, FORGET << FLAGS_SHIFT - 32  # in the upper half of the word
 
         def run_batch(slots: Sequence[int], leases: Sequence[int], position: int) -> None:
             """Run leased jobs one after the other; `position` is that of the first in the seat's batch.
 
             The lists may become shorter meanwhile: what is given back is not run.
             """
-            started = notified = seat.started_ns
+            started = seat.started_ns
+            look_at, notify_at = started + SLOW_NS, started + _NOTIFY_NS
             known_key = known_kind = -1  # of the last plain call: neighbours are most often of one task
             for slot, leased in zip(slots, leases, strict=False):
                 position += 1
@@ -93,10 +94,10 @@ class Executor:
                 words[slot] = running
                 row[job_at] = running & _GENERATION | slot
                 at = slot * row_words
-                call = cells[at + CALL_WORD]
+                key, at = cells[at], at + at
+                length, kind = halves[at + length_at], halves[at + kind_at]
                 limit = 0
                 try:
-                    key, kind, length = cells[at], call >> 32, call & 0xFFFFFFFF
                     at = slot * stride
                     if kind != known_kind or key != known_key:
                         known_kind = -1
@@ -131,7 +132,8 @@ class Executor:
                         raise NeedsBlocks  # noqa: TRY301 - the same way as an array does
                     at += payload_at
                     whole[at + room_at : at + end] = data
-                    results[slot] = len(data) << 32 | room_at << 8
+                    results[slot + slot] = room_at << 8
+                    results[slot + slot + 1] = len(data)
                     ended = running + END
                 except NeedsBlocks:
                     seat.in_user = False
@@ -147,13 +149,15 @@ class Executor:
                 if order is not None:
                     order()  # SYNC POINT: result-visible — result bytes and word before the job word says DONE
                 if ended and words[slot] == running:
-                    words[slot] = ended if not call & forget else next_free(running)
+                    words[slot] = ended if not kind & forget else next_free(running)
                 now = seat.started_ns = now_ns()  # the next job starts where this one ended
-                if now - started > SLOW_NS:
-                    record(now - started, started - cells[slot * row_words + SUBMITTED_WORD])
-                if now - notified > _NOTIFY_NS:
-                    notify(position)
-                    notified = now
+                if now > look_at:  # a slow job always ends past it: it began after that moment was set
+                    look_at = now + SLOW_NS
+                    if now - started > SLOW_NS:
+                        record(now - started, started - cells[slot * row_words + SUBMITTED_WORD])
+                    if now > notify_at:
+                        notify(position)
+                        notify_at = now + _NOTIFY_NS
                 started = now
                 if seat.is_draining:
                     seat.give_back_rest()

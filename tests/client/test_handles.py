@@ -299,6 +299,35 @@ class TestCallbacks:
         until(lambda: seen == [7])
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_results_read_one_after_the_other_come_out_together_each_as_its_own(service, parked, order):
+    client, cut_off = shmq.connect(service.namespace), JobCancelled.__name__  # a new one: neighbours in its row
+
+    def submit(i: int) -> tuple[shmq.Job, object]:
+        if i % 7 == 3:
+            return client.submit(declared.fail_as.options(group=parked), "KeyError", i), KeyError.__name__
+        if i % 7 == 5:
+            return client.submit(declared.echo.options(group=parked), bytes(50_000 + i)), bytes(50_000 + i)
+        job = client.submit(declared.echo.options(group=parked), i)
+        return (job, cut_off) if i % 11 == 8 and job.cancel() else (job, i)
+
+    def end(job: shmq.Job) -> object:
+        try:
+            return job.result(10)
+        except (KeyError, JobCancelled) as error:
+            return type(error).__name__
+
+    pairs = [submit(i) for i in range(60)][::order]
+    service.control("resume", group=parked)
+    until(lambda: all(job.state in {"done", "failed", "cancelled"} for job, _ in pairs))
+    free = len(client._free)
+    assert [end(job) for job, _ in pairs[:2]] == [expected for _, expected in pairs[:2]]
+    assert len(client._free) > free + 2  # the next ones have left their slots as well
+    assert [end(job) for job, _ in pairs] == [expected for _, expected in pairs]
+    assert len(client._free) == free + sum(expected != cut_off for _, expected in pairs)
+    client.close()
+
+
 @pytest.mark.parametrize("read", ["result", "exception", "cancelled"])
 def test_an_exception_that_was_raised_keeps_no_handles_alive(client, read):
     """Else traceback, frame and handle keep each other, and all handles and arrays of the frame, until gc comes by."""

@@ -24,7 +24,7 @@ from typing import Any
 import shmq
 from shmq.errors import ClientClosed, TaskFailed
 from shmq.memory import locks
-from shmq.memory.layout import WORKER, WORKER_LIVE
+from shmq.memory.layout import WORD, WORKER, WORKER_LIVE
 from shmq.transport.table import LEASED, RUNNING, STATE, owner_of
 from tests.crash.bytecode.run import all_steps, arrange, finish
 from tests.crash.bytecode.steps import Step
@@ -139,7 +139,7 @@ def labels_of(stage: Stage, step: Step) -> list[Label]:
     def child() -> None:
         passed(step.prepare(stage), lambda label: board.points.__setitem__(known.index(label), 1))
 
-    board.points[: len(known)] = memoryview(bytes(8 * len(known))).cast("Q")
+    board.points[: len(known)] = memoryview(bytes(8 * len(known))).cast(WORD)
     _, status = _wait(_fork(child))
     assert status == 0, f"{step.name} ends with {status:#x}"
     return [label for label, is_passed in zip(known, board.points, strict=False) if is_passed]

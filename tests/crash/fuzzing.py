@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from shmq.errors import ShmqError
-from shmq.memory.layout import FIELD, LANE_WORDS
+from shmq.memory.layout import FIELD, LANE_WORDS, WORD
 from tests.crash.stage.bench import Bench
 from tests.crash.stage.stage import Stage
 from tests.crash.stage.tasks import doubled, flaky, large
@@ -109,7 +109,7 @@ def _damage(stage: Stage, chance: random.Random) -> str:
     """Overwrite one cell, or a few bytes of one field."""
     name = chance.choice(FIELDS)
     view = stage.segment.view(name)
-    bits = {"Q": 64, "I": 32, "B": 8}[FIELD[name].code]
+    bits = {WORD: 64, "I": 32, "B": 8}[FIELD[name].code]
     at = chance.randrange(min(len(view), 16 * 256) if name == "payload" else len(view))
     if name in {"worker_rows", "service_times"} and at // (len(view) // stage.segment.shape.workers) == WORKER_ROW:
         return "nothing"  # what a live worker counts for itself: an overflow ends it and its row is cleared

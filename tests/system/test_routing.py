@@ -75,7 +75,7 @@ def client(live):
 
 def gone_to(live, job):
     """Group of the job; waits for its end."""
-    name = live.segment.text("group_names", group_of(job._word))
+    name = live.segment.text("group_names", group_of(live.segment.view("words")[job._slot]))
     job.result(GUARD_S)
     return name
 

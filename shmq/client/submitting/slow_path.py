@@ -125,7 +125,7 @@ def _try(client: Client, target: Target, task: Named, message: Any, nargs: int, 
         return None
     origin = Origin(client, task, client._registry.decoder(client._decoder, task))
     if target.route.flags & FORGET:
-        return ForgottenJob(origin, slot, word)
-    job: Job[Any] = Job(origin, slot, word)
+        return ForgottenJob().of_slot(origin, slot, word >> GENERATION_SHIFT)
+    job: Job[Any] = Job().of_slot(origin, slot, word >> GENERATION_SHIFT)
     client._jobs[slot - client._first] = job
     return job

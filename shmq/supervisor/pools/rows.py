@@ -18,6 +18,7 @@ from shmq.memory.layout import (
     GROUP_PLAN,
     HISTOGRAM_BUCKETS,
     LANE_WORDS,
+    WORD,
     WORKER,
     WORKER_DEAD,
     WORKER_FREE,
@@ -86,9 +87,9 @@ class Rows:
         """
         row = self._workers[index]
         serial = (row[WORKER["bell_serial"]] + 1) & _MOST
-        row[:] = memoryview(_EMPTY_ROW).cast("Q")
+        row[:] = memoryview(_EMPTY_ROW).cast(WORD)
         for histogram in (self._services[index], self._waits[index]):
-            histogram[:] = memoryview(_EMPTY_HISTOGRAM).cast("Q")
+            histogram[:] = memoryview(_EMPTY_HISTOGRAM).cast(WORD)
         name = doorbell.new_name(self.segment.path.name)
         self.segment.set_text("worker_bells", name, index)
         with told(f"no doorbell for a worker can be made in {SHM}"):

@@ -11,7 +11,7 @@ from shmq.memory import doorbell, locks
 from shmq.memory.blocks import WORKER_PIN, BlockPool
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.fence import new_fence
-from shmq.memory.layout import WORKER, WORKER_LIVE, WORKER_WORDS
+from shmq.memory.layout import WORD, WORKER, WORKER_LIVE, WORKER_WORDS
 from shmq.memory.segment import Segment
 from shmq.tasks.task import Task
 from shmq.transport.claim import Claimer
@@ -42,7 +42,7 @@ class Bench:
         self.bell = SemaphoreBell(segment.text("worker_bells", index), create=True)
         self.seat = Seat(segment, index, group, settings[0], settings[1])
         row = self.seat.row
-        row[:] = memoryview(bytes(8 * WORKER_WORDS)).cast("Q")
+        row[:] = memoryview(bytes(8 * WORKER_WORDS)).cast(WORD)
         row[WORKER["group"]], row[WORKER["pid"]] = group, os.getpid()
         row[WORKER["ticks"]] = start_ticks(os.getpid())
         row[WORKER["state"]] = WORKER_LIVE
@@ -73,4 +73,4 @@ class Bench:
         self.bell.unlink()
         self.bell.close()
         self.segment.set_text("worker_bells", "", self.index)
-        self.seat.row[:] = memoryview(bytes(8 * WORKER_WORDS)).cast("Q")
+        self.seat.row[:] = memoryview(bytes(8 * WORKER_WORDS)).cast(WORD)

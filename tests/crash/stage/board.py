@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mmap
 
+from shmq.memory.layout import WORD
+
 JOBS = 64
 _memory = mmap.mmap(-1, 64 * 1024)
-_cells = memoryview(_memory).cast("Q")
+_cells = memoryview(_memory).cast(WORD)
 
 executions = _cells[0:JOBS]
 accepted = _cells[JOBS : 2 * JOBS]

@@ -17,7 +17,7 @@ from shmq.client.client import Client
 from shmq.client.handle import Job
 from shmq.config.model import Config, Group
 from shmq.memory import doorbell, locks
-from shmq.memory.layout import PRODUCER, WORKER, WORKER_DEAD, WORKER_FREE, Shape
+from shmq.memory.layout import PRODUCER, WORD, WORKER, WORKER_DEAD, WORKER_FREE, Shape
 from shmq.memory.segment import create, segment_name, unlink
 from shmq.supervisor.recovery import Recovery
 from shmq.tasks import registry
@@ -58,7 +58,7 @@ class Stage:
         self.config = Config(namespace=namespace, groups=GROUPS)
         self.name = segment_name(namespace)
         self.segment = create(self.name, shape, groups=list(GROUPS), state_dir=self.folder, max_attempts=3)
-        self.segment.view("words")[:] = memoryview(FIRST_FREE.to_bytes(8, "little") * shape.slots).cast("Q")
+        self.segment.view("words")[:] = memoryview(FIRST_FREE.to_bytes(8, "little") * shape.slots).cast(WORD)
         self.tasks = {task.key: task for task in tasks.TASKS}
         registry.publish(self.tasks, self.folder)
         self.segment.set_header("registry", 1)
