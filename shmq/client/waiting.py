@@ -65,9 +65,10 @@ class Waiter:
         if self.is_closed:
             raise ClientClosed("this client was closed while a thread waited for it; connect again")
         bell, check_at = self._row.bell, time.monotonic() + _CHECK_EVERY_S
-        self._row.set_waiting(1)
+        row = self._row
         try:
             while True:
+                row.begin_wait()
                 self._fence()  # SYNC POINT: doorbell — "I wait" is visible before the second look
                 if is_ready():
                     return True
@@ -83,12 +84,13 @@ class Waiter:
                 if self._followers:
                     with self._handed_out:
                         self._handed_out.notify_all()
+                if is_ready():
+                    return True
                 if self.is_closing:
-                    return is_ready()
-                if not is_ready():
-                    self._rung()
+                    return False
+                self._rung()
         finally:
-            self._row.set_waiting(0)
+            row.end_wait()
 
     def _look_around(self, is_ready: Callable[[], bool], check_at: float, deadline: float) -> None:
         """Nobody rang for a while: was a ring lost, or is the segment?"""

@@ -28,6 +28,7 @@ class Bells:
         self._of_poller: dict[int, tuple[int, Doorbell]] = {}
         self.naps = self._workers[WORKER["naps"] :: WORKER_WORDS]  # by worker row
         self.rung: dict[int, int] = {}  # the nap in which a worker row was rung last
+        self._rung_waits: dict[int, int] = {}  # by producer row: the wait in which it was rung last
         self._find = segment.map.find
         layout = segment.layout
         first, width = layout.offsets["sleeping"], layout.sleepers
@@ -59,15 +60,15 @@ class Bells:
         nap = self.naps[row]
         if self.rung.get(row) == nap:
             return
-        self.rung[row] = nap
         known = self._of_worker.get(row)
         if known is None or known[0] != self._workers[row * WORKER_WORDS + _WORKER_SERIAL]:
             self.worker(row).notify()
-            return
-        try:
-            known[1].notify()
-        except BellClosed:  # by another thread, a moment ago: the row is another worker's
-            self.worker(row).notify()
+        else:
+            try:
+                known[1].notify()
+            except BellClosed:  # by another thread, a moment ago: the row is another worker's
+                self.worker(row).notify()
+        self.rung[row] = nap  # after the ring: a signal handler that raises between the two must not lose it
 
     def wake_all(self, group: int) -> None:
         """Wake every sleeper of the group (after a death, when limits change)."""
@@ -97,14 +98,25 @@ class Bells:
         Caller must: have published the job word and fenced (SYNC POINT: doorbell).
         """
         producers, at = self._producers, row * PRODUCER_WORDS
-        if producers[at + _WAITING]:
+        self.ring_waiting(row)
+        if producers[at + _POLLING]:
+            self._poll_bell(row).notify()
+
+    def ring_waiting(self, row: int) -> None:
+        """Ring the thread that waits in the producer of the row, once per wait.
+
+        Also before its job has ended, if that is soon: each wait begins with a look, so what becomes visible after
+        the ring is seen by the look before the next one.
+        """
+        producers, at = self._producers, row * PRODUCER_WORDS
+        wait = producers[at + _WAITING]
+        if wait and self._rung_waits.get(row) != wait:
             known = self._of_producer.get(row)
             if known is None or known[0] != producers[at + _SERIAL]:
                 self.producer(row).notify()
             else:
                 known[1].notify()
-        if producers[at + _POLLING]:
-            self._poll_bell(row).notify()
+            self._rung_waits[row] = wait
 
     def notify_supervisor(self) -> None:
         """Wake the supervisor's loop."""

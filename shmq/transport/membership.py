@@ -33,7 +33,8 @@ class ProducerRow:
         self._at = index * PRODUCER_WORDS
         self._rows = segment.view("producer_rows")
         self._waiting_at = self._at + PRODUCER["waiting"]
-        self.set_waiting(0)
+        self._waits = clock.now_ns()  # counts on from here: no holder of the row ever has the number of another's wait
+        self.end_wait()
         self._rows[self._at + PRODUCER["polling"]] = 0
         self._rows[self._at + PRODUCER["ticks"]] = clock.start_ticks(os.getpid())
         self._rows[self._at + PRODUCER["pid"]] = os.getpid()
@@ -46,9 +47,14 @@ class ProducerRow:
         """Write a word of the row."""
         self._rows[self._at + PRODUCER[word]] = value
 
-    def set_waiting(self, value: int) -> None:
-        """Does a thread sleep on the bell?"""
-        self._rows[self._waiting_at] = value
+    def begin_wait(self) -> None:
+        """A thread is about to look, and then to sleep on the bell: a wait of its own number."""
+        self._waits += 1
+        self._rows[self._waiting_at] = self._waits
+
+    def end_wait(self) -> None:
+        """No thread sleeps on the bell any more."""
+        self._rows[self._waiting_at] = 0
 
     def release(self, lock_file: locks.LockFile, blocks: BlockPool) -> None:
         """Leave the row clean for the next holder, except jobs still on their way.

@@ -31,7 +31,7 @@ def test_every_schedule_of_the_scene_keeps_the_promises(name):
     assert outcome.ends, "no schedule came to an end"
 
 
-@pytest.mark.parametrize("name", ["handshake", "ring on", "cancel", "stale entry", "blocks", "two views"])
+@pytest.mark.parametrize("name", ["handshake", "early", "ring on", "cancel", "stale entry", "blocks", "two views"])
 def test_stores_that_overtake_each_other_do_no_harm(name):
     scene = SCENES[name]
 

@@ -271,7 +271,7 @@ class Machine:
     def _spawn(self, draft: _Draft, child: int) -> None:
         self.monitor.born(draft.memory, child)
         draft.memory[self._status[child]] = ALIVE
-        for cell in self.world.rung[child]:  # a new process remembers nothing
+        for cell in (*self.world.rung[child], *self.world.rung_wait[child]):  # a new process remembers nothing
             draft.memory[cell] = 0
         draft.positions[child], draft.buffers[child], draft.old[child] = 0, (), ()
         self._settle(draft, child, [])

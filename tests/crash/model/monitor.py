@@ -78,7 +78,7 @@ class Monitor:
         kind, index = self._kinds[cell]
         if kind in ("payload", "result"):
             return self._may_write_word(memory, a, index[0])
-        return kind == "rung" or (
+        return kind in ("rung", "rung_wait") or (
             kind == "ring" and self._holds_lane(memory, a, index[1]) and not self._is_live(memory, index)
         )
 
@@ -98,10 +98,10 @@ class Monitor:
             return memory[w.group_lock[index[0]]] == a + 1 and self._is_live(memory, index)
         if kind in ("sleeping", "nap", "bell_of") or (kind == "scheduled" and index[0] < len(w.in_row)):
             return memory[w.in_row[index[0]]] == a + 1
-        if kind in ("waiting", "cancel"):
-            row = index[0] if kind == "waiting" else index[0] // w.shape.slots
+        if kind in ("waiting", "waits", "cancel"):
+            row = index[0] // w.shape.slots if kind == "cancel" else index[0]
             return memory[w.tenant[row]] == a + 1
-        return kind == "rung"
+        return kind in ("rung", "rung_wait")
 
     def _holds_lane(self, memory: list[int], a: int, lane: int) -> bool:
         w = self.world

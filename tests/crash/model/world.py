@@ -19,6 +19,7 @@ UNBORN, ALIVE, FROZEN, STOPPED, DEAD, REAPED = range(6)
 
 # The clock of promises to look again goes from 0 to here; a bounded sleep is longer than that.
 LAST_MOMENT = 2
+WAIT = 16  # the number of a wait, in the word that also tells the model whose bell to ring
 
 # What has become of a job: 0 never started, 1 + actor while it runs there, then one of these.
 ENDED, ENDED_CANCELLED, ENDED_DEAD = 100, 101, 102
@@ -94,6 +95,7 @@ class Shape:
     leaves: bool = False  # worker 0 may be told to leave
     first_look: bool = False  # whether to ring on is decided by the look before the claim
     naps: bool = False  # a sleeper already rung in this nap is not rung again
+    early: bool = False  # a producer is rung once per wait, and before its job has run as well
     fresh_bells: bool = False  # workers come and go, each with a doorbell of its own
     promises: tuple[int, ...] = ()  # for so many moments from the claim of job 1, 2, ... on is the group attended
     max_crashes: int = 15  # a job that costs so many workers is a dead letter
@@ -142,6 +144,7 @@ class World:
         self.attended = [self._cell("attended", g) for g in range(shape.groups)]
         self.clock = self._cell("clock")
         self.waiting = [self._cell("waiting", p) for p in range(shape.producers)]
+        self.waits = [self._cell("waits", p) for p in range(shape.producers)]  # how many there were; only its own
         self.bell = [self._cell("bell", a) for a in range(len(actors))]
         self.tag, self.pin, self.pin2, self.block = (self._cell(n) for n in ("tag", "pin", "pin2", "block"))
 
@@ -154,6 +157,10 @@ class World:
         # cancellation: 1 asked for, 2 called certain
         self.asked = [self._cell("asked", j) for j in range(shape.jobs + 1)]
         self.rung = [[self._cell("rung", a, r) for r in rows] if shape.naps else [] for a in range(len(actors))]
+        self.rung_wait = [
+            [self._cell("rung_wait", a, p) for p in range(shape.producers)] if shape.early else []
+            for a in range(len(actors))
+        ]
         self.budget = {name: self._cell("budget") for name in ("worker", "recovery", "producer", "timeout")}
         self.disturbed = self._cell("disturbed", start=int("recovery" in actors))  # deaths not yet dealt with
         self.vow = [self._cell("vow", a) for a in range(len(actors))]  # the latest moment each has promised

@@ -17,6 +17,7 @@ from tests.crash.model.world import (
     QUEUED,
     REQUEUED,
     SCHEDULED,
+    WAIT,
     World,
     freed,
     generation_of,
@@ -182,7 +183,12 @@ def _is_asked_for(slot: int, value: int, handles: Handles) -> bool:
 
 
 def _say_waiting(w: World, a: int, row: int) -> Steps[None]:
-    yield store(w.waiting[row], a + 1)
+    number = 0
+    if w.shape.early:
+        number = yield load(w.waits[row])
+        number += 1
+        yield store(w.waits[row], number)
+    yield store(w.waiting[row], number * WAIT + a + 1)
     if not w.is_mutant("no_fence_wait"):
         yield fence()  # SYNC POINT: doorbell
 
@@ -219,6 +225,8 @@ def _await_end(w: World, a: int, row: int, slot: int, generation: int) -> Steps[
         value = yield from _ended(w, slot, generation)
     while not value:
         yield from _await_ring(w, a)
+        if w.shape.early and not w.is_mutant("wait_not_renewed"):
+            yield from _say_waiting(w, a, row)
         value = yield from _ended(w, slot, generation)
     if not w.is_mutant("no_sync_collect"):
         yield sync()  # SYNC POINT: result-visible

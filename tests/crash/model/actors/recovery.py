@@ -6,7 +6,7 @@ row DEAD → LEASED | RUNNING of that row → REQUEUED → pushed
 
 from __future__ import annotations
 
-from tests.crash.model.actors.shared import read_word, wake_one, write_word
+from tests.crash.model.actors.shared import read_word, waiter, wake_one, write_word
 from tests.crash.model.automaton import Steps
 from tests.crash.model.monitor import OWES, SETTLED
 from tests.crash.model.ops import clear, fence, find, load, lock, note, post, store, sync, wait
@@ -143,7 +143,7 @@ def _ring_all(w: World) -> Steps[None]:
     for waiting in w.waiting:
         waits = yield load(waiting)
         if waits:
-            yield post(w.bell[waits - 1])
+            yield post(w.bell[waiter(waits)])
         waits = 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.crash.model.automaton import Op, Steps
 from tests.crash.model.ops import find, load, look_at, post, store
-from tests.crash.model.world import World, generation_of, word
+from tests.crash.model.world import WAIT, World, generation_of, word
 
 
 def read_word(w: World, slot: int) -> Steps[int]:
@@ -87,10 +87,22 @@ def _ring(w: World, a: int, row: int) -> Steps[None]:
         yield store(w.rung[a][row], nap + 1)
 
 
-def notify_producer(w: World, producer: int) -> Steps[None]:
-    """Ring whoever waits in that row. Caller must: have fenced after the words."""
+def notify_producer(w: World, a: int, producer: int) -> Steps[None]:
+    """Ring whoever waits in that row. Caller must: have fenced after the words, or do it once more later."""
     if not w.shape.waits:
         return
     waits = yield load(w.waiting[producer])
-    if waits:
-        yield post(w.bell[waits - 1])
+    if not waits:
+        return
+    if w.shape.early:
+        last = yield load(w.rung_wait[a][producer])
+        if last == waits:
+            return
+    yield post(w.bell[waiter(waits)])
+    if w.shape.early:  # remembered after the ring, as naps are
+        yield store(w.rung_wait[a][producer], waits)
+
+
+def waiter(waits: int) -> int:
+    """Whose bell the word names. Its upper part is the number of the wait: the real word has nothing else."""
+    return waits % WAIT - 1

@@ -76,7 +76,7 @@ def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps
             seen = yield from _count(w, group)
         lease, passed, promised = yield from claim(w, row, group, promised)
         if passed and w.shape.waits and not w.is_mutant("no_notify_of_room"):
-            yield from _notify_of_room(w, passed)
+            yield from _notify_of_room(w, a, passed)
         if lease:
             yield from serve(w, a, row, group, lease, seen)
         lease, passed = (), 0
@@ -162,11 +162,11 @@ def _promise(w: World, group: int, slot: int, promised: int) -> Steps[int]:
     return moment
 
 
-def _notify_of_room(w: World, passed: int) -> Steps[None]:
+def _notify_of_room(w: World, a: int, passed: int) -> Steps[None]:
     yield fence()
     for lane in range(w.recovery_lane):
         if passed >> lane & 1:
-            yield from notify_producer(w, lane)
+            yield from notify_producer(w, a, lane)
 
 
 def _move_head_late(w: World, group: int, lease: Lease) -> Steps[None]:
@@ -230,11 +230,11 @@ def _count(w: World, group: int) -> Steps[int]:
 
 def serve(w: World, a: int, row: int, group: int, lease: Lease, seen: int) -> Steps[None]:
     if w.shape.cancels and w.is_mutant("cancel_read_before_fence"):
-        lease = yield from _drop_cancelled(w, lease)
+        lease = yield from _drop_cancelled(w, a, lease)
     if not w.is_mutant("no_fence_claim"):
         yield fence()  # SYNC POINT: cancel, doorbell
     if w.shape.cancels and not (w.is_mutant("no_cancel_check") or w.is_mutant("cancel_read_before_fence")):
-        lease = yield from _drop_cancelled(w, lease)
+        lease = yield from _drop_cancelled(w, a, lease)
     if not (w.is_mutant("no_ring_on") or w.shape.promises):  # tiny jobs are not worth another one's waking up
         left = seen > len(lease)
         if not w.shape.first_look:
@@ -249,7 +249,7 @@ def serve(w: World, a: int, row: int, group: int, lease: Lease, seen: int) -> St
         yield from _run(w, a, row, slot, leased)
 
 
-def _drop_cancelled(w: World, lease: Lease) -> Steps[Lease]:
+def _drop_cancelled(w: World, a: int, lease: Lease) -> Steps[Lease]:
     kept: Lease = ()
     for slot, leased in lease:
         asked = yield load(w.cancel[slot])
@@ -257,7 +257,7 @@ def _drop_cancelled(w: World, lease: Lease) -> Steps[Lease]:
             yield from write_word(w, slot, moved(leased, CANCELLED))
             if not w.is_mutant("cancelled_in_silence"):
                 yield fence()
-                yield from notify_producer(w, slot // w.shape.slots)
+                yield from notify_producer(w, a, slot // w.shape.slots)
         else:
             kept = (*kept, (slot, leased))
     return kept
@@ -288,6 +288,8 @@ def give_back(w: World, row: int, slot: int, scheduled: int) -> Steps[None]:
 
 
 def _run(w: World, a: int, row: int, slot: int, leased: int) -> Steps[None]:
+    if w.shape.early:
+        yield from notify_producer(w, a, slot // w.shape.slots)
     running = yield from _start(w, slot, leased)
     if running:
         yield from _finish(w, a, row, slot, running)
@@ -320,11 +322,12 @@ def _finish(w: World, a: int, row: int, slot: int, running: int) -> Steps[None]:
             return
         value = 0
     if w.is_mutant("notify_before_done"):
-        yield from _notify(w, slot // w.shape.slots)
+        yield from _notify(w, a, slot // w.shape.slots)
         yield from _acknowledge(w, slot, running, job)
     else:
         yield from _acknowledge(w, slot, running, job)
-        yield from _notify(w, slot // w.shape.slots)
+        if not w.is_mutant("rings_early_only"):
+            yield from _notify(w, a, slot // w.shape.slots)
 
 
 def _timer(w: World, a: int, row: int) -> Steps[None]:
@@ -359,10 +362,10 @@ def _acknowledge(w: World, slot: int, running: int, job: int) -> Steps[None]:
             yield step
 
 
-def _notify(w: World, producer: int) -> Steps[None]:
+def _notify(w: World, a: int, producer: int) -> Steps[None]:
     if not w.is_mutant("no_fence_notify"):
         yield fence()  # SYNC POINT: doorbell
-    yield from notify_producer(w, producer)
+    yield from notify_producer(w, a, producer)
 
 
 def doze(w: World, a: int, row: int, group: int) -> Steps[None]:
