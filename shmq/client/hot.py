@@ -81,11 +81,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
         length = len(data)
         if not call or kwargs or length > inline or is_busy():
             return slowly(args, kwargs)
-        job, now = None, now_ns()
-        if now > promised_ns and (attended[0] < now):  # asleep? Then let it wake up while the job is written
-            sleeper = find(b"\1", from_worker, to_sleeper)
-            if sleeper >= 0 and rung.get(sleeper - from_worker) != naps[sleeper - from_worker]:
-                ring_at(sleeper - from_worker)
+        job = None
         try:
             acquire()
             tail = tails[lane]
@@ -95,7 +91,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
                 slot = take()
                 i = slot - first
                 at = i * row_words
-                cells[at + SUBMITTED_WORD] = now
+                cells[at + SUBMITTED_WORD] = now_ns()
                 if written[i] is call:  # what the slot held last was such a call as well
                     lengths[at + at] = length
                 else:

@@ -103,9 +103,10 @@ class SemaphoreBell:
         return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0)
 
     def doze(self, longest_s: float = RESCUE_S) -> bool:
-        """As `wait(longest_s)`, for whoever only wants a bound: half of it at least.
+        """As `wait(longest_s)`, for whoever only wants a bound: half of it at least. False only when that is over.
 
-        What libc is told stays the same for many calls: a short sleep costs a third of `wait`.
+        What libc is told stays the same for many calls: a short sleep costs a third of `wait`. A signal handler ends
+        it early as well, and whoever looks then has not slept in vain.
         """
         handle = self._handle or self._open()
         if handle is None or _clockwait is None:
@@ -114,7 +115,7 @@ class SemaphoreBell:
         if not now + longest_s / 2 < self._rescue_s <= now + longest_s:
             self._rescue_s = now + longest_s
             self._until.seconds, self._until.nanoseconds = divmod(int(self._rescue_s * 1e9), 1_000_000_000)
-        return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0)
+        return bool(_clockwait(handle, _MONOTONIC, self._until_ref) == 0 or time.monotonic() < self._rescue_s)
 
     def _open(self) -> ctypes.c_void_p | None:
         """Libc's handle; None with an old libc, or when somebody has removed the name meanwhile."""

@@ -28,7 +28,7 @@ class Bells:
         self._of_poller: dict[int, tuple[int, Doorbell]] = {}
         self.naps = self._workers[WORKER["naps"] :: WORKER_WORDS]  # by worker row
         self.rung: dict[int, int] = {}  # the nap in which a worker row was rung last
-        self._rung_waits: dict[int, int] = {}  # by producer row: the wait in which it was rung last
+        self.rung_waits: dict[int, int] = {}  # by producer row: the wait in which it was rung last
         self._find = segment.map.find
         layout = segment.layout
         first, width = layout.offsets["sleeping"], layout.sleepers
@@ -102,21 +102,22 @@ class Bells:
         if producers[at + _POLLING]:
             self._poll_bell(row).notify()
 
-    def ring_waiting(self, row: int) -> None:
-        """Ring the thread that waits in the producer of the row, once per wait.
+    def ring_waiting(self, row: int) -> int:
+        """Ring the thread that waits in the producer of the row, once per wait. That wait's number, 0: nobody waits.
 
         Also before its job has ended, if that is soon: each wait begins with a look, so what becomes visible after
         the ring is seen by the look before the next one.
         """
         producers, at = self._producers, row * PRODUCER_WORDS
         wait = producers[at + _WAITING]
-        if wait and self._rung_waits.get(row) != wait:
+        if wait and self.rung_waits.get(row) != wait:
             known = self._of_producer.get(row)
             if known is None or known[0] != producers[at + _SERIAL]:
                 self.producer(row).notify()
             else:
                 known[1].notify()
-            self._rung_waits[row] = wait
+            self.rung_waits[row] = wait
+        return int(wait)
 
     def notify_supervisor(self) -> None:
         """Wake the supervisor's loop."""

@@ -15,6 +15,7 @@ from shmq.heap import Trim
 from shmq.memory.doorbell import IDLE_S, RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
 from shmq.transport.claim import STRETCH_NS, Claimer
+from shmq.worker.early import QUICK_NS, EarlyRings
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.seat import Seat
@@ -27,8 +28,6 @@ _FAILED, _HEARTBEAT, _NAPS = WORKER["failed"], WORKER["heartbeat_ns"], WORKER["n
 _CLAIMS, _CLAIMED = WORKER["claims"], WORKER["claimed"]
 _WORKERS = GROUP_CONTROL["workers"]
 _EPOCH = HEADER["epoch"]
-_QUICK_NS = 7_000
-"""A job that is done this soon is not waited for: its producer takes longer to wake up, and is rung before it runs."""
 
 
 class Loop:
@@ -60,6 +59,7 @@ class Loop:
         ]
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
+        self._early = EarlyRings(seat.bells)
         self._row_shift = segment.shape.slots_per_producer.bit_length() - 1
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
@@ -102,8 +102,9 @@ class Loop:
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
-        if len(slots) == 1 and 0.0 < claimer.service_ns < _QUICK_NS:
-            seat.bells.ring_waiting(slots[0] >> self._row_shift)
+        is_quick = len(slots) == 1 and 0.0 < claimer.service_ns < QUICK_NS
+        if is_quick:
+            self._early.before(producer := slots[0] >> self._row_shift)
         failed = seat.row[_FAILED]
         started = seat.started_ns = now_ns()
         if self.watching is None and not self._limits:
@@ -112,6 +113,8 @@ class Loop:
             self._run_singly(slots, words)
         if seat.rung < seat.position:
             self._executor.notify(seat.position)
+        if is_quick:
+            self._early.after(producer)
         if claimer.limit.has_breaker and seat.position:
             claimer.report(seat.position, seat.row[_FAILED] - failed)
         self._learn(seat.started_ns - started, slots)
