@@ -1,0 +1,102 @@
+"""Producers rung before their job runs: once per wait, and only as long as that is not too early."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from shmq.memory.doorbell import SemaphoreBell, new_name
+from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
+from shmq.transport.bells import Bells
+from shmq.transport.membership import register
+from shmq.worker.early import EarlyRings
+
+
+@pytest.fixture
+def row(client):
+    """A producer row of this process, beside that of its client."""
+    row = register(client.segment, client._lock_file)
+    yield row
+    row.release(client._lock_file, client._blocks)
+
+
+@pytest.fixture
+def bells(client):
+    return Bells(client.segment)
+
+
+def tokens(row) -> int:
+    """Rings since the last look."""
+    count = 0
+    while row.bell.wait(0):
+        count += 1
+    return count
+
+
+def test_a_wait_is_rung_once_however_many_jobs_end_and_the_next_one_again(row, bells):
+    bells.notify_producer(row.index)
+    assert tokens(row) == 0  # nobody waits
+    row.begin_wait()
+    for _ in range(3):
+        bells.notify_producer(row.index)
+    assert tokens(row) == 1
+    row.begin_wait()
+    bells.notify_producer(row.index)
+    assert tokens(row) == 1
+    row.end_wait()
+    bells.notify_producer(row.index)
+    assert tokens(row) == 0
+
+
+def test_no_holder_of_a_row_has_the_number_of_anothers_wait(client, bells):
+    numbers = set()
+    for _ in range(3):
+        row = register(client.segment, client._lock_file)
+        for _ in range(5):
+            row.begin_wait()
+            numbers.add(client.segment.view("producer_rows")[row.index * PRODUCER_WORDS + PRODUCER["waiting"]])
+        row.end_wait()
+        row.release(client._lock_file, client._blocks)
+    assert len(numbers) == 15
+
+
+def test_who_was_rung_too_early_is_left_alone_for_longer_and_longer(row, bells):
+    early = EarlyRings(bells)
+
+    def job(*, looks_too_early: bool) -> bool:
+        """One job for a producer that waits; was it rung early?"""
+        row.begin_wait()
+        early.before(row.index)
+        was_rung = tokens(row) == 1
+        if was_rung and looks_too_early:
+            row.begin_wait()
+        bells.notify_producer(row.index)  # the job has ended
+        assert tokens(row) == (not was_rung or looks_too_early)  # never missed, never twice
+        early.after(row.index)
+        return was_rung
+
+    assert [job(looks_too_early=False) for _ in range(5)] == [True] * 5
+    pauses = [0]
+    for _ in range(60):
+        if job(looks_too_early=True):
+            pauses.append(0)
+        else:
+            pauses[-1] += 1
+    assert pauses[:4] == [0, 8, 16, 32]
+    while not job(looks_too_early=False):
+        pass
+    assert [job(looks_too_early=False) for _ in range(5)] == [True] * 5
+
+
+def test_a_signal_ends_a_sleep_and_it_is_no_sleep_in_vain():
+    bell = SemaphoreBell(new_name("shmq-test-bell"), create=True)
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        assert not bell.doze(0.05)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert bell.doze(60.0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        bell.unlink()
+        bell.close()
