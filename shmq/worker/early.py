@@ -3,8 +3,8 @@
     claim ─▶ ring, early ─▶ run ─▶ ack ─▶ fence ─▶ ring, unless its wait is still the one that was rung
                   └───────── the producer wakes up ─────────▶ looks
 
-Whether that is too early depends on the machine and on who shares a core with whom. It shows: who was rung too early has
-begun another wait by the time of the second ring. Then the next jobs are not tried, twice as many each time.
+Whether that is too early depends on the machine, and on who shares a core with whom. It shows: who was rung too early
+has begun another wait by the time of the second ring. Then the next jobs are not tried, twice as many each time.
 """
 
 from __future__ import annotations
