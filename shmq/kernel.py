@@ -78,6 +78,16 @@ def reserve_descriptors(count: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + count, hard))
 
 
+def open_standard_streams() -> None:
+    """Put /dev/null where the caller closed stdin, stdout or stderr, before a file of ours gets that number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
+
+
 def fork(*, keep: tuple[int, ...]) -> int:
     """Fork a process that shall stay; as `os.fork`. The child has default signal handlers, ignores SIGINT
     and SIGTERM (its parent decides about its end) and has only stdio and the descriptors of `keep`.

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 import shmq
+from shmq import kernel
 from shmq.cli import exits
 from shmq.cli.text import printable
 from shmq.errors import ShmqError
@@ -115,4 +116,5 @@ def cli() -> None:
 
 def main() -> None:
     """Entry of the `shmq` command."""
+    kernel.open_standard_streams()
     cli(prog_name="shmq")

@@ -131,3 +131,18 @@ def test_a_configuration_that_cannot_be_used_is_told(tmp_path, config, told):
     assert done.returncode == exits.BAD_CONFIG
     assert told in done.stderr
     assert "this is a bug" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_caller_may_have_closed_the_standard_streams(tmp_path, closed):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
+        live.stop()
+        command = f"exec {sys.executable} -m shmq"
+        live.process = subprocess.Popen(["sh", "-c", f"{command} supervise {live.config_path} {closed}"], env=live.env)
+        until(live._is_ready, "it serves")
+        ran = tmp_path / "ran"
+        asked = subprocess.run(["sh", "-c", f"{command} submit jobs.note {ran} {closed}"], env=Commands(live).env)
+        assert asked.returncode == exits.OK
+        assert ran.exists()
+        assert Commands(live).run("stop").returncode == exits.OK
+        assert live.process.wait(GUARD_S) == 0
