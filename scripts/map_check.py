@@ -59,7 +59,8 @@ def _some_files(folder: Path, most: int) -> list[Path]:
 def _hash(names: list[str]) -> bool:
     """Same digests, and the times of both."""
     listing = "".join(f"{name}\n" for name in names).encode()
-    (_, plain) = _timed(["xargs", "-d", "\n", "sha256sum"], listing)  # first of all: from now on no file is read from disk
+    # first of all: from now on no file is read from disk
+    (_, plain) = _timed(["xargs", "-d", "\n", "sha256sum"], listing)
     ours_s, ours = _timed([sys.executable, "-m", "shmq", "map", "workers.filesystem.hash_file"], listing)
     peers = {
         "xargs -P2 -n1 sha256sum": _timed(["xargs", "-d", "\n", "-P2", "-n1", "sha256sum"], listing),
