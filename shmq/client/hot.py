@@ -79,7 +79,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
         except (IndexError, NeedsBlocks, *ENCODING_ERRORS):  # blocks, or an explanation: both elsewhere
             return slowly(args, kwargs)
         length = len(data)
-        if not call or kwargs or length > inline or is_busy():
+        if not call or kwargs or length > inline or not free or is_busy():  # not free: also after a fork or a close
             return slowly(args, kwargs)
         job = None
         try:
@@ -95,6 +95,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
                 if written[i] is call:  # what the slot held last was such a call as well
                     lengths[at + at] = length
                 else:
+                    written[i] = None
                     cells[at + KEY_WORD], cells[at + CALL_WORD] = key, call | length
                     cells[at + BLOCK_WORD], cells[at + LIMIT_WORD] = 0, timeout_ns
                     cells[at + EXPIRES_WORD], cells[at + PARENT_WORD] = 0, parent
@@ -162,7 +163,7 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
             acquire()
             slot = job._slot
             step, last = slot - last, slot
-            left, state = AT_ONCE if step in (1, -1) else 1, DONE
+            left, state = AT_ONCE if step in (1, -1) else 1, DONE  # whatever stays DONE is for the slow way
             while True:
                 generation, at = job._generation, slot + slot
                 if words[at + 1] != generation or generation == LAST_GENERATION:

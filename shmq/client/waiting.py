@@ -49,7 +49,7 @@ class Waiter:
             finally:
                 self._resign()
             if not is_leader:
-                self._follow(min(deadline - time.monotonic(), RESCUE_S))
+                self._follow(is_ready, min(deadline - time.monotonic(), RESCUE_S))
                 self._rung()
         return True
 
@@ -64,41 +64,45 @@ class Waiter:
         """Sleep on the row's bell until `is_ready()` or the deadline; wake followers each time it rings."""
         if self.is_closed:
             raise ClientClosed("this client was closed while a thread waited for it; connect again")
-        bell, check_at = self._row.bell, time.monotonic() + _CHECK_EVERY_S
-        row = self._row
+        row, check_at = self._row, time.monotonic() + _CHECK_EVERY_S
+        has_slept = False
         try:
             while True:
                 row.begin_wait()
-                self._fence()  # SYNC POINT: doorbell — "I wait" is visible before the second look
-                if is_ready():
-                    return True
-                if deadline == _FOREVER:
-                    is_rung = bell.doze()
-                else:
-                    left = deadline - time.monotonic()
-                    is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
-                if not is_rung:
-                    self._look_around(is_ready, check_at, deadline)
-                    if time.monotonic() >= deadline:
-                        return is_ready()
-                if self._followers:
+                self._fence()  # SYNC POINT: doorbell — this wait is visible before whatever we look at
+                if self._followers:  # their looks come after it as well: the former wait is not rung once more
                     with self._handed_out:
                         self._handed_out.notify_all()
                 if is_ready():
                     return True
                 if self.is_closing:
                     return False
-                self._rung()
+                if has_slept:
+                    self._rung()
+                if self._sleep(is_ready, deadline):
+                    return True
+                has_slept, now = True, time.monotonic()
+                if now >= check_at:
+                    self._check_attached()
+                    check_at = now + _CHECK_EVERY_S
+                if now >= deadline:
+                    return is_ready()
         finally:
             row.end_wait()
 
-    def _look_around(self, is_ready: Callable[[], bool], check_at: float, deadline: float) -> None:
-        """Nobody rang for a while: was a ring lost, or is the segment?"""
-        now = time.monotonic()
-        if is_ready() and now < deadline and not self._row.bell.wait(0):
+    def _sleep(self, is_ready: Callable[[], bool], deadline: float) -> bool:
+        """Until the bell rings, a while has passed or the deadline has come; is it ready?"""
+        bell = self._row.bell
+        if deadline == _FOREVER:
+            is_rung = bell.doze()
+        else:
+            left = deadline - time.monotonic()
+            is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
+        if not is_ready():
+            return False
+        if not is_rung and time.monotonic() < deadline and not bell.wait(0):  # a ring was lost
             self.rescues += 1
-        if now >= check_at:
-            self._check_attached()
+        return True
 
     def _resign(self) -> None:
         """Let go of the lead if this thread has it: a signal handler may raise right after the acquire."""
@@ -108,7 +112,7 @@ class Waiter:
                 with self._handed_out:
                     self._handed_out.notify_all()
 
-    def _follow(self, slice_s: float) -> None:
+    def _follow(self, is_ready: Callable[[], bool], slice_s: float) -> None:
         with self._handed_out:
             try:
                 if self._leader.acquire(blocking=False):  # the leader left: lead instead of waiting for nobody
@@ -118,7 +122,8 @@ class Waiter:
                     self._leader.release()
             self._followers += 1
             try:
-                self._handed_out.wait(slice_s)
+                if not is_ready():  # after the leader can see that we follow: it tells us from now on
+                    self._handed_out.wait(slice_s)
             finally:
                 self._followers -= 1
 

@@ -91,7 +91,8 @@ def _imported(name: str) -> ModuleType:
     """The module, imported.
 
     Python tells what it compiled by the second and the size of the source: code that a reload finds might be replaced
-    within that second once more. So no compiled file is kept of a source that is not older than that.
+    within that second once more. So no compiled file is kept of a task module that is not older than that; what it
+    imports is not looked at.
     """
     known = sys.dont_write_bytecode
     with contextlib.suppress(OSError, ValueError):  # no file at all

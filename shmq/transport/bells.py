@@ -112,11 +112,10 @@ class Bells:
         wait = producers[at + _WAITING]
         if wait and self.rung_waits.get(row) != wait:
             known = self._of_producer.get(row)
-            if known is None or known[0] != producers[at + _SERIAL]:
-                self.producer(row).notify()
-            else:
-                known[1].notify()
-            self.rung_waits[row] = wait
+            bell = self.producer(row) if known is None or known[0] != producers[at + _SERIAL] else known[1]
+            bell.notify()
+            if bell.__class__ is not NoBell:  # no descriptor was left: the next end tries again
+                self.rung_waits[row] = wait
         return int(wait)
 
     def notify_supervisor(self) -> None:

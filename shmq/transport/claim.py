@@ -35,7 +35,7 @@ from shmq.memory.layout import (
     PRIORITIES,
 )
 from shmq.memory.segment import Segment
-from shmq.transport.bells import LONGEST_PROMISE_NS
+from shmq.transport.bells import LONGEST_PROMISE_NS, Bells
 from shmq.transport.limits import Limit
 from shmq.transport.table import (
     CANCELLED,
@@ -94,6 +94,7 @@ class Claimer:
         self.promised_until_ns = 0  # the moment after which this worker must look again before it sleeps
         self._last_lane = 0
         self.held_until_ns, self.is_circuit_open = 0, False
+        self.in_silence: set[int] = set()  # rows whose producer may wait for what the last claim did
         self._segment = segment
         self._fd = lock_file.fileno()
         self._byte = locks.group_byte(group)
@@ -257,11 +258,9 @@ class Claimer:
         while head < tail and len(slots) < end:
             slot = rings[ring + (head & mask)]
             head += 1
-            if slot >= count:
-                continue
-            word = table[slot]
-            state = word & STATE
-            if state not in (QUEUED, REQUEUED) or word & GROUP != bits:
+            word = table[slot] if slot < count else 0
+            if word & STATE not in (QUEUED, REQUEUED) or word & GROUP != bits:
+                self.in_silence.add(row)
                 continue
             word = word & _KEEP | mine
             table[slot] = word
@@ -303,7 +302,16 @@ class Claimer:
                 self._words[slot] = words[i] & _KEEP & ~STATE | CANCELLED
                 ended.append(i)
         for i in reversed(ended):
+            self.in_silence.add(slots[i] // self._capacity)
             del slots[i], words[i]
+
+    def tell_producers(self, bells: Bells) -> None:
+        """Ring for what the last claim did in silence: jobs ended as cancelled, and room that stale entries left."""
+        if self.in_silence:
+            self._fence()  # SYNC POINT: doorbell — words and heads visible before we look who waits
+            for row in self.in_silence - {self._segment.shape.recovery_row}:
+                bells.notify_producer(row)
+            self.in_silence.clear()
 
     def report(self, jobs: int, failures: int) -> None:
         """So many claimed jobs ended, so many failed: the group's breaker counts them."""

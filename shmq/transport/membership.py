@@ -62,7 +62,7 @@ class ProducerRow:
         While views of blocks live here the row stays this process's: its pins are theirs, and whoever took the row
         over would clear them.
         """
-        self.set("waiting", 0)
+        self.end_wait()
         self.set("polling", 0)
         self.bell.unlink()
         self.bell.close()

@@ -62,7 +62,7 @@ class Publisher:
         self.inline_bytes = shape.slot_bytes - HEADER_BYTES
         self.free: list[int] = []
         self.reserved: set[int] = set()
-        # by slot: the object that stands for the words its header has from a hot path, which they leave as they are
+        # by slot: the hot path's `call` (by identity) whose constant words its header holds; None: write them all
         self.written: list[object] = [None] * shape.slots_per_producer
         self.bells = Bells(segment)
         self._words = segment.view("words")

@@ -1,6 +1,6 @@
-"""The job word: one u64 that decides a job's fate. Read in one load, changed in one store.
+"""The job word: one u64 that decides a job's fate. Changed in one store.
 
-A store may be of the lower half alone where only that changes: who publishes leaves the generation as it is.
+A load or store may be of the lower half alone where the upper one stays as it is: who publishes leaves the generation.
 
 bits   0-3    state
        4-7    crashes      (workers that died while they ran it)

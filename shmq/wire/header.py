@@ -14,7 +14,7 @@
     40      8     expires: monotonic ns, 0 = never
     48      8     job id of the task that submitted this job, 0 = none
 
-Each 8 bytes are one aligned word: of a slot's next job with the same route only the second and third change.
+Each 8 bytes are one aligned word: of a slot's next job by the same call only the length and the third change.
 A job id is `generation << 32 | slot`: unique for the life of a segment.
 Result word: `length << 32 | place << 8 | kind` with `place` a byte offset in the slot or a unit.
 """

@@ -89,6 +89,7 @@ class Loop:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
         seat, claimer = self._seat, self._claimer
         slots, words = claimer.claim(lanes, self._batch_size())
+        claimer.tell_producers(seat.bells)
         if not slots:
             return not claimer.held_until_ns and self._has_fresh_work()
         if self._is_at_rest:

@@ -168,12 +168,13 @@ class Seat:
 
         Caller must: have fenced since the last ack (SYNC POINT: doorbell).
         """
-        rung, self.rung = self.rung, ended
+        rung = self.rung
         if ended - rung == 1:
             self.bells.notify_producer(self.batch_slots[rung] >> self._row_shift)
-            return
-        for row in {slot >> self._row_shift for slot in self.batch_slots[rung:ended]}:
-            self.bells.notify_producer(row)
+        else:
+            for row in {slot >> self._row_shift for slot in self.batch_slots[rung:ended]}:
+                self.bells.notify_producer(row)
+        self.rung = ended  # after the rings: a time limit that comes while a task waits must not lose them
 
     def count_ended(self, ended: int) -> None:
         """Have the row's `done` count the batch's first `ended` jobs, each of them once."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 import pytest
 
+import shmq
 from shmq.memory.doorbell import SemaphoreBell, new_name
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.transport.bells import Bells
 from shmq.transport.membership import register
 from shmq.worker.early import EarlyRings
+from tests.client import declared
+from tests.live import until
+from tests.system.conftest import SLOTS
 
 
 @pytest.fixture
@@ -100,3 +105,23 @@ def test_a_signal_ends_a_sleep_and_it_is_no_sleep_in_vain():
         signal.signal(signal.SIGALRM, before)
         bell.unlink()
         bell.close()
+
+
+def test_a_claim_that_only_passes_cancelled_jobs_rings_the_producer_that_waits_for_their_room(service):
+    client = shmq.connect(service.namespace)
+    waiter, task = client._waiter, declared.single
+    service.control("pause", group="single")
+    try:
+        for _ in range(SLOTS):
+            assert client.submit(task, 0).cancel()
+        values: list[int] = []
+        thread = threading.Thread(target=lambda: values.append(client.submit(task.options(block=60), 7).result(60)))
+        thread.start()
+        row = service.segment.rows("producer_rows")[client._row.index]
+        until(lambda: row[PRODUCER["waiting"]], "no slot is free: it waits")
+    finally:
+        service.control("resume", group="single")
+    thread.join()
+    assert values == [7]
+    assert waiter.rescues == 0  # it was rung, not found by the end of a bounded sleep
+    client.close()

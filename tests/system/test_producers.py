@@ -177,6 +177,30 @@ class TestFork:
             for thread in threads:
                 thread.join()
 
+    def test_a_submit_kept_from_before_the_fork_does_not_wait_for_the_parents_lock(self, client):
+        submit, is_held, is_over = declared.echo.submit, threading.Event(), threading.Event()
+        assert submit(1).result(30) == 1
+        submit = declared.echo.submit  # the hot path itself by now
+
+        def hold() -> None:
+            with client._lock:
+                is_held.set()
+                is_over.wait(30)
+
+        def work() -> None:
+            signal.alarm(20)  # instead of waiting for ever
+            assert submit(2).result(30) == 2
+            shmq.close()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        is_held.wait(30)
+        try:
+            assert in_child(work) == 0
+        finally:
+            is_over.set()
+            thread.join()
+
     def test_a_child_of_a_parent_with_callbacks_runs_its_own(self, client):
         seen: list[int] = []
         declared.echo.submit(1).add_done_callback(lambda job: seen.append(job.result()))

@@ -155,6 +155,7 @@ class ConcurrentLoop:
         workers = max(int(self._control[GROUP_CONTROL["workers"]]), 1)
         fair = max(-(-self._claimer.backlog // workers), 1)
         slots, words = self._claimer.claim(lanes, min(free, fair))
+        self._claimer.tell_producers(self._seat.bells)
         refused = list(zip(slots, words, strict=True)) if self._claimer.is_circuit_open else []
         if not refused and self._limits:
             refused = self._limits.hold_back(slots, words)
