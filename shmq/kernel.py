@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ import time
 from shmq.errors import SystemRefused
 from shmq.refusal import told
 
+_log = logging.getLogger("shmq.kernel")
 _PR_SET_PDEATHSIG, _PR_SET_TIMERSLACK, _PR_SET_CHILD_SUBREAPER = 1, 29, 36
 _libc = ctypes.CDLL(None, use_errno=True)  # once: each makes a class of its own, in every worker
 _DEFAULT_IN_CHILD = (signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1, signal.SIGUSR2)
@@ -76,6 +78,15 @@ def reserve_descriptors(count: int) -> None:
             "Raise the limit (ulimit -Hn, docker run --ulimit nofile=, LimitNOFILE=), or lower [memory] max_workers."
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + count, hard))
+
+
+def prefer_for_oom(score: int) -> None:
+    """When memory runs out let the kernel kill this process before those of a lower score, and the user's own."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write(str(score))
+    except OSError as error:
+        _log.info("oom_score_adj stays as it is: %s", error)
 
 
 def open_standard_streams() -> None:

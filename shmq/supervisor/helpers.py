@@ -14,6 +14,7 @@ from shmq.config.model import Config
 from shmq.supervisor.pools.endings import describe
 
 _log = logging.getLogger("shmq.supervisor")
+_PLANNER_OOM_SCORE = 200  # workers: 300 by default
 
 
 @dataclass
@@ -86,11 +87,15 @@ def recovery(segment_name: str, config: Config, lock_fd: int) -> Helper:
 
 
 def planner(segment_name: str, config: Config, lock_fd: int) -> Helper:
-    """The planner as a helper; without it the supervisor falls back to its reactive rule."""
+    """The planner as a helper; without it the supervisor falls back to its reactive rule.
+
+    The memory of a killed worker takes a moment to come free. If the kernel kills one more, then the one missed least.
+    """
 
     def main() -> None:
         from shmq.planner.process import Planner
 
+        kernel.prefer_for_oom(_PLANNER_OOM_SCORE)
         Planner(segment_name, config).run()
 
     return Helper("planner", main, (lock_fd,))

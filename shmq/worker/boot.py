@@ -91,7 +91,7 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
         return EXIT_ORPHAN
     kernel.be_punctual()
     _name_process(order)
-    _prefer_for_oom(order.settings.oom_score_adj)
+    kernel.prefer_for_oom(order.settings.oom_score_adj)
     segment = order.segment
     lock_file = order.lock_file
     lock_file.forget()  # inherited from the fork server: the bytes stayed there
@@ -173,18 +173,6 @@ def _name_process(order: Order) -> None:
     import setproctitle
 
     setproctitle.setproctitle(f"shmq: worker {order.group_name} {order.index}")
-
-
-def _prefer_for_oom(score: int) -> None:
-    """Let the kernel kill a worker before the supervisor or the user's own programs."""
-    try:
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"%d" % score)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        _log.info("oom_score_adj stays as it is: %s", error)
 
 
 def _close_clients() -> None:

@@ -69,6 +69,14 @@ def test_files_that_the_kernel_has_cached_do_not_fill_a_memory_cgroup(tmp_path, 
     inside(body)
 
 
+def test_after_workers_the_kernel_prefers_the_planner_without_which_all_goes_on(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, ONE_WORKER) as live:
+        kinds = ("worker computation", "planner", "fork server", "recovery")
+        pids = [*(live.named(f"shmq: {kind}")[0] for kind in kinds), live.pid]
+        worker, planner, *others = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids)
+        assert worker > planner > max(others)
+
+
 def test_a_worker_that_the_kernel_kills_for_memory_takes_nobody_along(tmp_path, cgroup):
     prelude = within(cgroup(192 << 20))
     with LiveSupervisor(tmp_path, TASKS, ONE_WORKER, prelude=prelude) as live:
