@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from shmq.errors import ClientClosed, Detached
 from shmq.memory.doorbell import RESCUE_S
@@ -26,8 +28,7 @@ class Waiter:
         self._row = row
         self._rung = rung
         self._leader = threading.RLock()
-        self._handed_out = threading.Condition()
-        self._followers = 0
+        self._followers: deque[threading.Lock] = deque()  # each held until its thread is told
         self._fence = new_fence()  # used by the leader only
         self.rescues = 0
         self.is_closing = self.is_closed = False
@@ -49,7 +50,7 @@ class Waiter:
             finally:
                 self._resign()
             if not is_leader:
-                self._follow(is_ready, min(deadline - time.monotonic(), RESCUE_S))
+                self._follow(is_ready, deadline)
                 self._rung()
         return True
 
@@ -70,9 +71,7 @@ class Waiter:
             while True:
                 row.begin_wait()
                 self._fence()  # SYNC POINT: doorbell — this wait is visible before whatever we look at
-                if self._followers:  # their looks come after it as well: the former wait is not rung once more
-                    with self._handed_out:
-                        self._handed_out.notify_all()
+                self._tell_followers()  # their looks come after it as well: the former wait is not rung once more
                 if is_ready():
                     return True
                 if self.is_closing:
@@ -108,24 +107,34 @@ class Waiter:
         """Let go of the lead if this thread has it: a signal handler may raise right after the acquire."""
         if self._leader._is_owned():  # type: ignore[attr-defined]
             self._leader.release()
-            if self._followers:
-                with self._handed_out:
-                    self._handed_out.notify_all()
+            self._tell_followers()
 
-    def _follow(self, is_ready: Callable[[], bool], slice_s: float) -> None:
-        with self._handed_out:
-            try:
-                if self._leader.acquire(blocking=False):  # the leader left: lead instead of waiting for nobody
-                    return
-            finally:
-                if self._leader._is_owned():  # type: ignore[attr-defined]
-                    self._leader.release()
-            self._followers += 1
-            try:
-                if not is_ready():  # after the leader can see that we follow: it tells us from now on
-                    self._handed_out.wait(slice_s)
-            finally:
-                self._followers -= 1
+    def _is_led(self) -> bool:
+        try:
+            return not self._leader.acquire(blocking=False)
+        finally:
+            if self._leader._is_owned():  # type: ignore[attr-defined]
+                self._leader.release()
+
+    def _follow(self, is_ready: Callable[[], bool], deadline: float) -> None:
+        """Sleep until the leader was rung or has left, at most RESCUE_S.
+
+        Leader and followers share no lock: one that a signal handler's exception left locked would hold up all.
+        """
+        told = threading.Lock()
+        told.acquire()
+        self._followers.append(told)  # whatever comes after the next line's looks is told
+        try:
+            if self._is_led() and not is_ready():
+                told.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), RESCUE_S))
+        finally:
+            with suppress(ValueError):  # it was told
+                self._followers.remove(told)
+
+    def _tell_followers(self) -> None:
+        while self._followers:
+            with suppress(IndexError):  # the last one gave up meanwhile
+                self._followers.popleft().release()
 
     def _check_attached(self) -> None:
         if not self._row.segment.is_linked():

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -297,6 +299,62 @@ class TestReentry:
             gc.enable()
         assert raised > 0  # posix_ipc swallows those that come while it waits
         assert [declared.echo.submit(i).result(30) for i in range(1_000)] == list(range(1_000))
+
+
+class Boom(BaseException):
+    """What a signal handler raises."""
+
+
+@pytest.mark.parametrize("leads", [False, True])
+def test_an_exception_of_a_handler_anywhere_in_a_wait_holds_up_no_other_thread(client, tmp_path, leads):
+    """Raised at the n-th bytecode of the waiting code, for each n, while another thread waits, too."""
+    go = tmp_path / "go"
+
+    def interrupted_at(number: int) -> bool:
+        left = number
+
+        def trace(frame: FrameType, event: str, _argument: object) -> Any:
+            nonlocal left
+            if not frame.f_code.co_filename.endswith(("client/waiting.py", "threading.py")):
+                return None
+            frame.f_trace_opcodes, frame.f_trace_lines = True, False
+            if event == "opcode":
+                left -= 1
+                if left == 0:
+                    raise Boom
+            return trace
+
+        other = threading.Thread(target=lambda: slow.result(30))
+        if not leads:
+            other.start()
+            until(client._waiter._is_led, "another thread leads")
+        sys.settrace(trace)
+        try:
+            declared.nap.submit(0.002).result(30)
+        except Boom:
+            return True
+        finally:
+            sys.settrace(None)
+            if leads:
+                other.start()
+            seen: list[int] = []
+            third = threading.Thread(target=lambda: seen.append(declared.echo.submit(number).result(30)))
+            third.start()
+            third.join()
+            assert seen == [number]
+            go.touch()
+            other.join()
+            go.unlink()
+        return False
+
+    number = 1
+    while True:
+        slow = declared.wait_for_file.submit(str(go))
+        if not interrupted_at(number):
+            break
+        number += 1
+    assert number > 50
+    assert len(client._waiter._followers) == 0
 
 
 class TestRows:
