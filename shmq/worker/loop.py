@@ -60,7 +60,6 @@ class Loop:
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
         self._early = EarlyRings(seat.bells)
-        self._row_shift = segment.shape.slots_per_producer.bit_length() - 1
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
         self._collects_between, self._collect_all_at_ns = seat.settings.gc == "batch", 0
@@ -105,7 +104,7 @@ class Loop:
             self._timer.arm()
         is_quick = len(slots) == 1 and 0.0 < claimer.service_ns < QUICK_NS
         if is_quick:
-            self._early.before(producer := slots[0] >> self._row_shift)
+            self._early.before(producer := slots[0] >> seat.row_shift)
         failed = seat.row[_FAILED]
         started = seat.started_ns = now_ns()
         if self.watching is None and not self._limits:

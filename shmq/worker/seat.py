@@ -60,7 +60,7 @@ class Seat:
         self.words = segment.view("words")
         self._cancels = segment.view("cancels")
         self._dues = segment.view("dues")
-        self._row_shift = segment.shape.slots_per_producer.bit_length() - 1
+        self.row_shift = segment.shape.slots_per_producer.bit_length() - 1
         self._payload, self._stride = segment.view("payload"), segment.shape.slot_bytes
         # the job on the main thread
         self.in_user = False  # the task's own code runs; its job is the row's `job`
@@ -170,9 +170,9 @@ class Seat:
         """
         rung = self.rung
         if ended - rung == 1:
-            self.bells.notify_producer(self.batch_slots[rung] >> self._row_shift)
+            self.bells.notify_producer(self.batch_slots[rung] >> self.row_shift)
         else:
-            for row in {slot >> self._row_shift for slot in self.batch_slots[rung:ended]}:
+            for row in {slot >> self.row_shift for slot in self.batch_slots[rung:ended]}:
                 self.bells.notify_producer(row)
         self.rung = ended  # after the rings: a time limit that comes while a task waits must not lose them
 
