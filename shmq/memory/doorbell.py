@@ -106,7 +106,7 @@ class SemaphoreBell:
         """As `wait(longest_s)`, for whoever only wants a bound: half of it at least. False only when that is over.
 
         What libc is told stays the same for many calls: a short sleep costs a third of `wait`. A signal handler ends
-        it early as well, and whoever looks then has not slept in vain.
+        it early as well, and whoever looks then has not slept in vain (with an old libc it says False for that, too).
         """
         handle = self._handle or self._open()
         if handle is None or _clockwait is None:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from shmq.clock import now_ns
 from shmq.memory.fence import new_fence, new_order_fence
+from shmq.memory.layout import WORD
 
 RECORDS = 128
 """Offset of the first record: the words of either writer fill a cache line of their own."""
@@ -57,7 +58,7 @@ class _Ring:
 
     def __init__(self, block: memoryview) -> None:
         self._block = block
-        self._words = block[:RECORDS].cast("Q")
+        self._words = block[:RECORDS].cast(WORD)
         self._order = new_order_fence()
         self._fence = new_fence()
 
