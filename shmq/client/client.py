@@ -76,6 +76,7 @@ class Client:
         self._wanted_blocks = column(segment, "worker_rows")[:, WORKER["wants_bytes"]]
         self._waiter = Waiter(self._row, self.make_room_for_results)
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
+        self._successors = [0] * segment.shape.slots_per_producer  # by place in the row: that of its task's next job
         self._first = self._publisher.first
         self._free = self._publisher.free
         self._words = segment.view("words")

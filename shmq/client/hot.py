@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from shmq.client.submitting.targets import Target
 
 AT_ONCE = 16
-"""Most results that are taken under one lock: whoever reads results in order will want the neighbours next."""
+"""Most results that are taken under one lock: whoever reads in the order of submits will want those next."""
 
 
 def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[Any]]:
@@ -66,13 +66,14 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     attended = segment.view("group_claim")[route.group * GROUP_CLAIM_WORDS + GROUP_CLAIM["attended_until_ns"] :]
     is_busy, acquire, release = client._is_busy, client._lock.acquire, client._lock.release
     jobs, free, take, is_kept = client._jobs, client._free, client._free.pop, not flags & FORGET
+    successors, former = client._successors, 0
     origin, make = Origin(client, task, target.decode), cast("type[Job[Any]]", Job if is_kept else ForgottenJob)
     slowly = client.submit_around(target, task)
     promised_ns = 0  # until when the group was attended when we looked; read again only when that is over
     full_at = 0  # the lane holds `capacity` entries when its tail gets here; read again only then
 
     def submit(*args: Any, **kwargs: Any) -> Job[Any]:
-        nonlocal full_at, promised_ns
+        nonlocal former, full_at, promised_ns
         try:
             call = calls[len(args)]
             data = encode(args)
@@ -110,6 +111,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
                 job._state = PENDING
                 if is_kept:
                     jobs[i] = job
+                    successors[former] = former = i
                 rings[ring + (tail & mask)] = slot
                 if fence is not None:
                     fence()  # SYNC POINT: slot-visible
@@ -149,27 +151,24 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
     segment, publisher = client.segment, client._publisher
     words, free_words, results = segment.halves("words"), segment.view("words"), segment.halves("results")
     whole, payload_at, stride = segment.map, segment.layout.offsets["payload"], segment.shape.slot_bytes
-    first, mask, last = publisher.first, segment.shape.slots_per_producer - 1, -1
-    lock, jobs, give_back = client._lock, client._jobs, client._free.append
-    acquire, release, is_busy = lock.acquire, lock.release, client._is_busy
-    collect_slowly, fence = client._collect_slowly, new_order_fence()
+    first, jobs, successors = publisher.first, client._jobs, client._successors
+    acquire, release, is_busy = client._lock.acquire, client._lock.release, client._is_busy
+    give_back, collect_slowly, fence = client._free.append, client._collect_slowly, new_order_fence()
 
     def collect(job: Job[Any]) -> bool:
-        nonlocal last
         if is_busy():  # under the lock already, or a signal handler that interrupted whoever is
             return collect_slowly(job)
-        wanted = job
         try:
             acquire()
-            slot = job._slot
-            step, last = slot - last, slot
-            left, state = AT_ONCE if step in (1, -1) else 1, DONE  # whatever stays DONE is for the slow way
-            while True:
-                generation, at = job._generation, slot + slot
-                if words[at + 1] != generation or generation == LAST_GENERATION:
+            i, state = job._slot - first, DONE  # whatever stays DONE is for the slow way
+            following = job if jobs[i] is job else None
+            for _ in range(AT_ONCE):
+                if following is None:
                     break
+                generation, slot = following._generation, i + first
+                at = slot + slot
                 state = words[at] & STATE
-                if not DONE <= state <= FAILED:
+                if not DONE <= state <= FAILED or generation == LAST_GENERATION:
                     break
                 if fence is not None:
                     fence()  # SYNC POINT: result-visible — the word before the result
@@ -178,20 +177,14 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
                     break
                 length = results[at + 1]
                 at = payload_at + slot * stride + (place >> 8)
-                job._raw = whole[at : at + length]
-                job._state = RAW if state == DONE else RAW_ERROR
-                i = slot - first
+                following._raw = whole[at : at + length]
+                following._state = RAW if state == DONE else RAW_ERROR
                 jobs[i] = None
                 free_words[slot] = generation + 1 << GENERATION_SHIFT
                 give_back(slot)
-                left -= 1
-                if not left:
-                    break
-                neighbour = jobs[i + step & mask]
-                if neighbour is None:
-                    break
-                job, slot = neighbour, neighbour._slot
-            has_ended = wanted._state != PENDING or (state >= DONE and collect_slowly(wanted))
+                i = successors[i]
+                following = jobs[i]
+            has_ended = job._state != PENDING or (state >= DONE and collect_slowly(job))
             release()
         except BaseException:
             client.repair()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +51,8 @@ class BlockPool:
         self._tags: NDArray[np.uint64] = column(segment, "tags")
         self._pins: NDArray[np.uint32] = column(segment, "pins")
         self._words: NDArray[np.uint64] = column(segment, "words")
+        self._map, self._job_words = segment.map, segment.view("words")
+        self._tags_at, self._pins_at = segment.layout.offsets["tags"], segment.layout.offsets["pins"]
         self._side = side
         self._mark = row + 1
         self._pid = os.getpid()
@@ -60,7 +61,7 @@ class BlockPool:
         per_arena = shape.units // shape.arenas
         self._arenas = [(a * per_arena, (a + 1) * per_arena) for a in range(shape.arenas)]
         self._for_results = (shape.arenas - 1) * per_arena if shape.arenas > 1 else per_arena - per_arena // 2
-        self._taken: dict[tuple[int, int], deque[tuple[int, int]]] = {}  # by arena and units: (first unit, tag)
+        self._taken: dict[tuple[int, int], dict[int, int]] = {}  # by arena and units: first unit → tag, oldest first
         self._mine = self._arenas
         if side == PRODUCER_PIN:
             self._mine = self._arenas[:-1] if shape.arenas > 1 else [(0, self._for_results)]
@@ -109,7 +110,7 @@ class BlockPool:
     def _take_locked(self, arena: int, count: int, tag: int, *, pin: bool) -> int | None:
         """Caller must: hold the arena's byte; it is released here."""
         try:
-            mine = self._taken.setdefault((arena, count), deque(maxlen=_REMEMBERED))
+            mine = self._taken.setdefault((arena, count), {})
             unit = self._take_again(mine, count)
             if unit is None:
                 unit = self._find(arena, count)
@@ -118,26 +119,32 @@ class BlockPool:
             if pin:
                 self._pins[unit : unit + count, self._side] = self._mark
             self._tags[unit : unit + count] = tag
-            mine.append((unit, tag))
+            mine.pop(unit, None)
+            mine[unit] = tag
+            if len(mine) > _REMEMBERED:
+                del mine[next(iter(mine))]
             return unit
         finally:
             self._lock_file.release(locks.arena_byte(arena))
 
-    def _take_again(self, mine: deque[tuple[int, int]], count: int) -> int | None:
+    def _take_again(self, mine: dict[int, int], count: int) -> int | None:
         """The block that this process took last, or longest ago, if it is free and nobody else has taken it since.
 
-        Half the time of a search in a small pool, and the same in a large one.
+        A few microseconds, where a search takes twenty.
         """
-        for _ in range(min(len(mine), 2)):
-            unit, tag = mine[-1]
-            if (self._tags[unit : unit + count] != np.uint64(tag)).any():
-                mine.pop()  # another's now
+        for from_end in (reversed, iter):
+            unit = next(from_end(mine), None)
+            if unit is None:
+                return None
+            tag = mine[unit]
+            tags, pins = self._tags_at + 8 * unit, self._pins_at + 8 * unit
+            if self._map[tags : tags + 8 * count] != tag.to_bytes(8, "little") * count:
+                del mine[unit]  # another's now
                 continue
             # SYNC POINT: block-pin — generation before pin, as in a search
-            is_live = int(self._words[tag & SLOT_OF_TAG]) >> 32 == tag >> 32
-            if not is_live and not self._pins[unit : unit + count].any():
-                return mine.pop()[0]
-            mine.rotate(-1)
+            is_live = self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32
+            if not is_live and not self._map[pins : pins + 8 * count].strip(b"\0"):
+                return unit
         return None
 
     def _find(self, arena: int, count: int) -> int | None:
@@ -253,6 +260,8 @@ class BlockPool:
 
     def locate(self, array: NDArray[Any]) -> int | None:
         """The unit at whose start `array`'s memory begins, if it lies in the pool."""
+        if array.base is None:  # it owns its memory
+            return None
         address = array.__array_interface__["data"][0]
         at = address - self._base
         inside = 0 <= at < len(self._data) and at % self.unit_bytes == 0

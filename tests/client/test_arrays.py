@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections import deque
 
 import numpy as np
 import pytest
@@ -146,6 +147,18 @@ class TestBlocks:
 
         assert len({address() for _ in range(20)}) <= 2
 
+    def test_a_rolling_window_takes_its_blocks_again_without_a_search(self, client, monkeypatch):
+        search, searches, waiting = client._blocks._find, [], deque()
+        monkeypatch.setattr(client._blocks, "_find", lambda *where: searches.append(where) or search(*where))
+        array = np.arange(50_000.0)
+        for _ in range(100):
+            waiting.append(declared.described.submit(array))
+            if len(waiting) > 4:
+                assert waiting.popleft().result(10)[2] == array.sum()
+        while waiting:
+            assert waiting.popleft().result(10)[2] == array.sum()
+        assert len(searches) <= 10  # for the first of them, and where the newest and the oldest were in use for once
+
     def test_an_unread_result_frees_its_block_with_its_handle(self, client):
         jobs = [declared.ones.submit(100_000) for _ in range(4)]
         until(lambda: all(job.done() for job in jobs))
@@ -266,6 +279,7 @@ class TestViewsThatOutliveTheirClient:
 
 LOOK = """
 import sys
+from collections import deque
 from shmq.memory.segment import attach, segment_name
 from shmq.transport.membership import is_holder_alive
 print(is_holder_alive(attach(segment_name(sys.argv[1])), int(sys.argv[2])))
