@@ -60,6 +60,8 @@ _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_mil
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
+_RUN_NS = 100_000
+"""Work that is taken from one lane before the next has its turn: a producer that waits is rung for so many at least."""
 _LINGER_NS = LONGEST_PROMISE_NS - STRETCH_NS  # how long after such a batch the worker still looks by itself
 
 
@@ -233,13 +235,25 @@ class Claimer:
         return shares
 
     def _take_priority(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
-        """Up to `most` jobs from lanes of one priority, in equal parts."""
-        goal = len(slots) + most
+        """Up to `most` jobs from lanes of one priority: of each an equal part, of tiny jobs a run of RUN_NS.
+
+        Where runs are longer than equal parts the lanes take turns, and those with less than a part go first.
+        """
+        goal, part = len(slots) + most, -(-most // len(lanes))
+        run = int(_RUN_NS / self.service_ns) if self.service_ns else 0
+        if run > part:
+            lanes = sorted(lanes, key=lambda lane: self._waiting_in(lane) > part)
         for i, lane in enumerate(lanes):
             left = goal - len(slots)
             if left <= 0:
                 return
-            self._take_lane(lane, -(-left // (len(lanes) - i)), slots, words)
+            self._take_lane(lane, max(-(-left // (len(lanes) - i)), min(run, left)), slots, words)
+
+    def _waiting_in(self, lane: int) -> int:
+        row, priority = divmod(lane, PRIORITIES)
+        at = self._lane0 + row * LANE_WORDS + priority
+        head = self._heads[at]  # heads before tails
+        return int(self._tails[at] - head)
 
     def _take_lane(self, lane: int, most: int, slots: list[int], words: list[int]) -> None:
         """Lease from one lane; stale entries are passed, damaged ones too."""

@@ -6,6 +6,7 @@ look → claim → run each → notify → look again → sleep (bell, at most R
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ class Loop:
         ]
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
+        self._cores = len(os.sched_getaffinity(0))
         self._early = EarlyRings(seat.bells)
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
@@ -98,7 +100,7 @@ class Loop:
             self._obey_limits(slots, words)
         seat.batch_slots, seat.batch_words, seat.position, seat.rung = slots, words, 0, 0
         left = claimer.backlog - len(slots)  # what came after our look rings for itself
-        if left > 0 and (left * claimer.service_ns > STRETCH_NS or not claimer.service_ns):
+        if left > 0 and (left * claimer.service_ns > STRETCH_NS or not claimer.service_ns) and self._has_free_core():
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
@@ -165,8 +167,22 @@ class Loop:
             return 1
         if backlog * service_ns < STRETCH_NS:  # not worth anybody else's waking up
             return min(backlog, self._max_batch)
-        fair = -(-backlog // max(int(self._control[_WORKERS]), 1))
+        sharers = max(int(self._control[_WORKERS]), 1)
+        if service_ns < QUICK_NS:
+            sharers = min(sharers, self._cores)
+        fair = -(-backlog // sharers)
         return max(1, min(fair, int(self._target_batch_ns / service_ns), self._max_batch))
+
+    def _has_free_core(self) -> bool:
+        """Would one more worker run beside those that are awake? Jobs that are not tiny may wait, not compute: yes.
+
+        A "no" leaves nothing lying: who is awake looks again before it sleeps, and hands on what a long job holds up.
+        """
+        if not 0.0 < self._claimer.service_ns < QUICK_NS:
+            return True
+        first, last = self._seat.bells.sleepers(self._seat.group)
+        asleep = self._seat.segment.map[first + 1 : last].count(1)
+        return int(self._control[_WORKERS]) - asleep < self._cores
 
     def _learn(self, spent_ns: int, slots: list[int]) -> None:
         """Exponential mean of a job's time, a quarter of the weight on the newest batch."""
