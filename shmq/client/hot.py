@@ -169,6 +169,8 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
                 at = slot + slot
                 state = words[at] & STATE
                 if not DONE <= state <= FAILED or generation == LAST_GENERATION:
+                    if words[at + 1] != generation:
+                        state = DONE  # the slot is not this job's any more: the slow way says so
                     break
                 if fence is not None:
                     fence()  # SYNC POINT: result-visible — the word before the result
