@@ -160,7 +160,10 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
             return collect_slowly(job)
         try:
             acquire()
-            i, state = job._slot - first, DONE  # whatever stays DONE is for the slow way
+            i, state = (
+                job._slot - first,
+                DONE,
+            )  # a job that is DONE after all, but still PENDING here, is for the slow way
             following = job if jobs[i] is job else None
             for _ in range(AT_ONCE):
                 if following is None:
@@ -168,12 +171,13 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
                 generation, slot = following._generation, i + first
                 at = slot + slot
                 state = words[at] & STATE
-                if not DONE <= state <= FAILED or generation == LAST_GENERATION:
-                    if words[at + 1] != generation:
-                        state = DONE  # the slot is not this job's any more: the slow way says so
-                    break
                 if fence is not None:
                     fence()  # SYNC POINT: result-visible — the word before the result
+                if words[at + 1] != generation or generation == LAST_GENERATION:
+                    state = DONE  # the slot is not this job's any more, after a close or in a signal handler
+                    break
+                if not DONE <= state <= FAILED:
+                    break
                 place = results[at]
                 if place & 0xFF:  # in a block, or with a reference to one in it
                     break

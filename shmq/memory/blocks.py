@@ -15,6 +15,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,8 @@ PART = 1 << 31
 """Added to the slot in tags of blocks that hold parts of a running attempt: the next attempt frees them."""
 
 _BUSY_S = 0.02
-_REMEMBERED = 32  # blocks of one size in one arena that are tried again before a search
+_REMEMBERED = 32  # blocks of one size in one arena that may be taken again without a search
+_OLDEST = 4  # of them are tried: some may be kept for long
 PRODUCER_PIN, WORKER_PIN = 0, 1
 
 
@@ -128,18 +130,15 @@ class BlockPool:
             self._lock_file.release(locks.arena_byte(arena))
 
     def _take_again(self, mine: dict[int, int], count: int) -> int | None:
-        """The block that this process took last, or longest ago, if it is free and nobody else has taken it since.
+        """The block that this process took last, or one of long ago, if it is free and nobody else has taken it since.
 
-        A few microseconds, where a search takes twenty.
+        A few microseconds, where a search takes twenty. The oldest of a rolling window is the next that is free.
         """
-        for from_end in (reversed, iter):
-            unit = next(from_end(mine), None)
-            if unit is None:
-                return None
-            tag = mine[unit]
+        for unit in (*islice(reversed(mine), 1), *islice(mine, _OLDEST)):
+            tag = mine.get(unit, 0)
             tags, pins = self._tags_at + 8 * unit, self._pins_at + 8 * unit
             if self._map[tags : tags + 8 * count] != tag.to_bytes(8, "little") * count:
-                del mine[unit]  # another's now
+                mine.pop(unit, None)  # another's now
                 continue
             # SYNC POINT: block-pin — generation before pin, as in a search
             is_live = self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32

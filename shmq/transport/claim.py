@@ -52,7 +52,8 @@ from shmq.transport.table import (
 _KEEP = ~(STATE | 0x3FF << OWNER_SHIFT)
 _KIND = np.uint64(STATE | GROUP)
 _BY_GENERATION = np.uint64(GENERATION_SHIFT)
-_KEPT = np.uint64(_KEEP & (1 << 64) - 1)
+_WHOLE = (1 << 64) - 1
+_KEPT = np.uint64(_KEEP & _WHOLE)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
 _ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
@@ -107,7 +108,8 @@ class Claimer:
         self._np_words: NDArray[Any] = column(segment, "words")
         self._np_rings: NDArray[Any] = column(segment, "rings").reshape(-1)
         self._np_cancels: NDArray[Any] = column(segment, "cancels")
-        self._lane0 = group * (shape.producers + 1) * LANE_WORDS
+        rows = range(group * (shape.producers + 1), (group + 1) * (shape.producers + 1))
+        self._word_of = [row * LANE_WORDS + priority for row in rows for priority in range(PRIORITIES)]
         self._ring0 = group * (shape.producers + 1) * PRIORITIES * shape.slots_per_producer
         self._capacity = shape.slots_per_producer
         self._slots = shape.slots
@@ -121,7 +123,7 @@ class Claimer:
         self.limit = Limit(self._control, GROUP_CONTROL, self._claim, GROUP_CLAIM)
         self._fence = new_fence()
         self._turn = 0
-        self._next_lane = 0
+        self._next_lanes = [0] * PRIORITIES  # whose turn it is
         self.has_work = self._make_has_work()
 
     def _make_has_work(self) -> Callable[[], bool]:
@@ -156,8 +158,7 @@ class Claimer:
 
     def last_lane_with_work(self) -> list[int]:
         """The lane served last, if it has work: the likeliest place after a wake-up, found without numpy."""
-        row, priority = divmod(self._last_lane, PRIORITIES)
-        at = self._lane0 + row * LANE_WORDS + priority
+        at = self._word_of[self._last_lane]
         head = self._heads[at]  # heads before tails
         self.backlog = self._tails[at] - head
         return [self._last_lane] if self.backlog > 0 else []
@@ -186,7 +187,7 @@ class Claimer:
                 self.is_circuit_open = allowance.fails_fast
             if most:
                 self._take(lanes, most, slots, words)
-            shared[_CLAIMED] += len(slots)
+            shared[_CLAIMED] = shared[_CLAIMED] + len(slots) & _WHOLE  # a damaged one may be at its end
             if is_limited:
                 if not self.is_circuit_open:
                     self.limit.spend(len(slots), now)
@@ -208,22 +209,16 @@ class Claimer:
             self._take_lane(lanes[0], most, slots, words)
             return
         waiting: list[list[int]] = [[] for _ in range(PRIORITIES)]
-        for lane in self._rotated(lanes):
+        for lane in lanes:
             waiting[lane % PRIORITIES].append(lane)
         present = [p for p in range(PRIORITIES) if waiting[p]]
         shares = self._shares(present, most) if len(present) > 1 else {present[0]: most}
         for priority, share in shares.items():
-            self._take_priority(waiting[priority], share, slots, words)
+            self._take_priority(priority, waiting[priority], share, slots, words)
         for priority in present:  # what a priority could not fill goes to the highest that waits
             if len(slots) >= most:
                 break
-            self._take_priority(waiting[priority], most - len(slots), slots, words)
-
-    def _rotated(self, lanes: list[int]) -> list[int]:
-        """Lanes from where the last claim stopped: producers take turns."""
-        at = next((i for i, lane in enumerate(lanes) if lane >= self._next_lane), 0)
-        self._next_lane = lanes[at] + 1
-        return lanes[at:] + lanes[:at]
+            self._take_priority(priority, waiting[priority], most - len(slots), slots, words)
 
     def _shares(self, present: list[int], most: int) -> dict[int, int]:
         """Turns of the wheel for each waiting priority, highest first."""
@@ -234,32 +229,35 @@ class Claimer:
             shares[priority if priority in shares else present[0]] += 1
         return shares
 
-    def _take_priority(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
-        """Up to `most` jobs from lanes of one priority: of each an equal part, of tiny jobs a run of RUN_NS.
+    def _take_priority(self, priority: int, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
+        """Up to `most` jobs from lanes of one priority: of each an equal part, or of tiny jobs a run of _RUN_NS.
 
-        Where runs are longer than equal parts the lanes take turns, and those with less than a part go first.
+        Where runs are longer than equal parts the lanes take turns, after those with no more than such a part.
         """
-        goal, part = len(slots) + most, -(-most // len(lanes))
-        run = int(_RUN_NS / self.service_ns) if self.service_ns else 0
+        goal, part = len(slots) + most, most // len(lanes)
+        run = min(int(_RUN_NS / self.service_ns), most) if self.service_ns else 0
+        at = next((i for i, lane in enumerate(lanes) if lane >= self._next_lanes[priority]), 0)
+        lanes = lanes[at:] + lanes[:at]
+        self._next_lanes[priority] = lanes[0] + 1
         if run > part:
-            lanes = sorted(lanes, key=lambda lane: self._waiting_in(lane) > part)
+            lanes.sort(key=lambda lane: self._waiting_in(lane) > part)
         for i, lane in enumerate(lanes):
             left = goal - len(slots)
             if left <= 0:
                 return
             self._take_lane(lane, max(-(-left // (len(lanes) - i)), min(run, left)), slots, words)
+            if run > part:
+                self._next_lanes[priority] = lane + 1
 
     def _waiting_in(self, lane: int) -> int:
-        row, priority = divmod(lane, PRIORITIES)
-        at = self._lane0 + row * LANE_WORDS + priority
+        """Entries of the lane, stale ones included."""
+        at = self._word_of[lane]
         head = self._heads[at]  # heads before tails
         return int(self._tails[at] - head)
 
     def _take_lane(self, lane: int, most: int, slots: list[int], words: list[int]) -> None:
         """Lease from one lane; stale entries are passed, damaged ones too."""
-        row, priority = divmod(lane, PRIORITIES)
-        word_at = self._lane0 + row * LANE_WORDS + priority
-        ring = self._ring0 + (row * PRIORITIES + priority) * self._capacity
+        row, word_at, ring = lane // PRIORITIES, self._word_of[lane], self._ring0 + lane * self._capacity
         mask, table, rings = self._capacity - 1, self._words, self._rings
         mine, bits, count = self._mine, self._group_bits, self._slots
         head = self._heads[word_at]

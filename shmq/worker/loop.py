@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from shmq.clock import NS, now_ns
 from shmq.heap import Trim
+from shmq.memory.columns import column
 from shmq.memory.doorbell import IDLE_S, RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
 from shmq.transport.claim import STRETCH_NS, Claimer
@@ -60,7 +61,7 @@ class Loop:
         ]
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
-        self._cores = len(os.sched_getaffinity(0))
+        self._cores, self._rows = len(os.sched_getaffinity(0)), column(segment, "worker_rows")
         self._early = EarlyRings(seat.bells)
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
@@ -176,13 +177,19 @@ class Loop:
     def _has_free_core(self) -> bool:
         """Would one more worker run beside those that are awake? Jobs that are not tiny may wait, not compute: yes.
 
-        A "no" leaves nothing lying: who is awake looks again before it sleeps, and hands on what a long job holds up.
+        After a "no" who is awake looks again before it sleeps, and wakes another from a job that turns out to be long.
         """
         if not 0.0 < self._claimer.service_ns < QUICK_NS:
             return True
         first, last = self._seat.bells.sleepers(self._seat.group)
         asleep = self._seat.segment.map[first + 1 : last].count(1)
-        return int(self._control[_WORKERS]) - asleep < self._cores
+        awake = int(self._control[_WORKERS]) - asleep
+        return awake < self._cores or awake - self._blocked_workers() < self._cores
+
+    def _blocked_workers(self) -> int:
+        """Workers of the group that wait for jobs of their own: awake, but no core is theirs."""
+        groups, blocked = self._rows[:, WORKER["group"]], self._rows[:, WORKER["blocked"]]
+        return int(((groups == self._seat.group) & (blocked > 0)).sum())
 
     def _learn(self, spent_ns: int, slots: list[int]) -> None:
         """Exponential mean of a job's time, a quarter of the weight on the newest batch."""
@@ -225,8 +232,11 @@ class Loop:
         return bool(self._claimer.lanes_with_work())
 
     def _leave(self) -> None:
-        """Drained: what came in while producers relied on this worker is somebody else's now."""
-        if self._claimer.promised_until_ns and self._keep_promise():
+        """Drained: what lies in the lanes, or came while producers relied on this worker, is somebody else's now."""
+        if self._claimer.promised_until_ns:
+            self._keep_promise()
+        self._fence()  # SYNC POINT: doorbell
+        if self._claimer.has_work():
             self._seat.bells.wake_one(self._seat.group)
 
     def _sleep(self) -> None:

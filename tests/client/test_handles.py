@@ -345,6 +345,23 @@ def test_whoever_reads_in_order_takes_many_results_at_once_wherever_their_slots_
     client.close()
 
 
+def test_who_was_about_to_take_a_result_when_the_row_was_given_back_takes_nothing_of_the_next_holder(service):
+    former = shmq.connect(service.namespace)
+    job = former.submit(declared.echo, "former")
+    until(lambda: job.state == "done")
+    collect, row = job._origin.collect, former._row.index
+    former.close()
+    client = shmq.connect(service.namespace)
+    assert client._row.index == row
+    jobs = [client.submit(declared.echo, i) for i in range(SLOTS)]
+    until(lambda: all(job.state == "done" for job in jobs))
+    assert collect(job)  # it has ended: with an error
+    with pytest.raises(ShmqError, match="before a fork or before the client was closed"):
+        job.result(0)
+    assert [job.result(10) for job in jobs] == list(range(SLOTS))
+    client.close()
+
+
 @pytest.mark.parametrize("read", ["result", "exception", "cancelled"])
 def test_an_exception_that_was_raised_keeps_no_handles_alive(client, read):
     """Else traceback, frame and handle keep each other, and all handles and arrays of the frame, until gc comes by."""
