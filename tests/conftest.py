@@ -18,7 +18,8 @@ import pytest
 from hypothesis import settings
 
 # a busy machine makes any example slow: speed is measured in perf/, not asserted here
-settings.register_profile("shmq", deadline=None)
+settings.register_profile("shmq", deadline=None, derandomize=True)  # every run the same examples
+settings.register_profile("explore", deadline=None)  # `pytest --hypothesis-profile explore`: new ones
 settings.load_profile("shmq")
 
 SHM = Path("/dev/shm")

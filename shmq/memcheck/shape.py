@@ -57,7 +57,7 @@ class DayShape:
         missing = rest - self._area[start]
         # area = a p + (b - a) p² / 2, solved in the form that stays exact for a == b
         root = (a * a + 2 * (b - a) * missing) ** 0.5
-        part = 2 * missing / (a + root) if a + root > 0 else 0.0
+        part = min(2 * missing / (a + root), 1.0) if a + root > 0 else 0.0  # rounding may lead past the hour
         return days * 24 + start + part
 
 
