@@ -160,10 +160,8 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
             return collect_slowly(job)
         try:
             acquire()
-            i, state = (
-                job._slot - first,
-                DONE,
-            )  # a job that is DONE after all, but still PENDING here, is for the slow way
+            i = job._slot - first
+            state = DONE  # what is PENDING and DONE after the loop is for the slow way
             following = job if jobs[i] is job else None
             for _ in range(AT_ONCE):
                 if following is None:

@@ -123,7 +123,7 @@ class Claimer:
         self.limit = Limit(self._control, GROUP_CONTROL, self._claim, GROUP_CLAIM)
         self._fence = new_fence()
         self._turn = 0
-        self._next_lanes = [0] * PRIORITIES  # whose turn it is
+        self._next_lanes = [0] * PRIORITIES  # whose turn it is, by priority
         self.has_work = self._make_has_work()
 
     def _make_has_work(self) -> Callable[[], bool]:
@@ -158,9 +158,7 @@ class Claimer:
 
     def last_lane_with_work(self) -> list[int]:
         """The lane served last, if it has work: the likeliest place after a wake-up, found without numpy."""
-        at = self._word_of[self._last_lane]
-        head = self._heads[at]  # heads before tails
-        self.backlog = self._tails[at] - head
+        self.backlog = self._waiting_in(self._last_lane)
         return [self._last_lane] if self.backlog > 0 else []
 
     def is_paused(self) -> bool:
@@ -239,14 +237,15 @@ class Claimer:
         at = next((i for i, lane in enumerate(lanes) if lane >= self._next_lanes[priority]), 0)
         lanes = lanes[at:] + lanes[:at]
         self._next_lanes[priority] = lanes[0] + 1
-        if run > part:
+        takes_runs = run > part
+        if takes_runs:
             lanes.sort(key=lambda lane: self._waiting_in(lane) > part)
         for i, lane in enumerate(lanes):
             left = goal - len(slots)
             if left <= 0:
                 return
             self._take_lane(lane, max(-(-left // (len(lanes) - i)), min(run, left)), slots, words)
-            if run > part:
+            if takes_runs:
                 self._next_lanes[priority] = lane + 1
 
     def _waiting_in(self, lane: int) -> int:
