@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
+from shmq.clock import now_ns
 from shmq.errors import ClientClosed, Detached
 from shmq.memory.doorbell import RESCUE_S
 from shmq.memory.fence import new_fence
+from shmq.transport.bells import QUICK_NS
 from shmq.transport.membership import ProducerRow
 
 _CHECK_EVERY_S = 1.0
@@ -97,11 +99,20 @@ class Waiter:
         else:
             left = deadline - time.monotonic()
             is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
-        if not is_ready():
+        if not is_ready() and not (is_rung and not self._followers and self._comes_soon(is_ready)):
             return False
         if not is_rung and time.monotonic() < deadline and not bell.wait(0):  # a ring was lost
             self.rescues += 1
         return True
+
+    @staticmethod
+    def _comes_soon(is_ready: Callable[[], bool]) -> bool:
+        """Look for a while: who was rung early must not sleep again just before the job ends."""
+        give_up = now_ns() + QUICK_NS
+        while now_ns() < give_up:
+            if is_ready():
+                return True
+        return False
 
     def _resign(self) -> None:
         """Let go of the lead if this thread has it: a signal handler may raise right after the acquire."""

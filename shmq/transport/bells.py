@@ -10,8 +10,10 @@ from shmq.memory.segment import Segment
 
 LONGEST_PROMISE_NS = 260_000
 """No promise of a worker to look again (see `transport.claim`) lies further ahead."""
+QUICK_NS = 20_000
+"""A quicker job is tiny: its producer may be rung before it runs, and looks for its end for so long."""
 _WORKER_SERIAL = WORKER["bell_serial"]
-_WAITING, _POLLING, _SERIAL = PRODUCER["waiting"], PRODUCER["polling"], PRODUCER["bell_serial"]
+_WAITING, _POLLING, _SERIAL, _CORE = (PRODUCER[n] for n in ("waiting", "polling", "bell_serial", "core"))
 
 
 class Bells:
@@ -117,6 +119,10 @@ class Bells:
             if bell.__class__ is not NoBell:  # no descriptor was left: the next end tries again
                 self.rung_waits[row] = wait
         return int(wait)
+
+    def core_of_waiting(self, row: int) -> int:
+        """Core on which the thread that waits in the producer of the row went to sleep, UNKNOWN perhaps."""
+        return int(self._producers[row * PRODUCER_WORDS + _CORE])
 
     def notify_supervisor(self) -> None:
         """Wake the supervisor's loop."""

@@ -59,6 +59,7 @@ _ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
 _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
+_STREAM_GOES_ON = 2  # the same, right after another batch: whose jobs come one at a time waits for each of them
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
 _RUN_NS = 100_000
@@ -189,7 +190,7 @@ class Claimer:
             if is_limited:
                 if not self.is_circuit_open:
                     self.limit.spend(len(slots), now)
-            elif (self.is_stream or len(slots) >= _STREAM) and 0.0 < self.service_ns * len(slots) < STRETCH_NS:
+            elif self._is_stream_of(len(slots)):
                 # never sooner than promised before: a producer believes what it has seen until that is over
                 until = max(now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS, self.promised_until_ns)
                 # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
@@ -200,6 +201,11 @@ class Claimer:
             self._fence()  # SYNC POINT: cancel — LEASED visible before we read `cancel`
             self._end_cancelled(slots, words)
         return slots, words
+
+    def _is_stream_of(self, jobs: int) -> bool:
+        """Are more such jobs on their way, so soon that a nap costs their producer less than a ring?"""
+        least = _STREAM_GOES_ON if self.is_stream else _STREAM
+        return jobs >= least and 0.0 < self.service_ns * jobs < STRETCH_NS
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
         self._last_lane = lanes[0]

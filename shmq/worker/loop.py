@@ -15,9 +15,10 @@ from shmq.clock import NS, now_ns
 from shmq.heap import Trim
 from shmq.memory.columns import column
 from shmq.memory.doorbell import IDLE_S, RESCUE_S, SemaphoreBell
-from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, WORKER
+from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, PRIORITIES, WORKER
+from shmq.transport.bells import QUICK_NS
 from shmq.transport.claim import STRETCH_NS, Claimer
-from shmq.worker.early import QUICK_NS, EarlyRings
+from shmq.worker.early import EarlyRings
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
 from shmq.worker.seat import Seat
@@ -62,7 +63,7 @@ class Loop:
         self._target_batch_ns, self._max_batch = seat.settings.target_batch_s * NS, seat.settings.max_batch
         self._epoch = segment.header("epoch")
         self._cores, self._rows = len(os.sched_getaffinity(0)), column(segment, "worker_rows")
-        self._early = EarlyRings(seat.bells)
+        self._early = EarlyRings(seat.bells, segment.shape.recovery_row)
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
         self._collects_between, self._collect_all_at_ns = seat.settings.gc == "batch", 0
@@ -90,6 +91,9 @@ class Loop:
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
         seat, claimer = self._seat, self._claimer
+        is_quick = claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS
+        if is_quick:
+            self._early.before(producer := lanes[0] // PRIORITIES)
         slots, words = claimer.claim(lanes, self._batch_size())
         claimer.tell_producers(seat.bells)
         if not slots:
@@ -105,9 +109,6 @@ class Loop:
             seat.bells.wake_one(seat.group)
         if not self._timer.is_armed:
             self._timer.arm()
-        is_quick = len(slots) == 1 and 0.0 < claimer.service_ns < QUICK_NS
-        if is_quick:
-            self._early.before(producer := slots[0] >> seat.row_shift)
         failed = seat.row[_FAILED]
         started = seat.started_ns = now_ns()
         if self.watching is None and not self._limits:

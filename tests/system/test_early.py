@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import shmq
+from shmq.client import waiting
+from shmq.cores import UNKNOWN, new_core_reader
 from shmq.memory.doorbell import SemaphoreBell, new_name
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.transport.bells import Bells
@@ -16,6 +20,8 @@ from shmq.worker.early import EarlyRings
 from tests.client import declared
 from tests.live import until
 from tests.system.conftest import SLOTS
+
+ELSEWHERE = 1 << 30  # a core that this machine does not have
 
 
 @pytest.fixture
@@ -67,11 +73,12 @@ def test_no_holder_of_a_row_has_the_number_of_anothers_wait(client, bells):
 
 
 def test_who_was_rung_too_early_is_left_alone_for_longer_and_longer(row, bells):
-    early = EarlyRings(bells)
+    early = EarlyRings(bells, bells._segment.shape.recovery_row)
 
     def job(*, looks_too_early: bool) -> bool:
         """One job for a producer that waits; was it rung early?"""
         row.begin_wait()
+        row.set("core", ELSEWHERE)
         early.before(row.index)
         was_rung = tokens(row) == 1
         if was_rung and looks_too_early:
@@ -92,6 +99,46 @@ def test_who_was_rung_too_early_is_left_alone_for_longer_and_longer(row, bells):
     while not job(looks_too_early=False):
         pass
     assert [job(looks_too_early=False) for _ in range(5)] == [True] * 5
+
+
+def test_who_sleeps_on_the_workers_own_core_is_not_rung_early(row, bells):
+    recovery_row = bells._segment.shape.recovery_row
+    early = EarlyRings(bells, recovery_row)
+    early._core = lambda: 5
+    for core, is_rung in ((5, False), (6, True), (UNKNOWN, True)):
+        row.begin_wait()
+        row.set("core", core)
+        early.before(row.index)
+        assert tokens(row) == is_rung, core
+    early._core = lambda: UNKNOWN
+    row.begin_wait()
+    row.set("core", UNKNOWN)
+    early.before(row.index)
+    assert tokens(row) == 1
+    early.before(recovery_row)  # its lanes hold anybody's jobs: nobody to ring, nothing to break
+
+
+def test_a_thread_knows_its_core_wherever_it_is_moved():
+    cores = sorted(os.sched_getaffinity(0))
+
+    def look() -> list[int]:
+        reader = new_core_reader()
+        seen = []
+        for core in cores:
+            os.sched_setaffinity(0, {core})  # of this thread alone
+            seen.append(reader())
+        return seen
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(look).result() in ([core + 1 for core in cores], [UNKNOWN] * len(cores))
+
+
+def test_who_was_rung_early_looks_for_a_while_before_it_sleeps_again(row, monkeypatch):
+    monkeypatch.setattr(waiting, "QUICK_NS", 60 * 10**9)
+    looks = iter([False, False, False, True])  # before the sleep twice, after it, and once more
+    row.bell.notify()
+    assert waiting.Waiter(row, lambda: pytest.fail("it sleeps again")).wait(lambda: next(looks), float("inf"))
+    assert list(looks) == []
 
 
 def test_a_signal_ends_a_sleep_and_it_is_no_sleep_in_vain():

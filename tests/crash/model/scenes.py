@@ -109,7 +109,7 @@ SCENES = {scene.name: scene for scene in (
     Scene("handshake", "1 producer waits for the results of 1 worker",
           Shape(workers=(0,), collect=True, waits=True, clears=True, fine=True),
           _crew(*submits(1, 2), (COLLECT, 1, 0), (COLLECT, 2, 0), workers=1), {"timeout": 1}),
-    Scene("early", "the same, and the producer is rung once per wait, before its job runs as well",
+    Scene("early", "the same, and the producer is rung once per wait, before its job is claimed as well",
           Shape(workers=(0,), collect=True, waits=True, fine=True, early=True),
           _crew(*submits(1, 2), (COLLECT, 1, 0), (COLLECT, 2, 0), workers=1), {"timeout": 1}),
     Scene("ring on", "2 workers, 2 jobs, the first of which ends after the second",

@@ -74,6 +74,8 @@ def worker(w: World, a: int, row: int, *, is_replacement: bool = False) -> Steps
         seen = 0
         if w.shape.first_look:
             seen = yield from _count(w, group)
+        if w.shape.early:  # the producer of the lane that has work, as far as the look told
+            yield from notify_producer(w, a, 0)
         lease, passed, promised = yield from claim(w, row, group, promised)
         if passed and w.shape.waits and not w.is_mutant("no_notify_of_room"):
             yield from _notify_of_room(w, a, passed)
@@ -288,8 +290,6 @@ def give_back(w: World, row: int, slot: int, scheduled: int) -> Steps[None]:
 
 
 def _run(w: World, a: int, row: int, slot: int, leased: int) -> Steps[None]:
-    if w.shape.early:
-        yield from notify_producer(w, a, slot // w.shape.slots)
     running = yield from _start(w, slot, leased)
     if running:
         yield from _finish(w, a, row, slot, running)
