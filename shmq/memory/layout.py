@@ -145,9 +145,7 @@ FIELDS: tuple[Field, ...] = (
     Field("task_limits", WORD, (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
     Field("task_limit_states", WORD, (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
-    Field(
-        "producer_rows", WORD, ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, wait: number, core; scheduled"
-    ),
+    Field("producer_rows", WORD, ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, wait: number, core; scheduled"),
     Field("producer_bells", "B", ("producers", BELL_BYTES), _PRODUCER_BYTE, "doorbell name"),
     Field("worker_rows", WORD, ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
     Field("worker_bells", "B", ("workers", BELL_BYTES), "supervisor (starting)", "doorbell name"),
