@@ -14,6 +14,7 @@ from shmq.memory.doorbell import RESCUE_S
 from shmq.memory.fence import new_fence
 from shmq.transport.bells import QUICK_NS
 from shmq.transport.membership import ProducerRow
+from shmq.transport.tries import Tries
 
 _CHECK_EVERY_S = 1.0
 _FOREVER = float("inf")
@@ -32,6 +33,7 @@ class Waiter:
         self._leader = threading.RLock()
         self._followers: deque[threading.Lock] = deque()  # each held until its thread is told
         self._fence = new_fence()  # used by the leader only
+        self._looks = Tries(1, 8)  # of `_comes_soon`
         self.rescues = 0
         self.is_closing = self.is_closed = False
 
@@ -99,19 +101,25 @@ class Waiter:
         else:
             left = deadline - time.monotonic()
             is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
-        if not is_ready() and not (is_rung and not self._followers and self._comes_soon(is_ready)):
+        if not (is_ready() or (is_rung and not self._followers and self._comes_soon(is_ready))):
             return False
         if not is_rung and time.monotonic() < deadline and not bell.wait(0):  # a ring was lost
             self.rescues += 1
         return True
 
-    @staticmethod
-    def _comes_soon(is_ready: Callable[[], bool]) -> bool:
-        """Look for a while: who was rung early must not sleep again just before the job ends."""
+    def _comes_soon(self, is_ready: Callable[[], bool]) -> bool:
+        """Look for a while: who was rung early must not sleep again just before the job ends.
+
+        Most rings may be for others: for jobs of this producer that no thread waits for.
+        """
+        if not self._looks.is_due():
+            return False
         give_up = now_ns() + QUICK_NS
         while now_ns() < give_up:
             if is_ready():
+                self._looks.worked()
                 return True
+        self._looks.was_in_vain()
         return False
 
     def _resign(self) -> None:

@@ -11,7 +11,7 @@ from shmq.memory.segment import Segment
 LONGEST_PROMISE_NS = 260_000
 """No promise of a worker to look again (see `transport.claim`) lies further ahead."""
 QUICK_NS = 20_000
-"""A quicker job is tiny: its producer may be rung before it runs, and looks for its end for so long."""
+"""A quicker job is tiny: its producer may be rung before it is claimed, and looks for its end for so long."""
 _WORKER_SERIAL = WORKER["bell_serial"]
 _WAITING, _POLLING, _SERIAL, _CORE = (PRODUCER[n] for n in ("waiting", "polling", "bell_serial", "core"))
 

@@ -59,7 +59,7 @@ _ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
 _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
-_STREAM_GOES_ON = 2  # the same, right after another batch: whose jobs come one at a time waits for each of them
+_STREAM_GOES_ON = 2  # the same, right after another batch: whose jobs come one at a time most likely waits for each
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
 _RUN_NS = 100_000

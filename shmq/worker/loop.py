@@ -91,9 +91,9 @@ class Loop:
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
         seat, claimer = self._seat, self._claimer
-        is_quick = claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS
+        is_quick, row = claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS, lanes[0] // PRIORITIES
         if is_quick:
-            self._early.before(producer := lanes[0] // PRIORITIES)
+            self._early.before(row)
         slots, words = claimer.claim(lanes, self._batch_size())
         claimer.tell_producers(seat.bells)
         if not slots:
@@ -118,7 +118,7 @@ class Loop:
         if seat.rung < seat.position:
             self._executor.notify(seat.position)
         if is_quick:
-            self._early.after(producer)
+            self._early.after(row)
         if claimer.limit.has_breaker and seat.position:
             claimer.report(seat.position, seat.row[_FAILED] - failed)
         self._learn(seat.started_ns - started, slots)

@@ -61,7 +61,7 @@ MUTANTS = (
     Mutant("no_ring_after_death", "recovery wakes nobody", ("death",)),
     Mutant("ring_before_clear", "recovery rings, then clears the dead one's sleeping byte", ("death",)),
     Mutant("notify_before_done", "the producer is rung before the word says DONE", ("handshake",)),
-    Mutant("rings_early_only", "the producer is rung before the job runs, and not after it", ("early",)),
+    Mutant("rings_early_only", "the producer is rung before the job is claimed, and not after it", ("early",)),
     Mutant("wait_not_renewed", "a producer looks again in the same wait", ("early",)),
     Mutant("no_notify_of_room", "nobody tells a producer of the room that stale entries left", ("stale entry",)),
     # promises to look again

@@ -95,7 +95,7 @@ class Shape:
     leaves: bool = False  # worker 0 may be told to leave
     first_look: bool = False  # whether to ring on is decided by the look before the claim
     naps: bool = False  # a sleeper already rung in this nap is not rung again
-    early: bool = False  # a producer is rung once per wait, and before its job has run as well
+    early: bool = False  # a producer is rung once per wait, and before its job is claimed as well
     fresh_bells: bool = False  # workers come and go, each with a doorbell of its own
     promises: tuple[int, ...] = ()  # for so many moments from the claim of job 1, 2, ... on is the group attended
     max_crashes: int = 15  # a job that costs so many workers is a dead letter
