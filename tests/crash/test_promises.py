@@ -89,7 +89,7 @@ def test_nobody_else_is_rung_while_a_worker_of_tiny_jobs_is_awake_and_no_core_is
     stage: Stage, crew: tuple[Bench, Bench], clock: list[int], block: float | None
 ) -> None:
     awake, asleep = crew
-    client, roomy = producer_on(stage, 2), producer_on(stage, 3)
+    client, roomy, alone = (producer_on(stage, cores) for cores in (2, 3, 1))
     sleeping = stage.segment.view("sleeping")
 
     stage.send(client, 0, block=block)
@@ -100,7 +100,7 @@ def test_nobody_else_is_rung_while_a_worker_of_tiny_jobs_is_awake_and_no_core_is
     stage.send(roomy, 2, block=block)
     assert is_rung(asleep)  # a core is free for it
     sleeping[1] = 1
-    stage.send(client, 3, block=block)
+    stage.send(alone, 3, block=block)
     assert is_rung(awake)  # it has just said that it sleeps
     sleeping[1] = 0
     clock[0] += 50_000 + 60_000
