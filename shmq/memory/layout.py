@@ -71,6 +71,7 @@ HEADER_WORDS = (
     "supervisor_ticks", "registry", "created_ns", "detached", "max_attempts", "recovery_pid",
     "planner_pid", "time_namespace", "draining",
     "groups", "producers", "slots_per_producer", "slot_bytes", "workers", "units", "unit_bytes", "arenas",
+    "cores",
 )  # fmt: skip
 HEADER = {name: i for i, name in enumerate(HEADER_WORDS)}
 
@@ -133,7 +134,7 @@ _GROUP_BYTE = "holder of the group byte"
 _WORKER = "by state: starting, dead: supervisor; live: the worker; dead to free: recovery"
 
 FIELDS: tuple[Field, ...] = (
-    Field("header", WORD, (64,), "supervisor", "magic, version, boot, epoch, shape, registry version"),
+    Field("header", WORD, (64,), "supervisor", "magic, version, boot, epoch, shape, registry version, cores"),
     Field("state_dir", "B", (PATH_BYTES,), "supervisor", "path of the state directory, UTF-8"),
     Field("group_names", "B", ("groups", NAME_BYTES), "supervisor", "name of each group"),
     Field("group_control", WORD, ("groups", 32), "supervisor", "paused, bounds, limits"),

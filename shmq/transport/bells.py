@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from shmq.clock import now_ns
@@ -12,6 +11,7 @@ from shmq.memory.layout import (
     GROUP_CLAIM_WORDS,
     GROUP_CONTROL,
     GROUP_CONTROL_WORDS,
+    HEADER,
     PRODUCER,
     PRODUCER_WORDS,
     WORKER,
@@ -26,7 +26,7 @@ QUICK_NS = 20_000
 """A quicker job is tiny: its producer may be rung before it is claimed, and looks for its end for so long."""
 AT_WORK_ROW = 0x3FF
 """Bits of a group's `at_work` that name the worker; the others are the moment, to the microsecond."""
-_AT_WORK, _WORKERS = GROUP_CLAIM["at_work"], GROUP_CONTROL["workers"]
+_AT_WORK, _WORKERS, _CORES = GROUP_CLAIM["at_work"], GROUP_CONTROL["workers"], HEADER["cores"]
 _WORKER_SERIAL = WORKER["bell_serial"]
 _WAITING, _POLLING, _SERIAL, _CORE = (PRODUCER[n] for n in ("waiting", "polling", "bell_serial", "core"))
 
@@ -48,7 +48,7 @@ class Bells:
         self.rung_waits: dict[int, int] = {}  # by producer row: the wait in which it was rung last
         self._map, self._find = segment.map, segment.map.find
         self._claims, self._controls = segment.view("group_claim"), segment.view("group_control")
-        self._cores = len(os.sched_getaffinity(0))
+        self._header = segment.view("header")
         layout = segment.layout
         first, width = layout.offsets["sleeping"], layout.sleepers
         self._sleepers = [
@@ -91,8 +91,8 @@ class Bells:
         # SYNC POINT: doorbell — the entry is visible: if that worker does not say yet that it sleeps, its look finds it
         if at >= last or self._map[at]:
             return False
-        asleep = self._map[first + 1 : last].count(1)
-        return bool(self._controls[group * GROUP_CONTROL_WORDS + _WORKERS] - asleep >= self._cores - 1)  # one is ours
+        awake = self._controls[group * GROUP_CONTROL_WORDS + _WORKERS] - self._map[first + 1 : last].count(1)
+        return bool(awake + 1 >= self._header[_CORES] > 0)  # one is ours
 
     def ring(self, row: int) -> None:
         """Ring a sleeping worker once per nap; -1 is the supervisor, rung each time."""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from shmq.client import hot
-from shmq.client.client import Client
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, GROUP_CONTROL, WORKER
 from shmq.transport import bells, claim, publish
 from shmq.worker import loop
@@ -55,18 +54,13 @@ def crew(stage: Stage) -> Iterator[tuple[Bench, Bench]]:
     awake, asleep = stage.bench(0), stage.bench(HELPER)
     stage.segment.rows("group_control")[0][GROUP_CONTROL["workers"]] = 2
     stage.segment.view("sleeping")[1 + HELPER] = 1
+    stage.segment.set_header("cores", 2)
     awake.claimer.service_ns = 50_000.0
     yield awake, asleep
     stage.segment.view("sleeping")[1 + HELPER] = 0
     stage.segment.rows("group_control")[0][GROUP_CONTROL["workers"]] = 0
     awake.leave()
     asleep.leave()
-
-
-def producer_on(stage: Stage, cores: int) -> Client:
-    client = stage.client()
-    client._publisher.bells._cores = cores
-    return client
 
 
 def is_rung(bench: Bench) -> bool:
@@ -89,7 +83,7 @@ def test_nobody_else_is_rung_while_a_worker_of_tiny_jobs_is_awake_and_no_core_is
     stage: Stage, crew: tuple[Bench, Bench], clock: list[int], block: float | None
 ) -> None:
     awake, asleep = crew
-    client, roomy, alone = (producer_on(stage, cores) for cores in (2, 3, 1))
+    client = stage.client()
     sleeping = stage.segment.view("sleeping")
 
     stage.send(client, 0, block=block)
@@ -97,11 +91,14 @@ def test_nobody_else_is_rung_while_a_worker_of_tiny_jobs_is_awake_and_no_core_is
     awake.claim()
     stage.send(client, 1, block=block)
     assert not is_rung(asleep)
-    stage.send(roomy, 2, block=block)
+    stage.segment.set_header("cores", 3)
+    stage.send(client, 2, block=block)
     assert is_rung(asleep)  # a core is free for it
+    stage.segment.set_header("cores", 1)
     sleeping[1] = 1
-    stage.send(alone, 3, block=block)
+    stage.send(client, 3, block=block)
     assert is_rung(awake)  # it has just said that it sleeps
+    stage.segment.set_header("cores", 2)
     sleeping[1] = 0
     clock[0] += 50_000 + 60_000
     stage.send(client, 4, block=block)
@@ -113,7 +110,7 @@ def test_a_damaged_word_of_who_is_at_work_costs_no_ring(
     stage: Stage, crew: tuple[Bench, Bench], clock: list[int], damaged: int
 ) -> None:
     awake, asleep = crew
-    client, words = producer_on(stage, 2), stage.segment.view("group_claim")
+    client, words = stage.client(), stage.segment.view("group_claim")
     stage.send(client, 0)
     awake.claim()
     is_rung(asleep)
@@ -129,7 +126,7 @@ def test_a_worker_that_leaves_lets_the_time_pass_in_which_it_is_relied_on(
     stage: Stage, crew: tuple[Bench, Bench], clock: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awake, asleep = crew
-    client = producer_on(stage, 2)
+    client = stage.client()
     stage.send(client, 0)
     awake.claim()
     is_rung(asleep)
