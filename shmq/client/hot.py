@@ -63,7 +63,6 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     from_sleeper, to_sleeper = publisher.bells.sleepers(route.group)
     ring_at, from_worker, fence = publisher.bells.ring, from_sleeper + 1, new_order_fence()
     rung, naps = publisher.bells.rung, publisher.bells.naps
-    group, is_seen_to = route.group, publisher.bells.is_seen_to
     attended = segment.view("group_claim")[route.group * GROUP_CLAIM_WORDS + GROUP_CLAIM["attended_until_ns"] :]
     is_busy, acquire, release = client._is_busy, client._lock.acquire, client._lock.release
     jobs, free, take, is_kept = client._jobs, client._free, client._free.pop, not flags & FORGET
@@ -140,8 +139,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
         sleeper = find(b"\1", from_sleeper, to_sleeper)
         if sleeper >= 0:
             sleeper -= from_worker
-            # not rung yet in this nap; the supervisor's entry never is
-            if rung.get(sleeper) != naps[sleeper] and (sleeper < 0 or not is_seen_to(group)):
+            if rung.get(sleeper) != naps[sleeper]:  # not rung yet in this nap; the supervisor's entry never is
                 ring_at(sleeper)
         return job
 

@@ -71,7 +71,6 @@ HEADER_WORDS = (
     "supervisor_ticks", "registry", "created_ns", "detached", "max_attempts", "recovery_pid",
     "planner_pid", "time_namespace", "draining",
     "groups", "producers", "slots_per_producer", "slot_bytes", "workers", "units", "unit_bytes", "arenas",
-    "cores",
 )  # fmt: skip
 HEADER = {name: i for i, name in enumerate(HEADER_WORDS)}
 
@@ -87,7 +86,6 @@ GROUP_CONTROL = {
 }  # fmt: skip
 GROUP_CLAIM = {name: i for i, name in enumerate((
     "rate_ns", "claimed", "breaker", "breaker_until_ns", "breaker_calls", "breaker_failures", "attended_until_ns",
-    "at_work",
 ))}  # fmt: skip
 GROUP_PLAN = {name: i for i, name in enumerate((
     "target", "step", "arrivals_milli", "mean_milli", "lo_milli", "hi_milli", "service_ns", "need",
@@ -134,11 +132,11 @@ _GROUP_BYTE = "holder of the group byte"
 _WORKER = "by state: starting, dead: supervisor; live: the worker; dead to free: recovery"
 
 FIELDS: tuple[Field, ...] = (
-    Field("header", WORD, (64,), "supervisor", "magic, version, boot, epoch, shape, registry version, cores"),
+    Field("header", WORD, (64,), "supervisor", "magic, version, boot, epoch, shape, registry version"),
     Field("state_dir", "B", (PATH_BYTES,), "supervisor", "path of the state directory, UTF-8"),
     Field("group_names", "B", ("groups", NAME_BYTES), "supervisor", "name of each group"),
     Field("group_control", WORD, ("groups", 32), "supervisor", "paused, bounds, limits"),
-    Field("group_claim", WORD, ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters, attended, at work"),
+    Field("group_claim", WORD, ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters, until when attended"),
     Field("group_plan", WORD, ("groups", 16), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 256), "planner", "the target's reason, in words"),
     Field("route_version", WORD, (8,), "planner", "[0] counts changes of the groups in `task_routes`"),

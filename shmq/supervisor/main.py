@@ -86,7 +86,6 @@ class Supervisor:
             self._control.close()
             raise
         self.segment.set_header("supervisor_ticks", clock.start_ticks(os.getpid()))
-        self.segment.set_header("cores", len(os.sched_getaffinity(0)))  # and of its workers
         self.segment.set_header("supervisor_pid", os.getpid())
         limits.write(self.segment, config)
         self.pools = Pools(config, Rows(self.segment), self.lock_file)

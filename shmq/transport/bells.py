@@ -4,29 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shmq.clock import now_ns
 from shmq.memory.doorbell import BellClosed, Doorbell, FifoBell, NoBell, open_bell
-from shmq.memory.layout import (
-    GROUP_CLAIM,
-    GROUP_CLAIM_WORDS,
-    GROUP_CONTROL,
-    GROUP_CONTROL_WORDS,
-    HEADER,
-    PRODUCER,
-    PRODUCER_WORDS,
-    WORKER,
-    WORKER_FREE,
-    WORKER_WORDS,
-)
+from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_FREE, WORKER_WORDS
 from shmq.memory.segment import Segment
 
 LONGEST_PROMISE_NS = 260_000
 """No promise of a worker to look again (see `transport.claim`) lies further ahead."""
 QUICK_NS = 20_000
 """A quicker job is tiny: its producer may be rung before it is claimed, and looks for its end for so long."""
-AT_WORK_ROW = 0x3FF
-"""Bits of a group's `at_work` that name the worker; the others are the moment, to the microsecond."""
-_AT_WORK, _WORKERS, _CORES = GROUP_CLAIM["at_work"], GROUP_CONTROL["workers"], HEADER["cores"]
 _WORKER_SERIAL = WORKER["bell_serial"]
 _WAITING, _POLLING, _SERIAL, _CORE = (PRODUCER[n] for n in ("waiting", "polling", "bell_serial", "core"))
 
@@ -46,9 +31,7 @@ class Bells:
         self.naps = self._workers[WORKER["naps"] :: WORKER_WORDS]  # by worker row
         self.rung: dict[int, int] = {}  # the nap in which a worker row was rung last
         self.rung_waits: dict[int, int] = {}  # by producer row: the wait in which it was rung last
-        self._map, self._find = segment.map, segment.map.find
-        self._claims, self._controls = segment.view("group_claim"), segment.view("group_control")
-        self._header = segment.view("header")
+        self._find = segment.map.find
         layout = segment.layout
         first, width = layout.offsets["sleeping"], layout.sleepers
         self._sleepers = [
@@ -70,29 +53,6 @@ class Bells:
         at = self._find(b"\1", first, last)
         if at >= 0:
             self.ring(at - first - 1)
-
-    def wake_for_entry(self, group: int) -> None:
-        """As `wake_one`, for who has published one more entry and runs on itself."""
-        first, last = self._sleepers[group]
-        at = self._find(b"\1", first, last)
-        if at == first or (at > first and not self.is_seen_to(group)):
-            self.ring(at - first - 1)
-
-    def is_seen_to(self, group: int) -> bool:
-        """Is a worker of the group about to look again by itself, while no core is free for one more?
-
-        Caller must: have found a worker asleep; with none in the group nobody looks.
-        """
-        word, (first, last) = self._claims[group * GROUP_CLAIM_WORDS + _AT_WORK], self._sleepers[group]
-        # SYNC POINT: attended — the entry is visible before the moment until which that worker is relied on
-        if not 0 < word - now_ns() <= LONGEST_PROMISE_NS:
-            return False
-        at = first + 1 + (word & AT_WORK_ROW)
-        # SYNC POINT: doorbell — the entry is visible: if that worker does not say yet that it sleeps, its look finds it
-        if at >= last or self._map[at]:
-            return False
-        awake = self._controls[group * GROUP_CONTROL_WORDS + _WORKERS] - self._map[first + 1 : last].count(1)
-        return bool(awake + 1 >= self._header[_CORES] > 0)  # one is ours
 
     def ring(self, row: int) -> None:
         """Ring a sleeping worker once per nap; -1 is the supervisor, rung each time."""

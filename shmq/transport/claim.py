@@ -35,7 +35,7 @@ from shmq.memory.layout import (
     PRIORITIES,
 )
 from shmq.memory.segment import Segment
-from shmq.transport.bells import AT_WORK_ROW, LONGEST_PROMISE_NS, Bells
+from shmq.transport.bells import LONGEST_PROMISE_NS, Bells
 from shmq.transport.limits import Limit
 from shmq.transport.table import (
     CANCELLED,
@@ -55,7 +55,7 @@ _BY_GENERATION = np.uint64(GENERATION_SHIFT)
 _WHOLE = (1 << 64) - 1
 _KEPT = np.uint64(_KEEP & _WHOLE)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
-_ATTENDED, _AT_WORK = GROUP_CLAIM["attended_until_ns"], GROUP_CLAIM["at_work"]
+_ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
 _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
@@ -96,7 +96,6 @@ class Claimer:
         self.service_ns = 0.0  # mean time of a job, as the loop has measured it; 0: not yet
         self.is_stream = False  # did the worker find work again right after its last batch?
         self.promised_until_ns = 0  # the moment after which this worker must look again before it sleeps
-        self.at_work_until_ns = 0  # producers may leave a ring out until then while this worker does not sleep
         self._last_lane = 0
         self.held_until_ns, self.is_circuit_open = 0, False
         self.in_silence: set[int] = set()  # rows whose producer may wait for what the last claim did
@@ -115,7 +114,7 @@ class Claimer:
         self._ring0 = group * (shape.producers + 1) * PRIORITIES * shape.slots_per_producer
         self._capacity = shape.slots_per_producer
         self._slots = shape.slots
-        self._row, self._mine = row, LEASED | row << OWNER_SHIFT
+        self._mine = LEASED | row << OWNER_SHIFT
         self._group_bits = group << GROUP_SHIFT
         self._np_mine = np.uint64(self._mine)
         self._np_leased: list[tuple[NDArray[Any], NDArray[Any]]] = []  # runs leased by the present claim
@@ -191,8 +190,11 @@ class Claimer:
             if is_limited:
                 if not self.is_circuit_open:
                     self.limit.spend(len(slots), now)
-            elif slots and 0.0 < (spends_ns := self.service_ns * len(slots)) < STRETCH_NS:
-                self._tell_of_tiny_jobs(now_ns() + int(spends_ns) + _LINGER_NS, len(slots))
+            elif self._is_stream_of(len(slots)):
+                # never sooner than promised before: a producer believes what it has seen until that is over
+                until = max(now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS, self.promised_until_ns)
+                # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
+                shared[_ATTENDED] = self.promised_until_ns = until
         finally:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
         if slots:
@@ -200,18 +202,10 @@ class Claimer:
             self._end_cancelled(slots, words)
         return slots, words
 
-    def _tell_of_tiny_jobs(self, until_ns: int, jobs: int) -> None:
-        """So soon this worker looks again before it may sleep, or, out of a stream, even naps until then.
-
-        Caller must: hold the group's byte.
-        """
-        self.at_work_until_ns = until_ns
-        self._claim[_AT_WORK] = until_ns & ~AT_WORK_ROW | self._row
-        if jobs >= (_STREAM_GOES_ON if self.is_stream else _STREAM):
-            # never sooner than promised before: a producer believes what it has seen until that is over
-            until_ns = max(until_ns, self.promised_until_ns)
-            # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
-            self._claim[_ATTENDED] = self.promised_until_ns = until_ns
+    def _is_stream_of(self, jobs: int) -> bool:
+        """Are more such jobs on their way, so soon that a nap costs their producer less than a ring?"""
+        least = _STREAM_GOES_ON if self.is_stream else _STREAM
+        return jobs >= least and 0.0 < self.service_ns * jobs < STRETCH_NS
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
         self._last_lane = lanes[0]

@@ -82,7 +82,7 @@ class Publisher:
         mask = capacity - 1
         order = new_order_fence()
         pack_into, fence = HEADER.pack_into, self._fence
-        wake_for_entry, written, first = self.bells.wake_for_entry, self.written, self.first
+        wake_one, written, first = self.bells.wake_one, self.written, self.first
 
         def publish(
             slot: int, route: Route, length: int, block: int, nargs: int, kind: int, expires_ns: int, message: Any
@@ -109,7 +109,7 @@ class Publisher:
                 order()  # SYNC POINT: lane-visible — the word is QUEUED before the tail offers the entry
             tails[lane] = tail + 1
             fence()  # SYNC POINT: doorbell — tail visible before we look for sleepers
-            wake_for_entry(group)
+            wake_one(group)
             return word
 
         return publish

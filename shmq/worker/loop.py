@@ -234,9 +234,8 @@ class Loop:
 
     def _leave(self) -> None:
         """Drained: what lies in the lanes, or came while producers relied on this worker, is somebody else's now."""
-        claimer = self._claimer
-        claimer.promised_until_ns = max(claimer.promised_until_ns, claimer.at_work_until_ns)
-        self._keep_promise()
+        if self._claimer.promised_until_ns:
+            self._keep_promise()
         self._fence()  # SYNC POINT: doorbell
         if self._claimer.has_work():
             self._seat.bells.wake_one(self._seat.group)

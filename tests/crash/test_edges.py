@@ -19,7 +19,7 @@ def test_the_bounded_sleep_finds_no_forgotten_work(tmp_path: Path) -> None:
 
 def test_a_producer_that_never_rings_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with LiveSupervisor(tmp_path, edges.TASKS, edges.CONFIG) as live:
-        monkeypatch.setattr(Bells, "ring", lambda _bells, _row: None)
+        monkeypatch.setattr(Bells, "wake_one", lambda _bells, _group: None)
         client = live.client()
         task = client._registry.task("jobs.left")
 

@@ -86,6 +86,7 @@ def test_the_supervisor_rings_for_work_that_nobody_was_rung_for(tmp_path, monkey
     with LiveSupervisor(tmp_path, TASKS, CONFIG, prelude=WORKERS_REST) as live:
         client = live.client()
         rest(live)
+        monkeypatch.setattr(Bells, "wake_one", lambda _bells, _group: None)
         monkeypatch.setattr(Bells, "ring", lambda _bells, _row: None)
         assert client.submit_task(client._registry.task("jobs.echo"), (1,)).result(GUARD_S) == 1
         assert sum(group["rescues"] for group in live.controls()) == 1

@@ -106,13 +106,12 @@ class Burial:
         redeliverer.bells.notify_supervisor()
 
     def _outwait_promise(self, group: int) -> None:
-        """Until producers do not rely on the dead worker any more: no ring is left out because of it after this."""
+        """Until the moment at which the dead worker may have promised to look again: no ring is left out after it."""
         if group < len(self._groups):
-            claims = self._segment.rows("group_claim")[group]
-            for word in ("attended_until_ns", "at_work"):
-                left_ns = claims[GROUP_CLAIM[word]] - now_ns()
-                if 0 < left_ns <= LONGEST_PROMISE_NS:
-                    time.sleep(left_ns / NS)
+            promised_ns = self._segment.rows("group_claim")[group][GROUP_CLAIM["attended_until_ns"]]
+            left_ns = promised_ns - now_ns()
+            if 0 < left_ns <= LONGEST_PROMISE_NS:
+                time.sleep(left_ns / NS)
 
     def _clear_seat(self, index: int) -> None:
         """Its doorbell's name and sleeping bytes: after a supervisor's death nobody else does.

@@ -15,7 +15,6 @@ from typing import NoReturn
 
 from tests.crash.model.automaton import Op
 from tests.crash.model.world import (
-    AT_WORK,
     CANCELLED,
     DEAD,
     DONE,
@@ -231,9 +230,6 @@ class Monitor:
         if memory[self.world.group_lock[index[0]]] != a + 1:
             self._fail(a, f"promised {value} for group {index[0]} without its byte")
         memory[self.world.vow[a]] = max(memory[self.world.vow[a]], value)
-
-    def _at_work(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
-        self._attended(memory, a, index, value // AT_WORK)
 
     def _cancel(self, memory: list[int], a: int, index: tuple[int, ...], value: int) -> None:
         if memory[self.world.tenant[index[0] // self.world.shape.slots]] != a + 1:

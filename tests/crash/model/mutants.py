@@ -74,9 +74,6 @@ MUTANTS = (
     Mutant("timer_before_promised", "the timer rings while the promise still holds", ("attended, slow",)),
     Mutant("leave_despite_promise", "leaves before the moment at which it promised to look", ("attended, leaves",)),
     Mutant("leave_looks_before_promised", "looks, waits for the promised moment, leaves", ("attended, leaves",)),
-    Mutant("asleep_at_work", "a producer relies on a worker without a look whether it sleeps", ("at work",)),
-    Mutant("at_work_without_clock", "a producer relies on it however long its job takes", ("at work, slow",)),
-    Mutant("at_work_leaves", "it leaves although producers may rely on it", ("at work, leaves",)),
     # lanes
     Mutant("no_full_check", "a full lane is overwritten", ("stale entry",)),
     Mutant("no_full_check_push", "a full recovery lane is overwritten", ("full recovery lane",)),

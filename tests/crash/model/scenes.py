@@ -211,17 +211,6 @@ SCENES = {scene.name: scene for scene in (
     Scene("attended, stopped", "the one that promised is stopped and never goes on",
           Shape(promises=(2, 1)), _crew(*submits(1, 2)) | _clock()
           | {"stopper": lambda w, a: keepers.stopper(w, a, w.actor("worker0"))}, {}, preemptions=2),
-    Scene("at work", "a worker of tiny jobs that is awake will look again: producers do not ring another one",
-          Shape(slots=3, jobs=3, at_work=(2, 1, 2), clears=True), _crew(*submits(1, 2, 3)) | _clock(), {},
-          preemptions=1),
-    Scene("at work, slow", "it is kept by a long job",
-          Shape(slow=True, at_work=(2, 1), clears=True), _crew(*submits(1, 2)) | _clock(), {}),
-    Scene("at work, leaves", "it is told to leave",
-          Shape(leaves=True, at_work=(2, 1)), _crew(*submits(1, 2)) | _clock()
-          | {"dismisser": lambda w, a: keepers.dismisser(w, a, 0)}, {}, preemptions=1),
-    Scene("at work, dead", "it dies",
-          Shape(at_work=(2, 1)), _crew(*submits(1, 2)) | _clock() | _keepers(), {"worker": 1},
-          mortals=("worker0",), preemptions=1),
     Scene("kill", "a job past its limit: stop, look again, kill",
           Shape(workers=(0, 0)),
           _crew(*submits(1, 2)) | _keepers() | {"killer": lambda w, a: keepers.killer(w, a, 0, w.actor("worker0"))},

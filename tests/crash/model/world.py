@@ -19,7 +19,6 @@ UNBORN, ALIVE, FROZEN, STOPPED, DEAD, REAPED = range(6)
 
 # The clock of promises to look again goes from 0 to here; a bounded sleep is longer than that.
 LAST_MOMENT = 2
-AT_WORK = 16  # the moment, in the word that also names the worker
 WAIT = 16  # the number of a wait, in the word that also tells the model whose bell to ring
 
 # What has become of a job: 0 never started, 1 + actor while it runs there, then one of these.
@@ -99,7 +98,6 @@ class Shape:
     early: bool = False  # a producer is rung once per wait, and before its job is claimed as well
     fresh_bells: bool = False  # workers come and go, each with a doorbell of its own
     promises: tuple[int, ...] = ()  # for so many moments from the claim of job 1, 2, ... on is the group attended
-    at_work: tuple[int, ...] = ()  # so long from the claim of job 1, 2, ... on its worker, if awake, will look again
     max_crashes: int = 15  # a job that costs so many workers is a dead letter
     mutants: frozenset[str] = field(default_factory=frozenset)
 
@@ -144,7 +142,6 @@ class World:
         self.scheduled = [self._cell("scheduled", r) for r in range(len(rows) + shape.producers)]
         self.leave = [self._cell("leave", r) for r in rows]
         self.attended = [self._cell("attended", g) for g in range(shape.groups)]
-        self.at_work = [self._cell("at_work", g) for g in range(shape.groups)]
         self.clock = self._cell("clock")
         self.waiting = [self._cell("waiting", p) for p in range(shape.producers)]
         self.waits = [self._cell("waits", p) for p in range(shape.producers)]  # how many there were; only its own

@@ -10,7 +10,6 @@ from tests.crash.model.automaton import Op, Steps
 from tests.crash.model.monitor import ACCEPT, ASK, CERTAIN, GOT, ISSUE, RELIES, SETTLED, TENANT
 from tests.crash.model.ops import clear, fence, load, lock, note, post, proof, store, sync, unlock, wait
 from tests.crash.model.world import (
-    AT_WORK,
     CANCELLED,
     DONE,
     FAILED,
@@ -74,8 +73,6 @@ def submit(
     relies = False
     if w.shape.promises:
         relies, known = yield from _is_attended(w, group, known, early)
-    if w.shape.at_work:
-        relies = yield from _is_seen_to(w, group)
     if not (relies or w.is_mutant("no_wake")):
         yield from wake_one(w, a, group)
     yield note(ACCEPT, job)
@@ -98,22 +95,6 @@ def _is_attended(w: World, group: int, known: int, early: int) -> Steps[tuple[bo
         return False, 0
     yield note(RELIES, known)
     return True, known
-
-
-def _is_seen_to(w: World, group: int) -> Steps[bool]:
-    """Is the worker that claimed last awake, and its time not over? It looks before it sleeps, or its timer rings."""
-    found = yield load(w.at_work[group])
-    now = yield load(w.clock)  # SYNC POINT: attended
-    if w.is_mutant("at_work_without_clock"):
-        now = 0
-    if found // AT_WORK <= now:
-        return False
-    if not w.is_mutant("asleep_at_work"):
-        asleep = yield load(w.sleeping[found % AT_WORK])
-        if asleep:
-            return False
-    yield note(RELIES, found // AT_WORK)
-    return True
 
 
 def break_off(w: World, a: int, row: int, job: int, group: int) -> Steps[None]:

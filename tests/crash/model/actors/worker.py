@@ -19,7 +19,6 @@ from tests.crash.model.automaton import Op, Steps
 from tests.crash.model.monitor import AT_HOME, RESULT_OF, START
 from tests.crash.model.ops import clear, fence, leave, load, lock, note, post, store, sync, unlock, until, wait
 from tests.crash.model.world import (
-    AT_WORK,
     CANCELLED,
     DONE,
     ENDED,
@@ -119,7 +118,7 @@ def _rest(w: World, a: int, row: int, group: int, promised: int) -> Steps[None]:
 def _leave(w: World, a: int, group: int, promised: int) -> Steps[None]:
     """A token taken along would be lost to the group: look once more, after what was promised, and wake another."""
     is_early = w.is_mutant("leave_looks_before_promised")
-    if promised and not (is_early or w.is_mutant("leave_despite_promise") or w.is_mutant("at_work_leaves")):
+    if promised and not (is_early or w.is_mutant("leave_despite_promise")):
         yield until(w.clock, promised)
     if not w.is_mutant("leave_without_look"):
         yield fence()
@@ -144,8 +143,6 @@ def claim(w: World, row: int, group: int, promised: int) -> Steps[tuple[Lease, i
             stale = False
     if w.shape.promises and lease:
         promised = yield from _promise(w, group, lease[0][0], promised)
-    if w.shape.at_work and lease:
-        promised = yield from _say_at_work(w, row, group, lease[0][0])
     if w.is_mutant("head_after_unlock"):
         yield unlock(w.group_lock[group])
         yield from _move_head_late(w, group, lease)
@@ -164,15 +161,6 @@ def _promise(w: World, group: int, slot: int, promised: int) -> Steps[int]:
     if not w.is_mutant("promises_sooner"):
         moment = max(moment, promised)
     yield store(w.attended[group], moment)
-    return moment
-
-
-def _say_at_work(w: World, row: int, group: int, slot: int) -> Steps[int]:
-    """Under the byte: so long this worker, unless it sleeps, will look again. Until then it does not leave."""
-    job = yield load(w.payload[slot])
-    now = yield load(w.clock)
-    moment = min(now + w.shape.at_work[job - 1], LAST_MOMENT)
-    yield store(w.at_work[group], moment * AT_WORK + row)
     return moment
 
 
@@ -249,8 +237,7 @@ def serve(w: World, a: int, row: int, group: int, lease: Lease, seen: int) -> St
         yield fence()  # SYNC POINT: cancel, doorbell
     if w.shape.cancels and not (w.is_mutant("no_cancel_check") or w.is_mutant("cancel_read_before_fence")):
         lease = yield from _drop_cancelled(w, a, lease)
-    are_tiny = w.shape.promises or w.shape.at_work  # not worth another one's waking up
-    if not (w.is_mutant("no_ring_on") or are_tiny):
+    if not (w.is_mutant("no_ring_on") or w.shape.promises):  # tiny jobs are not worth another one's waking up
         left = seen > len(lease)
         if not w.shape.first_look:
             left = yield from look(w, group)
@@ -323,7 +310,7 @@ def _start(w: World, slot: int, leased: int) -> Steps[int]:
 def _finish(w: World, a: int, row: int, slot: int, running: int) -> Steps[None]:
     job = yield load(w.payload[slot])
     if w.shape.slow and job == 1:
-        if w.shape.promises or w.shape.at_work:
+        if w.shape.promises:
             yield from _timer(w, a, row)
         yield until(w.fate[2], ENDED)
     if w.shape.retries and job == 1 and not failures_of(running):
