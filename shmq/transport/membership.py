@@ -7,11 +7,10 @@ ticks maps the segment (`close()` of the lock file drops locks of a living proce
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
 from shmq import clock, probes
-from shmq.cores import new_core_reader
+from shmq.cores import core
 from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
 from shmq.memory.blocks import SLOT_OF_TAG, BlockPool
@@ -26,14 +25,6 @@ from shmq.transport.table import DONE, FREE, GENERATION_SHIFT, STATE, next_free
 from shmq.wire.header import KIND_OFFSET, STREAM
 
 _CORE = PRODUCER["core"]
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.core = new_core_reader()
-
-
-_thread = _Thread()
 
 
 class ProducerRow:
@@ -61,7 +52,7 @@ class ProducerRow:
 
     def begin_wait(self) -> None:
         """A thread is about to look, and then to sleep on the bell: a wait of its own number."""
-        self._rows[self._at + _CORE] = _thread.core()
+        self._rows[self._at + _CORE] = core()
         self._waits += 1
         self._rows[self._waiting_at] = self._waits
 

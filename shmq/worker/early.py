@@ -10,18 +10,17 @@ the time of the second ring.
 
 from __future__ import annotations
 
-from shmq.cores import UNKNOWN, new_core_reader
+from shmq.cores import UNKNOWN, core
 from shmq.transport.bells import Bells
 from shmq.transport.tries import Tries
 
 
 class EarlyRings:
-    """Of one worker that runs one job at a time. Caller must: make it in the thread that uses it."""
+    """Of one worker that runs one job at a time. Concurrency: one thread."""
 
     def __init__(self, bells: Bells, recovery_row: int) -> None:
         self._bells = bells
         self._recovery_row = recovery_row
-        self._core = new_core_reader()
         self._rung = 0  # the wait that was rung before the present job, 0: none
         self._tries = Tries(8, 1024)
 
@@ -30,8 +29,8 @@ class EarlyRings:
         self._rung = 0
         if row == self._recovery_row or not self._tries.is_due():  # whose job a lane of recovery holds is not known yet
             return
-        core = self._core()
-        if core == UNKNOWN or core != self._bells.core_of_waiting(row):
+        own = core()
+        if own == UNKNOWN or own != self._bells.core_of_waiting(row):
             self._rung = self._bells.ring_waiting(row)
 
     def after(self, row: int) -> None:

@@ -13,11 +13,12 @@ import pytest
 
 import shmq
 from shmq.client import waiting
-from shmq.cores import UNKNOWN, is_told, new_core_reader
+from shmq.cores import UNKNOWN, core, is_told
 from shmq.memory.doorbell import SemaphoreBell, new_name
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.transport.bells import Bells
 from shmq.transport.membership import register
+from shmq.worker import early as early_rings
 from shmq.worker.early import EarlyRings
 from tests.client import declared
 from tests.live import until
@@ -103,16 +104,16 @@ def test_who_was_rung_too_early_is_left_alone_for_longer_and_longer(row, bells):
     assert [job(looks_too_early=False) for _ in range(5)] == [True] * 5
 
 
-def test_who_sleeps_on_the_workers_own_core_is_not_rung_early(row, bells):
+def test_who_sleeps_on_the_workers_own_core_is_not_rung_early(row, bells, monkeypatch):
     recovery_row = bells._segment.shape.recovery_row
     early = EarlyRings(bells, recovery_row)
-    early._core = lambda: 5
-    for core, is_rung in ((5, False), (6, True), (UNKNOWN, True)):
+    monkeypatch.setattr(early_rings, "core", lambda: 5)
+    for number, is_rung in ((5, False), (6, True), (UNKNOWN, True)):
         row.begin_wait()
-        row.set("core", core)
+        row.set("core", number)
         early.before(row.index)
-        assert tokens(row) == is_rung, core
-    early._core = lambda: UNKNOWN
+        assert tokens(row) == is_rung, number
+    monkeypatch.setattr(early_rings, "core", lambda: UNKNOWN)
     row.begin_wait()
     row.set("core", UNKNOWN)
     early.before(row.index)
@@ -125,17 +126,16 @@ def test_a_thread_knows_its_core_wherever_it_is_moved():
     cores = sorted(os.sched_getaffinity(0))
 
     def look() -> list[int]:
-        reader = new_core_reader()
         seen = []
-        for core in cores:
-            os.sched_setaffinity(0, {core})  # of this thread alone
-            seen.append(reader())
+        for number in cores:
+            os.sched_setaffinity(0, {number})  # of this thread alone
+            seen.append(core())
         return seen
 
     with ThreadPoolExecutor(1) as thread:
         seen = thread.submit(look).result()
     knows = is_told() and platform.machine() == "x86_64"
-    assert seen == ([core + 1 for core in cores] if knows else [UNKNOWN] * len(cores))
+    assert seen == ([number + 1 for number in cores] if knows else [UNKNOWN] * len(cores))
 
 
 def test_who_was_rung_early_looks_for_a_while_before_it_sleeps_again(row, monkeypatch):
@@ -199,3 +199,17 @@ def test_a_claim_that_only_passes_cancelled_jobs_rings_the_producer_that_waits_f
     assert values == [7]
     assert waiter.rescues == 0  # it was rung, not found by the end of a bounded sleep
     client.close()
+
+
+def test_a_forked_child_knows_its_core():
+    seen, child_end = os.pipe()
+    number = min(os.sched_getaffinity(0))
+    before = core()
+    if os.fork() == 0:
+        os.sched_setaffinity(0, {number})
+        os.write(child_end, bytes([core()]))
+        os._exit(0)
+    os.wait()
+    assert os.read(seen, 1)[0] == (number + 1 if before != UNKNOWN else UNKNOWN)
+    os.close(seen)
+    os.close(child_end)
