@@ -1,4 +1,4 @@
-"""Producers rung before their job runs: once per wait, and only as long as that is not too early."""
+"""Producers rung before their job is claimed: once per wait, where that is not too early, and what they do then."""
 
 from __future__ import annotations
 
@@ -205,11 +205,14 @@ def test_a_forked_child_knows_its_core():
     seen, child_end = os.pipe()
     number = min(os.sched_getaffinity(0))
     before = core()
-    if os.fork() == 0:
-        os.sched_setaffinity(0, {number})
-        os.write(child_end, bytes([core()]))
-        os._exit(0)
-    os.wait()
-    assert os.read(seen, 1)[0] == (number + 1 if before != UNKNOWN else UNKNOWN)
+    child = os.fork()
+    if child == 0:
+        try:
+            os.sched_setaffinity(0, {number})
+            os.write(child_end, str(core()).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert int(os.read(seen, 16)) == (number + 1 if before != UNKNOWN else UNKNOWN)
     os.close(seen)
     os.close(child_end)
