@@ -240,12 +240,14 @@ class _Server:
     def _prepare(self) -> None:
         """What all workers need alike: had each to make it, none of the memory that takes were shared."""
         from shmq.tasks.registry import former_names
+        from shmq.worker.boot import rehearse
 
         self._segment = segment = attach(self._setting.segment_name)
         for name in FIELD:
             segment.view(name)
         self._lock_file = locks.open_once(segment.state_dir / "lock")
         self._former_names = former_names(segment.state_dir)
+        rehearse(segment, self._lock_file)
 
     def _fork(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> None:
         """Fork twice. Every order is answered, also when a fork fails or the middle process is killed."""
