@@ -8,10 +8,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-from numpy.typing import NDArray
 
 from shmq.client import hot
 from shmq.client.handle import ERROR, PENDING, Job
@@ -26,9 +25,8 @@ from shmq.client.waiting import Waiter
 from shmq.errors import ClientClosed, QueueFull, ReentrantSubmit
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
-from shmq.memory.columns import column
 from shmq.memory.doorbell import deadline as deadline_after
-from shmq.memory.layout import WORKER
+from shmq.memory.layout import WORKER, WORKER_WORDS
 from shmq.memory.segment import Segment, attach, segment_name
 from shmq.refusal import told
 from shmq.tasks import current
@@ -37,6 +35,9 @@ from shmq.tasks.task import Task
 from shmq.transport.membership import ProducerRow, register
 from shmq.transport.publish import Publisher
 from shmq.wire.codec import Decoder, Encoder, needs_blocks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -73,7 +74,7 @@ class Client:
         self._blocks = BlockPool(segment, self._lock_file, PRODUCER_PIN, self._row.index)
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
         self._encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
-        self._wanted_blocks = column(segment, "worker_rows")[:, WORKER["wants_bytes"]]
+        self._wanted_blocks = segment.view("worker_rows")[WORKER["wants_bytes"] :: WORKER_WORDS]
         self._waiter = Waiter(self._row, self.make_room_for_results)
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._successors = [0] * segment.shape.slots_per_producer  # by place in the row: that of its task's next job

@@ -6,13 +6,14 @@ import atexit
 import os
 import threading
 from collections.abc import Iterable, Iterator
-from typing import Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from shmq.client.client import Client
 from shmq.client.handle import Job
 from shmq.tasks.task import Task
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _lock = threading.Lock()
 _client: Client | None = None

@@ -15,16 +15,17 @@ import os
 import time
 import weakref
 from collections.abc import Callable
+from functools import cached_property
 from itertools import islice
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from shmq.errors import TooLarge
 from shmq.memory import locks
-from shmq.memory.columns import column
 from shmq.memory.segment import Segment
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SLOT_OF_TAG = 0x7FFFFFFF
 PART = 1 << 31
@@ -50,16 +51,13 @@ class BlockPool:
         self.unit_bytes = shape.unit_bytes
         self._lock_file = lock_file
         self._data = segment.view("blocks")
-        self._tags: NDArray[np.uint64] = column(segment, "tags")
-        self._pins: NDArray[np.uint32] = column(segment, "pins")
-        self._words: NDArray[np.uint64] = column(segment, "words")
+        self._segment = segment
         self._map, self._job_words = segment.map, segment.view("words")
         self._tags_at, self._pins_at = segment.layout.offsets["tags"], segment.layout.offsets["pins"]
         self._side = side
         self._mark = row + 1
         self._pid = os.getpid()
         self.on_last_view: Callable[[], None] | None = None
-        self._base = self._address(self._data)
         per_arena = shape.units // shape.arenas
         self._arenas = [(a * per_arena, (a + 1) * per_arena) for a in range(shape.arenas)]
         self._for_results = (shape.arenas - 1) * per_arena if shape.arenas > 1 else per_arena - per_arena // 2
@@ -70,6 +68,25 @@ class BlockPool:
         longest = max(last - first for first, last in self._mine)
         self.largest_bytes = (1 << (longest.bit_length() - 1)) * self.unit_bytes if longest else 0
         self.budget_bytes = shape.units * self.unit_bytes
+
+    # Whole columns, for numpy: imported when a block is first wanted, which many producers never do.
+
+    @cached_property
+    def _tags(self) -> NDArray[np.uint64]:
+        return self._column("tags")
+
+    @cached_property
+    def _pins(self) -> NDArray[np.uint32]:
+        return self._column("pins")
+
+    @cached_property
+    def _words(self) -> NDArray[np.uint64]:
+        return self._column("words")
+
+    def _column(self, name: str) -> NDArray[Any]:
+        from shmq.memory.columns import column
+
+        return column(self._segment, name)
 
     def units_for(self, nbytes: int) -> int:
         """Units of the run that holds `nbytes`: the next power of two."""
@@ -96,6 +113,7 @@ class BlockPool:
                 f"(block_budget_bytes / arenas, rounded down to a power of two).\n"
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
+        _ = self._tags  # imports numpy, the first time: not while others wait for an arena's byte
         give_up = time.monotonic() + _BUSY_S
         arenas = list(range(len(self._mine)))
         while arenas:
@@ -148,6 +166,8 @@ class BlockPool:
 
     def _find(self, arena: int, count: int) -> int | None:
         """The lowest run of free units."""
+        import numpy as np
+
         first, last = self._mine[arena]
         tags = self._tags[first:last]
         # SYNC POINT: block-pin — generation before pin: a reader pins before it frees the slot
@@ -178,7 +198,7 @@ class BlockPool:
             return True
         if self._side != PRODUCER_PIN:
             return False
-        pinned = int(np.count_nonzero(self._pins[: self._for_results, PRODUCER_PIN])) * self.unit_bytes
+        pinned = int((self._pins[: self._for_results, PRODUCER_PIN] != 0).sum()) * self.unit_bytes
         return unit >= self._for_results or pinned + viewed_bytes > self._for_results * self.unit_bytes // 2
 
     def give_back(self, units: list[tuple[int, int]]) -> None:
@@ -203,7 +223,7 @@ class BlockPool:
 
     def has_views(self) -> bool:
         """Does a view of any block live in this process?"""
-        return bool((self._pins[:, self._side] == self._mark).any())
+        return self._mark in self._segment.view("pins")[self._side :: 2]
 
     def pin_while_viewed(self, array: NDArray[Any], unit: int, nbytes: int) -> Callable[[], bool]:
         """Arrange that the block is unpinned when the last view of `array` goes.
@@ -212,7 +232,7 @@ class BlockPool:
         death is the death of all views. Returns a function that says whether views still live.
         """
         bottom = array.base
-        while isinstance(bottom, np.ndarray):
+        while isinstance(bottom, type(array)):
             bottom = bottom.base
         watch = weakref.finalize(bottom, self.unpin, unit, nbytes)
         watch.atexit = False
@@ -234,6 +254,8 @@ class BlockPool:
 
     def free_parts(self, slot: int, generation: int) -> None:
         """Free what a former attempt of the job has left of its stream; a busy arena's go with the slot."""
+        import numpy as np
+
         tag = np.uint64((generation << 32) | PART | slot)
         if not (self._tags == tag).any():
             return
@@ -250,7 +272,7 @@ class BlockPool:
             return False  # busy at this moment: the caller copies instead
         try:
             tag = int(self._tags[unit])
-            if tag and int(self._words[tag & SLOT_OF_TAG]) >> 32 == tag >> 32:
+            if tag and self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32:
                 return False
             self._tags[unit : unit + self.units_for(nbytes)] = (generation << 32) | slot
             return True
@@ -262,7 +284,7 @@ class BlockPool:
         if array.base is None:  # it owns its memory
             return None
         address = array.__array_interface__["data"][0]
-        at = address - self._base
+        at = address - self._address
         inside = 0 <= at < len(self._data) and at % self.unit_bytes == 0
         return at // self.unit_bytes if inside else None
 
@@ -296,10 +318,13 @@ class BlockPool:
 
     def _holders(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """By unit: does a live job hold it, does a view?"""
+        import numpy as np
+
         slots = np.minimum(self._tags & np.uint64(SLOT_OF_TAG), np.uint64(len(self._words) - 1))
         of_jobs: NDArray[np.bool_] = (self._words[slots] >> np.uint64(32)) == (self._tags >> np.uint64(32))
         return of_jobs, np.asarray(self._pins.any(axis=1))
 
-    @staticmethod
-    def _address(view: memoryview) -> int:
-        return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0]) if len(view) else 0
+    @cached_property
+    def _address(self) -> int:
+        """Where the pool begins in this process's memory."""
+        return int(self._column("blocks").__array_interface__["data"][0]) if len(self._data) else 0

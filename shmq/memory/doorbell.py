@@ -19,7 +19,6 @@ import ctypes
 import errno
 import os
 import re
-import secrets
 import time
 from pathlib import Path
 from typing import Protocol
@@ -162,7 +161,7 @@ def new_name(segment_name: str) -> str:
 
     Whoever writes it into its row *before* creating the semaphore leaks none when it is killed in between.
     """
-    return f"/{segment_name}.{secrets.token_hex(16)}"
+    return f"/{segment_name}.{os.urandom(16).hex()}"
 
 
 def names_of(segment_name: str) -> list[str]:

@@ -12,7 +12,6 @@ import mmap
 import os
 import platform
 import re
-import secrets
 import stat
 import sys
 import threading
@@ -138,7 +137,7 @@ def create(
     if len(str(state_dir).encode()) >= PATH_BYTES:
         raise NoSpace(f"state directory {state_dir} is longer than {PATH_BYTES - 1} bytes; choose a shorter one")
     refuse_if_too_small(layout.total_bytes)
-    temporary = f"{name}.{secrets.token_hex(4)}"
+    temporary = f"{name}.{os.urandom(4).hex()}"
     with told(f"the segment cannot be made in {SHM}"):
         _untracked(temporary, layout.total_bytes).close()
     path = SHM / temporary

@@ -13,15 +13,15 @@ from shmq import clock, probes
 from shmq.cores import core
 from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
-from shmq.memory.blocks import SLOT_OF_TAG, BlockPool
-from shmq.memory.columns import column
+from shmq.memory.blocks import PRODUCER_PIN, SLOT_OF_TAG, BlockPool
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
 from shmq.refusal import told
 from shmq.transport.bells import poll_bell_path
 from shmq.transport.publish import Publisher
-from shmq.transport.table import DONE, FREE, GENERATION_SHIFT, STATE, next_free
+from shmq.transport.states import IS_FREE, IS_UNDER_WAY, count_where, slots_where
+from shmq.transport.table import GENERATION_SHIFT, next_free
 from shmq.wire.header import KIND_OFFSET, STREAM
 
 _CORE = PRODUCER["core"]
@@ -110,9 +110,8 @@ def register(segment: Segment, lock_file: locks.LockFile) -> ProducerRow:
             except BaseException:
                 _kept_for_views[path, index] = True
                 raise
-    states = column(segment, "words").reshape(segment.shape.producers, -1) & STATE
-    order = (-(states == FREE).sum(axis=1)).argsort(kind="stable").tolist()
-    for index in order:
+    rows = range(segment.shape.producers)
+    for index in sorted(rows, key=lambda row: count_where(segment, IS_FREE, *_slots(segment, row)), reverse=True):
         byte = locks.producer_byte(index)
         if not lock_file.try_acquire(byte):
             continue
@@ -143,6 +142,11 @@ def _enter(segment: Segment, index: int, *, keep_pins: bool = False) -> Producer
             raise
 
 
+def _slots(segment: Segment, index: int) -> tuple[int, int]:
+    """First slot of the row, and the one behind its last."""
+    return index * segment.shape.slots_per_producer, (index + 1) * segment.shape.slots_per_producer
+
+
 def is_holder_alive(segment: Segment, index: int) -> bool:
     """Does the process the row names still live and map the segment?"""
     rows, at = segment.view("producer_rows"), index * PRODUCER_WORDS
@@ -158,8 +162,10 @@ def take_over(segment: Segment, index: int, *, keep_pins: bool = False) -> None:
     Caller must: hold the row's byte and have proven its former holder dead, or its pins to be this process's.
     """
     if not keep_pins:
-        pins = column(segment, "pins")
-        pins[:, 0][pins[:, 0] == index + 1] = 0
+        pins = segment.view("pins")[PRODUCER_PIN::2]
+        for unit, pin in enumerate(pins.tolist()):
+            if pin == index + 1:
+                pins[unit] = 0
     _close_streams(segment, index)
     publisher = Publisher(segment, index)
     publisher.finish_half_done_publishes()
@@ -183,9 +189,8 @@ def _drop_bell(segment: Segment, index: int) -> None:
 def _close_streams(segment: Segment, index: int) -> None:
     """Nobody reads on: a worker that waits for room looks at `cancel` and ends the job."""
     cancels, asks, words, payload = (segment.view(name) for name in ("cancels", "asks", "words", "payload"))
-    first, stride = index * segment.shape.slots_per_producer, segment.shape.slot_bytes
-    states = column(segment, "words").reshape(segment.shape.producers, -1)[index] & STATE
-    for slot in (((states != FREE) & (states < DONE)).nonzero()[0] + first).tolist():
+    stride = segment.shape.slot_bytes
+    for slot in slots_where(segment, IS_UNDER_WAY, *_slots(segment, index)):
         generation = words[slot] >> GENERATION_SHIFT
         if asks[slot] == generation or payload[slot * stride + KIND_OFFSET] == STREAM:
             cancels[slot] = generation
@@ -194,10 +199,9 @@ def _close_streams(segment: Segment, index: int) -> None:
 def _end_unread(segment: Segment, publisher: Publisher) -> None:
     """Results nobody will read are freed; FREE slots that blocks were tagged with move on."""
     words = segment.view("words")
-    for slot in range(publisher.first, publisher.last):
-        if words[slot] & STATE >= DONE:
-            words[slot] = next_free(words[slot])
-    for tag in set(column(segment, "tags").tolist()):
+    for slot in publisher.ended():
+        words[slot] = next_free(words[slot])
+    for tag in set(segment.view("tags").tolist()):
         slot, generation = tag & SLOT_OF_TAG, tag >> 32
         if publisher.first <= slot < publisher.last and words[slot] == generation << 32:
             words[slot] = next_free(words[slot])

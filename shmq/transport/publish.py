@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from shmq.clock import now_ns
-from shmq.memory.columns import column
 from shmq.memory.fence import new_fence, new_order_fence
 from shmq.memory.lanes import row_lanes
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
 from shmq.transport.bells import Bells
+from shmq.transport.states import HAS_ENDED, IS_FREE, slots_where
 from shmq.transport.table import (
     CANCELLED,
     DONE,
@@ -66,7 +66,6 @@ class Publisher:
         self.written: list[object] = [None] * shape.slots_per_producer
         self.bells = Bells(segment)
         self._words = segment.view("words")
-        self._column = column(segment, "words")[self.first : self.last]
         self._heads, self._tails, self._rings = (segment.view(n) for n in ("heads", "tails", "rings"))
         self._cancels, self._kills, self._dues = (segment.view(n) for n in ("cancels", "kills", "dues"))
         self._scheduled_at = row * PRODUCER_WORDS + PRODUCER["scheduled"]
@@ -141,14 +140,13 @@ class Publisher:
 
     def refill(self) -> bool:
         """Find FREE slots of the row again; True when there are any. The table is the truth."""
-        found = (self._column & STATE == FREE).nonzero()[0][::-1] + self.first
-        self.free.extend(slot for slot in found.tolist() if slot not in self.reserved)
+        found = slots_where(self.segment, IS_FREE, self.first, self.last)
+        self.free.extend(slot for slot in reversed(found) if slot not in self.reserved)
         return bool(self.free)
 
     def ended(self) -> list[int]:
         """Slots of the row whose job is DONE, FAILED or CANCELLED."""
-        ended: list[int] = ((self._column & STATE >= DONE).nonzero()[0] + self.first).tolist()
-        return ended
+        return slots_where(self.segment, HAS_ENDED, self.first, self.last)
 
     def release(self, slot: int) -> None:
         """Free an ended or merely reserved slot: generation moves on, its blocks are free too."""

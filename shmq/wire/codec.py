@@ -14,16 +14,19 @@ Paths travel as text. Every other ext code is refused. Decoding always works on 
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, get_origin
+from typing import TYPE_CHECKING, Any, TypeGuard, get_origin
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from shmq.errors import TooLarge, Unencodable
 from shmq.memory.blocks import BlockPool
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 INLINE_ARRAY_BYTES = 4096
 _REFERENCE, _INLINE, _TEXT = 1, 2, 3
@@ -44,6 +47,16 @@ class NeedsBlocks(Exception):
 def needs_blocks(_value: Any) -> Any:
     """Encoder hook of the hot paths: whatever is not plain is left to `Encoder`."""
     raise NeedsBlocks
+
+
+def is_array(value: Any) -> TypeGuard[NDArray[Any]]:
+    """Is it an ndarray? numpy itself is not imported for that: before somebody does there is none."""
+    return isinstance(value, getattr(sys.modules.get("numpy"), "ndarray", ()))
+
+
+def is_scalar(value: Any) -> TypeGuard[np.generic]:
+    """Is it a scalar of numpy's?"""
+    return isinstance(value, getattr(sys.modules.get("numpy"), "generic", ()))
 
 
 class Encoded:
@@ -116,9 +129,9 @@ class Encoder:
         return unit
 
     def _hook(self, value: Any) -> Any:
-        if isinstance(value, np.ndarray):
+        if is_array(value):
             return self._array(value)
-        if isinstance(value, np.generic):
+        if is_scalar(value):
             return _plain(value)
         if isinstance(value, PurePath):
             return str(value)
@@ -128,6 +141,8 @@ class Encoder:
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
+        import numpy as np
+
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(
                 "a masked array cannot travel: its mask would be lost; pass `.data` and `.mask`, or `.filled()`"
@@ -161,7 +176,7 @@ class Encoder:
 def _plain(scalar: np.generic) -> Any:
     """The numpy scalar as Python's own, where there is one: nanoseconds would become a bare number."""
     value = scalar.item()
-    if isinstance(value, np.generic) or (scalar.dtype.kind in "mM" and isinstance(value, int)):
+    if is_scalar(value) or (scalar.dtype.kind in "mM" and isinstance(value, int)):
         raise TypeError(f"a scalar of dtype {scalar.dtype} has no like in Python; pass an array of it")
     return value
 
@@ -172,10 +187,10 @@ def payload_bytes(message: Any) -> int:
 
     def count(value: Any) -> Any:
         nonlocal beside
-        if isinstance(value, np.ndarray):
+        if is_array(value):
             beside += value.nbytes
             return None
-        if isinstance(value, np.generic):
+        if is_scalar(value):
             return value.item()
         raise TypeError(type(value))
 
@@ -257,13 +272,15 @@ class Decoder:
     def _extension(self, code: int, data: memoryview) -> NDArray[Any] | str:
         if code == _TEXT:
             return bytes(data).decode("utf-8", "surrogateescape")
+        if code not in (_INLINE, _REFERENCE):
+            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
+        import numpy as np
+
         if code == _INLINE:
             size, dims = data[0], data[1]
             shape = struct.unpack_from(f"<{dims}Q", data, 2 + size)
             raw = bytes(data[2 + size + 8 * dims :])
             return np.frombuffer(raw, np.dtype(bytes(data[2 : 2 + size]).decode())).reshape(shape)
-        if code != _REFERENCE:
-            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
         unit, nbytes, size = _REF.unpack_from(data)
         dtype = np.dtype(bytes(data[_REF.size : _REF.size + size]).decode())
         rest = bytes(data[_REF.size + size :])
@@ -271,6 +288,8 @@ class Decoder:
         return self._view(unit, nbytes, dtype, shape)
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        import numpy as np
+
         flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
         block_bytes = self._blocks.units_for(nbytes) * self._blocks.unit_bytes
         if self._blocks.must_be_copied(unit, self._viewed_bytes + block_bytes):

@@ -116,7 +116,7 @@ def test_blocks_are_free_after_a_stream(client):
 
 def test_arrays_that_fill_all_blocks_before_anybody_asks_come_through(client):
     job = declared.one_buffer.submit(60, 100_000)
-    until(client._wanted_blocks.any, "its worker waits for a block")
+    until(lambda: any(client._wanted_blocks), "its worker waits for a block")
     assert [int(part[0]) for part in job.stream()] == list(range(60))
 
 

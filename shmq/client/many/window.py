@@ -7,10 +7,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from shmq.errors import BadArguments, TooLarge
-from shmq.wire.codec import ENCODING_ERRORS
+from shmq.wire.codec import ENCODING_ERRORS, is_array
 
 _AHEAD = 8  # chunks under way
 _SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
@@ -118,7 +117,7 @@ class Items:
         """Bytes it takes on its way."""
         if isinstance(item, bytes | bytearray | str):
             return len(item)
-        if isinstance(item, np.ndarray):
+        if is_array(item):
             return item.nbytes
         self._array_bytes = 0
         try:

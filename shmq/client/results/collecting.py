@@ -93,7 +93,7 @@ def sweep(client: Client) -> None:
 
 def make_room_for_results(client: Client) -> None:
     """If a result waits for a free block: move what has ended here out of the blocks, into the handles."""
-    if client._wanted_blocks.any() and not client._is_busy():
+    if any(client._wanted_blocks) and not client._is_busy():
         with client._lock:
             if client._pid == os.getpid() and not client._is_closed:
                 sweep(client)

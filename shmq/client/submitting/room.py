@@ -6,13 +6,12 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from shmq.client.results.collecting import sweep
 from shmq.errors import BadArguments, QueueFull
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from shmq.client.client import Client
     from shmq.client.submitting.kinds import Named
     from shmq.client.submitting.targets import Target
@@ -64,6 +63,8 @@ def queue_full(client: Client, task: Named, target: Target) -> QueueFull:
 
 def empty(client: Client, shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """See Client.empty."""
+    import numpy as np
+
     kind = np.dtype(dtype)
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     if kind.hasobject or kind.names or min(dims, default=0) < 0:
