@@ -37,6 +37,14 @@ _OLDEST = 4  # of them are tried: some may be kept for long
 PRODUCER_PIN, WORKER_PIN = 0, 1
 
 
+def bottom_of(array: NDArray[Any]) -> object:
+    """What all views of a block share: numpy collapses the base of each to the memoryview at the bottom."""
+    bottom = array.base
+    while isinstance(bottom, type(array)):
+        bottom = bottom.base
+    return bottom
+
+
 class BlockPool:
     """Allocates blocks and reads them, for one process.
 
@@ -83,6 +91,10 @@ class BlockPool:
     def _words(self) -> NDArray[np.uint64]:
         return self._column("words")
 
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return self._column("blocks").reshape(-1)
+
     def _column(self, name: str) -> NDArray[Any]:
         from shmq.memory.columns import column
 
@@ -90,8 +102,7 @@ class BlockPool:
 
     def units_for(self, nbytes: int) -> int:
         """Units of the run that holds `nbytes`: the next power of two."""
-        need = max(1, -(-nbytes // self.unit_bytes))
-        return 1 << (need - 1).bit_length()
+        return 1 << ((max(nbytes, 1) - 1) // self.unit_bytes).bit_length()
 
     def allocate(self, nbytes: int, slot: int, generation: int) -> int | None:
         """First unit of a block tagged with the job, or None while the pool is too full.
@@ -185,6 +196,12 @@ class BlockPool:
             raise ValueError(f"block reference {unit}+{nbytes} bytes is outside the pool: damaged record")
         return self._data[start : start + nbytes]
 
+    def copy_in(self, unit: int, array: NDArray[Any]) -> None:
+        """Copy an array of plain numbers into a block that was allocated for it."""
+        start = unit * self.unit_bytes
+        block = self._bytes[start : start + array.nbytes]
+        block.view(array.dtype).reshape(array.shape)[...] = array
+
     def pin(self, unit: int, nbytes: int) -> None:
         """Keep the block although its job ends: a view of it lives in this process."""
         self._pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
@@ -225,18 +242,11 @@ class BlockPool:
         """Does a view of any block live in this process?"""
         return self._mark in self._segment.view("pins")[self._side :: 2]
 
-    def pin_while_viewed(self, array: NDArray[Any], unit: int, nbytes: int) -> Callable[[], bool]:
-        """Arrange that the block is unpinned when the last view of `array` goes.
-
-        numpy collapses the base of every derived view to the memoryview at the bottom, so its
-        death is the death of all views. Returns a function that says whether views still live.
-        """
-        bottom = array.base
-        while isinstance(bottom, type(array)):
-            bottom = bottom.base
+    def pin_while_alive(self, bottom: object, unit: int, nbytes: int) -> None:
+        """Keep the block, although its job ends, while `bottom` lives: until the last view goes (see `bottom_of`)."""
+        self.pin(unit, nbytes)
         watch = weakref.finalize(bottom, self.unpin, unit, nbytes)
         watch.atexit = False
-        return lambda: watch.alive
 
     def free(self, unit: int, nbytes: int) -> bool:
         """Take a block from its job before that ends; False when the arena is busy: try again later.
@@ -327,4 +337,4 @@ class BlockPool:
     @cached_property
     def _address(self) -> int:
         """Where the pool begins in this process's memory."""
-        return int(self._column("blocks").__array_interface__["data"][0]) if len(self._data) else 0
+        return int(self._bytes.__array_interface__["data"][0])

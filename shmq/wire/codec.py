@@ -15,14 +15,16 @@ from __future__ import annotations
 
 import struct
 import sys
+import weakref
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeGuard, get_origin
 
 import msgspec
 
 from shmq.errors import TooLarge, Unencodable
-from shmq.memory.blocks import BlockPool
+from shmq.memory.blocks import BlockPool, bottom_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 INLINE_ARRAY_BYTES = 4096
 _REFERENCE, _INLINE, _TEXT = 1, 2, 3
-_REF = struct.Struct("<IQB")
+_REF = struct.Struct("<IQ")
+_KINDS = 256  # of arrays, by type and shape, whose description is kept: neighbours are most often alike
 
 
 ENCODING_ERRORS = (TypeError, ValueError, OverflowError, RecursionError)
@@ -57,6 +60,30 @@ def is_array(value: Any) -> TypeGuard[NDArray[Any]]:
 def is_scalar(value: Any) -> TypeGuard[np.generic]:
     """Is it a scalar of numpy's?"""
     return isinstance(value, getattr(sys.modules.get("numpy"), "generic", ()))
+
+
+@lru_cache(maxsize=_KINDS)
+def _description(kind: type, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """<dtype length u8><dtype><dimension u64>* of an array. Raises TypeError for one that cannot travel."""
+    import numpy as np
+
+    if issubclass(kind, np.ma.MaskedArray):
+        raise TypeError(
+            "a masked array cannot travel: its mask would be lost; pass `.data` and `.mask`, or `.filled()`"
+        )
+    if dtype.hasobject or dtype.names:
+        raise TypeError(f"an array of dtype {dtype} cannot travel (objects, named fields)")
+    name = dtype.str.encode()
+    return bytes((len(name),)) + name + struct.pack(f"<{len(shape)}Q", *shape)
+
+
+@lru_cache(maxsize=_KINDS)
+def _described(description: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """Type and shape of an array. Raises TypeError or struct.error for what is damaged."""
+    import numpy as np
+
+    name, dims = description[1 : 1 + description[0]], description[1 + description[0] :]
+    return np.dtype(name.decode()), struct.unpack(f"<{len(dims) // 8}Q", dims)
 
 
 class Encoded:
@@ -141,25 +168,16 @@ class Encoder:
         raise TypeError(f"a value of type {type(value).__module__}.{type(value).__qualname__} cannot travel")
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
-        import numpy as np
-
-        if isinstance(array, np.ma.MaskedArray):
-            raise TypeError(
-                "a masked array cannot travel: its mask would be lost; pass `.data` and `.mask`, or `.filled()`"
-            )
-        if array.dtype.hasobject or array.dtype.names:
-            raise TypeError(f"an array of dtype {array.dtype} cannot travel (objects, named fields)")
-        dtype = array.dtype.str.encode()
-        dims = struct.pack(f"<{array.ndim}Q", *array.shape)
-        if array.nbytes <= self.most_inline:
-            head = bytes((len(dtype), array.ndim)) + dtype + dims
+        kind: type = type(array)
+        described, nbytes = _description(kind, array.dtype, array.shape), array.nbytes
+        if nbytes <= self.most_inline:
+            head = bytes((described[0], array.ndim)) + described[1:]
             return msgspec.msgpack.Ext(_INLINE, head + array.tobytes())
         unit = self._shared_unit(array)
         if unit is None:
-            unit = self._allocate(array.nbytes)
-            target = np.frombuffer(self._blocks.bytes_at(unit, array.nbytes), array.dtype).reshape(array.shape)
-            np.copyto(target, array)
-        return msgspec.msgpack.Ext(_REFERENCE, _REF.pack(unit, array.nbytes, len(dtype)) + dtype + dims)
+            unit = self._allocate(nbytes)
+            self._blocks.copy_in(unit, array)
+        return msgspec.msgpack.Ext(_REFERENCE, _REF.pack(unit, nbytes) + described)
 
     def _shared_unit(self, array: NDArray[Any]) -> int | None:
         """The block the array lies in already (`shmq.empty`), now tagged with this job."""
@@ -245,7 +263,7 @@ class Decoder:
 
     def __init__(self, blocks: BlockPool) -> None:
         self._blocks = blocks
-        self.views: list[tuple[Callable[[], bool], int, int]] = []
+        self.views: list[tuple[weakref.ref[Any], int, int]] = []  # the bottom of the views of a block, unit, bytes
         self._viewed_bytes = 0  # blocks of `views`, not pinned yet
         self._untyped = self.typed(Any).decode
 
@@ -272,20 +290,16 @@ class Decoder:
     def _extension(self, code: int, data: memoryview) -> NDArray[Any] | str:
         if code == _TEXT:
             return bytes(data).decode("utf-8", "surrogateescape")
-        if code not in (_INLINE, _REFERENCE):
-            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
-        import numpy as np
-
         if code == _INLINE:
-            size, dims = data[0], data[1]
-            shape = struct.unpack_from(f"<{dims}Q", data, 2 + size)
-            raw = bytes(data[2 + size + 8 * dims :])
-            return np.frombuffer(raw, np.dtype(bytes(data[2 : 2 + size]).decode())).reshape(shape)
-        unit, nbytes, size = _REF.unpack_from(data)
-        dtype = np.dtype(bytes(data[_REF.size : _REF.size + size]).decode())
-        rest = bytes(data[_REF.size + size :])
-        shape = struct.unpack(f"<{len(rest) // 8}Q", rest)
-        return self._view(unit, nbytes, dtype, shape)
+            at = 2 + data[0] + 8 * data[1]
+            dtype, shape = _described(bytes((data[0],)) + bytes(data[2:at]))
+            import numpy as np
+
+            return np.frombuffer(bytes(data[at:]), dtype).reshape(shape)
+        if code != _REFERENCE:
+            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
+        unit, nbytes = _REF.unpack_from(data)
+        return self._view(unit, nbytes, *_described(bytes(data[_REF.size :])))
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         import numpy as np
@@ -298,16 +312,15 @@ class Decoder:
             return flat.reshape(shape)
         flat.flags.writeable = False
         self._viewed_bytes += block_bytes
-        self.views.append((self._blocks.pin_while_viewed(flat, unit, nbytes), unit, nbytes))
+        self.views.append((weakref.ref(bottom_of(flat)), unit, nbytes))
         return flat.reshape(shape)
 
     def pin_living_views(self) -> None:
         """Pin the blocks whose views outlive the job. Caller must: not have freed or acked it yet."""
-        for is_alive, unit, nbytes in self.views:
-            if is_alive():
-                self._blocks.pin(unit, nbytes)
-                if not is_alive():  # it died in between: its finalizer ran before the pin
-                    self._blocks.unpin(unit, nbytes)
+        for alive, unit, nbytes in self.views:
+            bottom = alive()
+            if bottom is not None:
+                self._blocks.pin_while_alive(bottom, unit, nbytes)
         self.views.clear()
         self._viewed_bytes = 0
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.client.results.collecting import sweep
 from shmq.errors import BadArguments, QueueFull
+from shmq.memory.blocks import bottom_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,5 +86,5 @@ def empty(client: Client, shape: int | tuple[int, ...], dtype: Any) -> NDArray[A
             "Drop arrays and results you no longer need, or raise [memory] block_budget_bytes."
         )
     flat = np.frombuffer(client._blocks.bytes_at(unit, nbytes), kind)
-    client._blocks.pin_while_viewed(flat, unit, nbytes)
+    client._blocks.pin_while_alive(bottom_of(flat), unit, nbytes)
     return flat.reshape(dims)
