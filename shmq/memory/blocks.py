@@ -12,20 +12,22 @@ it empties by reading alone, so arguments and kept views never keep a job that h
 from __future__ import annotations
 
 import os
+import sys
 import time
 import weakref
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from shmq.errors import TooLarge
-from shmq.memory import locks
+from shmq.memory import late, locks
 from shmq.memory.segment import Segment
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from shmq.memory.columns import BlockColumns
 
 SLOT_OF_TAG = 0x7FFFFFFF
 PART = 1 << 31
@@ -35,6 +37,18 @@ _BUSY_S = 0.02
 _REMEMBERED = 32  # blocks of one size in one arena that may be taken again without a search
 _OLDEST = 4  # of them are tried: some may be kept for long
 PRODUCER_PIN, WORKER_PIN = 0, 1
+
+
+def pinned_units(segment: Segment, side: int, mark: int) -> Iterator[int]:
+    """Units whose pin word of that side is `mark`. Found as bytes: who leaves, or comes, may have no numpy."""
+    first, last = segment.layout.offsets["pins"], segment.layout.offsets["pins"] + 8 * segment.shape.units
+    word = mark.to_bytes(4, sys.byteorder)
+    at = segment.map.find(word, first, last)
+    while at >= 0:
+        unit, place = divmod(at - first, 8)
+        if place == 4 * side:
+            yield unit
+        at = segment.map.find(word, at + 1, last)
 
 
 def bottom_of(array: NDArray[Any]) -> object:
@@ -60,6 +74,7 @@ class BlockPool:
         self._lock_file = lock_file
         self._data = segment.view("blocks")
         self._segment = segment
+        self._made_columns: BlockColumns | None = None
         self._map, self._job_words = segment.map, segment.view("words")
         self._tags_at, self._pins_at = segment.layout.offsets["tags"], segment.layout.offsets["pins"]
         self._side = side
@@ -77,28 +92,16 @@ class BlockPool:
         self.largest_bytes = (1 << (longest.bit_length() - 1)) * self.unit_bytes if longest else 0
         self.budget_bytes = shape.units * self.unit_bytes
 
-    # Whole columns, for numpy: imported when a block is first wanted, which many producers never do.
+    @property
+    def _columns(self) -> BlockColumns:
+        """Whole columns, for numpy. Imports it the first time: not while others wait for an arena's byte."""
+        made = self._made_columns
+        if made is None:
+            late.load()
+            from shmq.memory.columns import BlockColumns
 
-    @cached_property
-    def _tags(self) -> NDArray[np.uint64]:
-        return self._column("tags")
-
-    @cached_property
-    def _pins(self) -> NDArray[np.uint32]:
-        return self._column("pins")
-
-    @cached_property
-    def _words(self) -> NDArray[np.uint64]:
-        return self._column("words")
-
-    @cached_property
-    def _bytes(self) -> NDArray[np.uint8]:
-        return self._column("blocks").reshape(-1)
-
-    def _column(self, name: str) -> NDArray[Any]:
-        from shmq.memory.columns import column
-
-        return column(self._segment, name)
+            made = self._made_columns = BlockColumns.of(self._segment)
+        return made
 
     def units_for(self, nbytes: int) -> int:
         """Units of the run that holds `nbytes`: the next power of two."""
@@ -124,7 +127,7 @@ class BlockPool:
                 f"(block_budget_bytes / arenas, rounded down to a power of two).\n"
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
-        _ = self._tags  # imports numpy, the first time: not while others wait for an arena's byte
+        late.load()
         give_up = time.monotonic() + _BUSY_S
         arenas = list(range(len(self._mine)))
         while arenas:
@@ -148,8 +151,8 @@ class BlockPool:
             if unit is None:
                 return None
             if pin:
-                self._pins[unit : unit + count, self._side] = self._mark
-            self._tags[unit : unit + count] = tag
+                self._columns.pins[unit : unit + count, self._side] = self._mark
+            self._columns.tags[unit : unit + count] = tag
             mine.pop(unit, None)
             mine[unit] = tag
             if len(mine) > _REMEMBERED:
@@ -180,11 +183,11 @@ class BlockPool:
         import numpy as np
 
         first, last = self._mine[arena]
-        tags = self._tags[first:last]
+        tags, words, pins = self._columns.tags[first:last], self._columns.words, self._columns.pins
         # SYNC POINT: block-pin — generation before pin: a reader pins before it frees the slot
-        slots = np.minimum(tags & np.uint64(SLOT_OF_TAG), np.uint64(len(self._words) - 1))
-        free = (self._words[slots] >> np.uint64(32)) != (tags >> np.uint64(32))
-        free &= ~self._pins[first:last].any(axis=1)
+        slots = np.minimum(tags & np.uint64(SLOT_OF_TAG), np.uint64(len(words) - 1))
+        free = (words[slots] >> np.uint64(32)) != (tags >> np.uint64(32))
+        free &= ~pins[first:last].any(axis=1)
         runs = free[: len(free) // count * count].reshape(-1, count).all(axis=1)
         at = int(runs.argmax()) if len(runs) else 0
         return first + at * count if len(runs) and runs[at] else None
@@ -199,23 +202,25 @@ class BlockPool:
     def copy_in(self, unit: int, array: NDArray[Any]) -> None:
         """Copy an array of plain numbers into a block that was allocated for it."""
         start = unit * self.unit_bytes
-        block = self._bytes[start : start + array.nbytes]
+        block = self._columns.data[start : start + array.nbytes]
         block.view(array.dtype).reshape(array.shape)[...] = array
 
     def pin(self, unit: int, nbytes: int) -> None:
         """Keep the block although its job ends: a view of it lives in this process."""
-        self._pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
+        self._columns.pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
 
     def must_be_copied(self, unit: int, viewed_bytes: int) -> bool:
         """May no view of the block be kept? It is in the way of results, or another process of this side pins it:
         a former attempt's worker, say, whose pin word must stay its own. Or, with `viewed_bytes` that are not pinned
         yet, producers' views would fill more than half of what arguments have: who collects results submits again.
         """
-        if int(self._pins[unit, self._side]) not in (0, self._mark):
+        if int(self._columns.pins[unit, self._side]) not in (0, self._mark):
             return True
         if self._side != PRODUCER_PIN:
             return False
-        pinned = int((self._pins[: self._for_results, PRODUCER_PIN] != 0).sum()) * self.unit_bytes
+        import numpy as np
+
+        pinned = int(np.count_nonzero(self._columns.pins[: self._for_results, PRODUCER_PIN])) * self.unit_bytes
         return unit >= self._for_results or pinned + viewed_bytes > self._for_results * self.unit_bytes // 2
 
     def give_back(self, units: list[tuple[int, int]]) -> None:
@@ -227,20 +232,20 @@ class BlockPool:
                 if time.monotonic() > give_up:  # its holder is stopped: these units come back with the slot
                     return
                 time.sleep(0)
-            self._tags[unit : unit + self.units_for(nbytes)] = 0
+            self._columns.tags[unit : unit + self.units_for(nbytes)] = 0
             self._lock_file.release(locks.arena_byte(arena))
 
     def unpin(self, unit: int, nbytes: int) -> None:
         """Let the block go with its job. Plain stores: safe in finalizers."""
         if self._pid != os.getpid():  # a view that a fork has copied: the pin is the parent's
             return
-        self._pins[unit : unit + self.units_for(nbytes), self._side] = 0
+        self._columns.pins[unit : unit + self.units_for(nbytes), self._side] = 0
         if self.on_last_view is not None and not self.has_views():
             self.on_last_view()
 
     def has_views(self) -> bool:
         """Does a view of any block live in this process?"""
-        return self._mark in self._segment.view("pins")[self._side :: 2]
+        return next(pinned_units(self._segment, self._side, self._mark), None) is not None
 
     def pin_while_alive(self, bottom: object, unit: int, nbytes: int) -> None:
         """Keep the block, although its job ends, while `bottom` lives: until the last view goes (see `bottom_of`)."""
@@ -257,7 +262,7 @@ class BlockPool:
         if not self._lock_file.try_acquire(locks.arena_byte(arena)):
             return False
         try:
-            self._tags[unit : unit + self.units_for(nbytes)] = 0
+            self._columns.tags[unit : unit + self.units_for(nbytes)] = 0
             return True
         finally:
             self._lock_file.release(locks.arena_byte(arena))
@@ -267,11 +272,11 @@ class BlockPool:
         import numpy as np
 
         tag = np.uint64((generation << 32) | PART | slot)
-        if not (self._tags == tag).any():
+        if not (self._columns.tags == tag).any():
             return
         for arena, (first, last) in enumerate(self._arenas):
             if self._lock_file.try_acquire(locks.arena_byte(arena)):
-                tags = self._tags[first:last]
+                tags = self._columns.tags[first:last]
                 tags[tags == tag] = 0
                 self._lock_file.release(locks.arena_byte(arena))
 
@@ -281,10 +286,10 @@ class BlockPool:
         if not self._lock_file.try_acquire(locks.arena_byte(arena)):
             return False  # busy at this moment: the caller copies instead
         try:
-            tag = int(self._tags[unit])
+            tag = int(self._columns.tags[unit])
             if tag and self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32:
                 return False
-            self._tags[unit : unit + self.units_for(nbytes)] = (generation << 32) | slot
+            self._columns.tags[unit : unit + self.units_for(nbytes)] = (generation << 32) | slot
             return True
         finally:
             self._lock_file.release(locks.arena_byte(arena))
@@ -294,7 +299,7 @@ class BlockPool:
         if array.base is None:  # it owns its memory
             return None
         address = array.__array_interface__["data"][0]
-        at = address - self._address
+        at = address - self._columns.address
         inside = 0 <= at < len(self._data) and at % self.unit_bytes == 0
         return at // self.unit_bytes if inside else None
 
@@ -328,13 +333,9 @@ class BlockPool:
 
     def _holders(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """By unit: does a live job hold it, does a view?"""
+        tags, words, pins = self._columns.tags, self._columns.words, self._columns.pins
         import numpy as np
 
-        slots = np.minimum(self._tags & np.uint64(SLOT_OF_TAG), np.uint64(len(self._words) - 1))
-        of_jobs: NDArray[np.bool_] = (self._words[slots] >> np.uint64(32)) == (self._tags >> np.uint64(32))
-        return of_jobs, np.asarray(self._pins.any(axis=1))
-
-    @cached_property
-    def _address(self) -> int:
-        """Where the pool begins in this process's memory."""
-        return int(self._bytes.__array_interface__["data"][0])
+        slots = np.minimum(tags & np.uint64(SLOT_OF_TAG), np.uint64(len(words) - 1))
+        of_jobs: NDArray[np.bool_] = (words[slots] >> np.uint64(32)) == (tags >> np.uint64(32))
+        return of_jobs, np.asarray(pins.any(axis=1))

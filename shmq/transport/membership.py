@@ -13,7 +13,7 @@ from shmq import clock, probes
 from shmq.cores import core
 from shmq.errors import TooManyProducers
 from shmq.memory import doorbell, locks
-from shmq.memory.blocks import PRODUCER_PIN, SLOT_OF_TAG, BlockPool
+from shmq.memory.blocks import PRODUCER_PIN, SLOT_OF_TAG, BlockPool, pinned_units
 from shmq.memory.doorbell import SemaphoreBell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
@@ -162,10 +162,9 @@ def take_over(segment: Segment, index: int, *, keep_pins: bool = False) -> None:
     Caller must: hold the row's byte and have proven its former holder dead, or its pins to be this process's.
     """
     if not keep_pins:
-        pins = segment.view("pins")[PRODUCER_PIN::2]
-        for unit, pin in enumerate(pins.tolist()):
-            if pin == index + 1:
-                pins[unit] = 0
+        pins = segment.view("pins")
+        for unit in pinned_units(segment, PRODUCER_PIN, index + 1):
+            pins[2 * unit + PRODUCER_PIN] = 0
     _close_streams(segment, index)
     publisher = Publisher(segment, index)
     publisher.finish_half_done_publishes()

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, get_origin
 import msgspec
 
 from shmq.errors import TooLarge, Unencodable
+from shmq.memory import late
 from shmq.memory.blocks import BlockPool, bottom_of
 
 if TYPE_CHECKING:
@@ -54,12 +55,14 @@ def needs_blocks(_value: Any) -> Any:
 
 def is_array(value: Any) -> TypeGuard[NDArray[Any]]:
     """Is it an ndarray? numpy itself is not imported for that: before somebody does there is none."""
-    return isinstance(value, getattr(sys.modules.get("numpy"), "ndarray", ()))
+    kind = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 def is_scalar(value: Any) -> TypeGuard[np.generic]:
     """Is it a scalar of numpy's?"""
-    return isinstance(value, getattr(sys.modules.get("numpy"), "generic", ()))
+    kind = getattr(sys.modules.get("numpy"), "generic", None)
+    return isinstance(kind, type) and isinstance(value, kind)
 
 
 @lru_cache(maxsize=_KINDS)
@@ -290,14 +293,15 @@ class Decoder:
     def _extension(self, code: int, data: memoryview) -> NDArray[Any] | str:
         if code == _TEXT:
             return bytes(data).decode("utf-8", "surrogateescape")
+        if code not in (_INLINE, _REFERENCE):
+            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
+        late.load()
         if code == _INLINE:
             at = 2 + data[0] + 8 * data[1]
             dtype, shape = _described(bytes((data[0],)) + bytes(data[2:at]))
             import numpy as np
 
             return np.frombuffer(bytes(data[at:]), dtype).reshape(shape)
-        if code != _REFERENCE:
-            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
         unit, nbytes = _REF.unpack_from(data)
         return self._view(unit, nbytes, *_described(bytes(data[_REF.size :])))
 

@@ -290,25 +290,6 @@ class TestRows:
             assert run.stderr == ""
             assert run.returncode == 0
 
-    def test_numpy_is_imported_by_who_needs_it(self, service):
-        script = (
-            "import shmq, sys\n"
-            "def echo(value): return shmq.submit('tests.client.declared.echo', value).result(30)\n"
-            "def shown(value): print(value, 'numpy' in sys.modules)\n"
-            "with shmq.connect() as client:\n"  # takes a row over, as the script before has left it
-            "    shown(sum(echo(i) for i in range(3)))\n"
-            "shmq.close()\n"
-            "shown('closed')\n"
-            "shown(len(echo('x' * 100_000)))\n"  # needs a block
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", script],
-            env={**os.environ, "SHMQ_NAMESPACE": service.namespace, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-        assert run.stdout.splitlines() == ["3 False", "closed False", "100000 True"], run.stderr
-
 
 def test_a_full_dev_shm_is_told_and_takes_no_row(service, monkeypatch):
     def full(*_: object, **__: object) -> None:

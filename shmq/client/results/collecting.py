@@ -11,6 +11,7 @@ import msgspec
 from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, Job
 from shmq.client.parts.unread import rescue
 from shmq.errors import JobCancelled, ShmqError
+from shmq.memory import late
 from shmq.transport.table import CANCELLED, CRASHES, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
 from shmq.wire.failure import Failure, rebuild
 from shmq.wire.header import BLOCK, REFERENCES, STREAMED
@@ -46,6 +47,8 @@ def _absorb(client: Client, job: Job[Any], slot: int, word: int) -> None:
         return
     result = client._results[slot]
     length, place, kind = result >> 32, result >> 8 & 0xFFFFFF, result & 0xFF
+    if kind & REFERENCES:
+        late.load()  # here, where the job stays as it is when a signal handler raises meanwhile
     if kind & BLOCK:
         data = bytes(client._blocks.bytes_at(place, length))
     else:

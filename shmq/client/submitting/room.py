@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.client.results.collecting import sweep
 from shmq.errors import BadArguments, QueueFull
+from shmq.memory import late
 from shmq.memory.blocks import bottom_of
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def queue_full(client: Client, task: Named, target: Target) -> QueueFull:
 
 def empty(client: Client, shape: int | tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """See Client.empty."""
+    late.load()
     import numpy as np
 
     kind = np.dtype(dtype)

@@ -1,0 +1,53 @@
+"""numpy for who may never need it: imported whole or not at all, when a block or an array is first wanted.
+
+A producer of small plain values does without: importing numpy takes longer than all else that it imports. Late means
+in the middle of anything, so a thread of its own imports: no exception of a signal handler cuts it off there, which
+would be for good, and no fork happens meanwhile, whose child would wait for that thread for ever.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+
+_HOME = "shmq.memory.columns"  # ours with numpy in it
+_importing = threading.RLock()
+_is_loaded = False
+
+
+def load() -> None:
+    """Have numpy imported. Raises what importing it raises; then the next call tries again."""
+    global _is_loaded
+    if _is_loaded:
+        return
+    if "numpy" in sys.modules:  # or somebody is at it: waits as an import statement does
+        importlib.import_module(_HOME)
+    else:
+        _import_apart()
+    _is_loaded = True
+
+
+def _import_apart() -> None:
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with _importing:
+                importlib.import_module(_HOME)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="shmq-import-numpy")
+    try:
+        thread.start()
+    except RuntimeError:  # none can be started: the interpreter ends, or the system has no more
+        run()
+    else:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release)
