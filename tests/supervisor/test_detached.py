@@ -18,7 +18,7 @@ def test_a_removed_segment_is_noticed_and_who_is_attached_goes_on(tmp_path):
         until((live.state_dir / "recovery.bell").exists, "recovery is attached: nobody else can be from now on")
         segment.path.unlink()
         until(lambda: segment.header("detached"), "detached")
-        assert "was removed while in use" in live.log()
+        until(lambda: "was removed while in use" in live.log(), "the log tells it")
         assert client.submit("jobs.echo", 2).result(GUARD_S) == 2
 
 
