@@ -162,14 +162,14 @@ def ones(count: int) -> np.ndarray:
     return np.ones(count)
 
 
-@shmq.task
+@shmq.task(group="single")  # one worker: what it keeps is found there again
 def kept(array: np.ndarray) -> float:
     """Keep a view beyond the job, as a cache would."""
     _cache.append(array)
     return float(array[0])
 
 
-@shmq.task
+@shmq.task(group="single")
 def look_at_kept() -> list[float]:
     found = [float(array[0]) for array in _cache]
     _cache.clear()
