@@ -210,11 +210,11 @@ class BlockPool:
         self._columns.pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
 
     def must_be_copied(self, unit: int, viewed_bytes: int) -> bool:
-        """May no view of the block be kept? It is in the way of results, or another process of this side pins it:
-        a former attempt's worker, say, whose pin word must stay its own. Or, with `viewed_bytes` that are not pinned
+        """May no view of the block be kept? It is in the way of results, or pinned on this side: for views of a former
+        attempt, in its worker or in this one, whose end is not this one's. Or, with `viewed_bytes` that are not pinned
         yet, producers' views would fill more than half of what arguments have: who collects results submits again.
         """
-        if int(self._columns.pins[unit, self._side]) not in (0, self._mark):
+        if self._columns.pins[unit, self._side]:
             return True
         if self._side != PRODUCER_PIN:
             return False
@@ -249,9 +249,9 @@ class BlockPool:
 
     def pin_while_alive(self, bottom: object, unit: int, nbytes: int) -> None:
         """Keep the block, although its job ends, while `bottom` lives: until the last view goes (see `bottom_of`)."""
-        self.pin(unit, nbytes)
         watch = weakref.finalize(bottom, self.unpin, unit, nbytes)
         watch.atexit = False
+        self.pin(unit, nbytes)  # in this order: what is cut off between the two is not pinned for ever
 
     def free(self, unit: int, nbytes: int) -> bool:
         """Take a block from its job before that ends; False when the arena is busy: try again later.

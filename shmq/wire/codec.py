@@ -82,7 +82,7 @@ def _description(kind: type, dtype: np.dtype[Any], shape: tuple[int, ...]) -> by
 
 @lru_cache(maxsize=_KINDS)
 def _described(description: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape of an array. Raises TypeError or struct.error for what is damaged."""
+    """Type and shape of an array."""
     import numpy as np
 
     name, dims = description[1 : 1 + description[0]], description[1 + description[0] :]
@@ -295,6 +295,12 @@ class Decoder:
             return bytes(data).decode("utf-8", "surrogateescape")
         if code not in (_INLINE, _REFERENCE):
             raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
+        try:
+            return self._array(code, data)
+        except (IndexError, SyntaxError) as error:  # too short; or what numpy makes of a type's name
+            raise ValueError(f"a damaged array: {error}") from error
+
+    def _array(self, code: int, data: memoryview) -> NDArray[Any]:
         late.load()
         if code == _INLINE:
             at = 2 + data[0] + 8 * data[1]

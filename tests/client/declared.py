@@ -169,6 +169,20 @@ def kept(array: np.ndarray) -> float:
     return float(array[0])
 
 
+@shmq.task(group="single", retries=1)
+def kept_at_each_attempt(array: np.ndarray) -> float:
+    """Both attempts keep a view of the same block."""
+    _cache.append(array)
+    if len(_cache) == 1:
+        raise shmq.Retry(0.0)
+    return float(array[0])
+
+
+@shmq.task(group="single")
+def drop_first_kept() -> None:
+    del _cache[0]
+
+
 @shmq.task(group="single")
 def look_at_kept() -> list[float]:
     found = [float(array[0]) for array in _cache]

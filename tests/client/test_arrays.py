@@ -216,6 +216,14 @@ class TestBlocks:
         assert declared.look_at_kept.submit().result(10) == [1.0, 2.0, 3.0]
         until(lambda: client._blocks.used_bytes() == 0)
 
+    def test_views_of_two_attempts_end_apart(self, client):
+        assert declared.kept_at_each_attempt.submit(np.full(100_000, 7.0)).result(10) == 7.0
+        declared.drop_first_kept.submit().result(10)
+        for value in range(40):
+            declared.described.submit(np.full(100_000, float(value))).result(10)
+        assert declared.look_at_kept.submit().result(10) == [7.0]
+        until(lambda: client._blocks.used_bytes() == 0)
+
     def test_a_pool_full_of_living_views_says_so(self, client):
         kept = []
         with pytest.raises(QueueFull, match="no free block"):
