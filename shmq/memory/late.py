@@ -38,21 +38,22 @@ def _import_apart() -> None:
 
     def run() -> None:
         try:
-            with _importing, _no_garbage_collected():
+            with _importing:
                 importlib.import_module(_HOME)
         except BaseException as error:  # noqa: BLE001 - raised again below
             failures.append(error)
 
-    if sys.is_finalizing():  # a thread would never begin
-        run()
-    else:
-        thread = threading.Thread(target=run, name="shmq-import-numpy")
-        try:
-            thread.start()
-        except RuntimeError:  # the system has no more threads
+    with _no_garbage_collected():
+        if sys.is_finalizing():  # a thread would never begin
             run()
         else:
-            thread.join()
+            thread = threading.Thread(target=run, name="shmq-import-numpy")
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more threads
+                run()
+            else:
+                thread.join()
     if failures:
         raise failures[0]
 
