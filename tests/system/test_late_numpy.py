@@ -83,3 +83,19 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 thread.join()
 """
     assert lines_of(script, service.namespace) == ["100000", "0"]
+
+
+def test_a_finalizer_during_the_import_holds_nobody_up(service):
+    script = """
+signal.alarm(60)  # ends a process that hangs
+class Holder:
+    def __init__(self): self.me = self  # garbage that only a collection finds
+    def __del__(self):
+        try: echo(1)
+        except shmq.ShmqError as error: refused.append(type(error).__name__)
+echo(1)
+refused = []
+Holder()
+print(large(), refused)
+"""
+    assert lines_of(script, service.namespace) == ["100000 ['ReentrantSubmit']"]
