@@ -99,7 +99,7 @@ def test_the_fork_server_is_replaced_when_it_dies_and_workers_go_on(live, tmp_pa
 
 def test_orders_that_die_with_the_fork_server_are_made_again(live):
     live.control("scale", group="computation", workers=2)
-    until(lambda: len(live.workers()) == 2, "two workers")
+    until(lambda: len(live.workers()) == len(live.live_workers()) == 2, "two workers, no order under way")
     (old,) = live.named("shmq: fork server")
     os.kill(old, signal.SIGSTOP)
     live.control("scale", group="computation", workers=4)
