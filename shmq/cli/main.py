@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 import traceback
 from typing import Any
@@ -48,6 +49,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "leaks": ("leaks.leaks:leaks", "Look for the lines and tasks behind growing memory."),
     },
 }
+_STDOUT = 1
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
 
 
@@ -102,6 +104,8 @@ class Commands(click.Group):
         except KeyboardInterrupt as error:
             ctx.exit(exits.code_of(error))
         except BrokenPipeError:
+            with open(os.devnull, "w") as nobody:  # for what is left in the buffer when the interpreter ends
+                os.dup2(nobody.fileno(), _STDOUT)
             ctx.exit(exits.CLOSED_PIPE)
         except Exception:
             click.echo(f"{traceback.format_exc()}shmq: this is a bug; please report the lines above", err=True)

@@ -143,7 +143,8 @@ def test_watching_into_a_file_goes_on_until_interrupted(shmq):
 def test_output_that_nobody_reads_ends_a_command_quietly(shmq):
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(shmq.command("tasks"), env=shmq.env, stdout=writer, stderr=subprocess.PIPE)
+    env = shmq.env | {"PYTHONUNBUFFERED": ""}  # as users have it
+    done = subprocess.run(shmq.command("tasks"), env=env, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (done.returncode, done.stderr) == (exits.CLOSED_PIPE, b"")
 
