@@ -49,8 +49,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "leaks": ("leaks.leaks:leaks", "Look for the lines and tasks behind growing memory."),
     },
 }
-_STDOUT = 1
 COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
+_STDOUT = 1
 
 
 class Commands(click.Group):

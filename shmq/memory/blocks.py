@@ -94,7 +94,7 @@ class BlockPool:
 
     @property
     def _columns(self) -> BlockColumns:
-        """Whole columns, for numpy. Imports it the first time: not while others wait for an arena's byte."""
+        """Whole columns, for numpy, which is imported the first time."""
         made = self._made_columns
         if made is None:
             late.load()
@@ -127,7 +127,7 @@ class BlockPool:
                 f"(block_budget_bytes / arenas, rounded down to a power of two).\n"
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
-        late.load()
+        late.load()  # before, not while others wait for an arena's byte
         give_up = time.monotonic() + _BUSY_S
         arenas = list(range(len(self._mine)))
         while arenas:

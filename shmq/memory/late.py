@@ -4,6 +4,9 @@ A producer of small plain values does without: importing numpy takes longer than
 in the middle of anything, so a thread of its own imports: no exception of a signal handler cuts it off there, which
 would be for good, and no fork happens meanwhile, whose child would wait for that thread for ever. Nor is garbage
 collected there: a finalizer that submits would wait for a client's lock, whose holder waits for that thread.
+
+What still hangs: a handler that cuts into the main thread's own `import numpy` and submits, while another thread of the
+same client waits here, with the client's lock, for that very import.
 """
 
 from __future__ import annotations

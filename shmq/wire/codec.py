@@ -81,8 +81,8 @@ def _description(kind: type, dtype: np.dtype[Any], shape: tuple[int, ...]) -> by
 
 
 @lru_cache(maxsize=_KINDS)
-def _described(description: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """Type and shape of an array."""
+def _type_and_shape(description: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """What a description says. Damaged ones raise almost anything."""
     import numpy as np
 
     name, dims = description[1 : 1 + description[0]], description[1 + description[0] :]
@@ -172,15 +172,15 @@ class Encoder:
 
     def _array(self, array: NDArray[Any]) -> msgspec.msgpack.Ext:
         kind: type = type(array)
-        described, nbytes = _description(kind, array.dtype, array.shape), array.nbytes
+        description, nbytes = _description(kind, array.dtype, array.shape), array.nbytes
         if nbytes <= self.most_inline:
-            head = bytes((described[0], array.ndim)) + described[1:]
+            head = bytes((description[0], array.ndim)) + description[1:]
             return msgspec.msgpack.Ext(_INLINE, head + array.tobytes())
         unit = self._shared_unit(array)
         if unit is None:
             unit = self._allocate(nbytes)
             self._blocks.copy_in(unit, array)
-        return msgspec.msgpack.Ext(_REFERENCE, _REF.pack(unit, nbytes) + described)
+        return msgspec.msgpack.Ext(_REFERENCE, _REF.pack(unit, nbytes) + description)
 
     def _shared_unit(self, array: NDArray[Any]) -> int | None:
         """The block the array lies in already (`shmq.empty`), now tagged with this job."""
@@ -304,12 +304,12 @@ class Decoder:
         late.load()
         if code == _INLINE:
             at = 2 + data[0] + 8 * data[1]
-            dtype, shape = _described(bytes((data[0],)) + bytes(data[2:at]))
+            dtype, shape = _type_and_shape(bytes((data[0],)) + bytes(data[2:at]))
             import numpy as np
 
             return np.frombuffer(bytes(data[at:]), dtype).reshape(shape)
         unit, nbytes = _REF.unpack_from(data)
-        return self._view(unit, nbytes, *_described(bytes(data[_REF.size :])))
+        return self._view(unit, nbytes, *_type_and_shape(bytes(data[_REF.size :])))
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         import numpy as np

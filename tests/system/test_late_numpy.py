@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN = """
-import os, shmq, signal, sys, threading, time
+import gc, os, shmq, signal, sys, threading, time
 def echo(value): return shmq.submit('tests.client.declared.echo', value).result(30)
 def large(): return len(echo('x' * 100_000))  # needs a block
 def is_there(): return 'numpy' in sys.modules
@@ -95,6 +95,7 @@ class Holder:
         except shmq.ShmqError as error: refused.append(type(error).__name__)
 echo(1)
 refused = []
+gc.collect()  # the next one is that of the import
 Holder()
 print(large(), refused)
 """
