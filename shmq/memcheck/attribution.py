@@ -148,7 +148,7 @@ class Growth:
 
 class TaskDeltas:
     """Call `begin` before and `end` after each job of a worker; both return at once for jobs that are not
-    measured.
+    measured. Or ask how many are `unmeasured`, and let these `pass_by` all at once.
 
     Caller must: call both from the thread that runs the task; let go of arguments and result before `end`.
     """
@@ -188,6 +188,15 @@ class TaskDeltas:
         self._before, self._after = (array("q", [0] * len(self._measures)) for _ in range(2))
         self._cost_s = array("d", (0.0,))  # CPU time: a measurement that had to wait for a core was not dear
         self._planned_s = time.perf_counter()
+
+    @property
+    def unmeasured(self) -> int:
+        """Jobs before the next one that is measured."""
+        return max(self._skip - 1, 0)
+
+    def pass_by(self, jobs: int) -> None:
+        """At most so many as `unmeasured` says ran one after the other, without `begin` and `end`."""
+        self._skip -= jobs
 
     def begin(self, task: str) -> None:
         """Before the job's arguments are decoded."""
@@ -297,7 +306,8 @@ class TaskDeltas:
         self._planned_s = now_s
         ideal = min(cost_s / (self._cost_share * max(per_job_s, 1e-9)), MOST_STRIDE)
         self._passed += self._skipped
-        self._stride = max(0.8 * self._stride + 0.2 * ideal, LEAST_STRIDE)
+        # At most twofold: the first measurements, in cold code, are ten times as dear as those to come.
+        self._stride = max(min(0.8 * self._stride + 0.2 * ideal, 2 * self._stride), LEAST_STRIDE)
         self._skip = self._skipped = 1 + int(self._random.random() * 2 * self._stride)
 
 

@@ -8,7 +8,7 @@ Built as one closure so that nothing is looked up on an object per job. What is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from shmq.clock import now_ns
@@ -64,7 +64,7 @@ class Executor:
         self._fence = new_fence()
         self.run_batch = self._make_run()
 
-    def _make_run(self) -> Callable[[Sequence[int], Sequence[int], int], None]:
+    def _make_run(self) -> Callable[[Iterable[int], Iterable[int], int], None]:
         seat, words, stride, results = self.seat, self.seat.words, self.stride, self.segment.halves("results")
         cells, halves, whole = self.payload.cast(WORD), self.payload.cast("I"), self.segment.map
         runnables, row_words, length_at, kind_at = self.runnables, stride // 8, 2 * CALL_WORD, 2 * CALL_WORD + 1
@@ -76,7 +76,7 @@ class Executor:
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
         plain, forget = PLAIN << FLAGS_SHIFT - 32, FORGET << FLAGS_SHIFT - 32  # in the upper half of the word
 
-        def run_batch(slots: Sequence[int], leases: Sequence[int], position: int) -> None:
+        def run_batch(slots: Iterable[int], leases: Iterable[int], position: int) -> None:
             """Run leased jobs one after the other; `position` is that of the first in the seat's batch.
 
             The lists may become shorter meanwhile: what is given back is not run.

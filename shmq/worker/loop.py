@@ -9,6 +9,7 @@ import gc
 import os
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from shmq.clock import NS, now_ns
@@ -111,10 +112,12 @@ class Loop:
             self._timer.arm()
         failed = seat.row[_FAILED]
         started = seat.started_ns = now_ns()
-        if self.watching is None and not self._limits:
-            self._executor.run_batch(slots, words, 0)
-        else:
+        if self._limits:
             self._run_singly(slots, words)
+        elif self.watching is not None:
+            self._run_watched(self.watching, slots, words)
+        else:
+            self._executor.run_batch(slots, words, 0)
         if seat.rung < seat.position:
             self._executor.notify(seat.position)
         if is_quick:
@@ -125,15 +128,30 @@ class Loop:
         return True
 
     def _run_singly(self, slots: list[int], words: list[int]) -> None:
-        """Run the batch while each job is watched, or counted by its task's breaker."""
-        seat = self._seat
-        run: Callable[[int, int], None] = self._run_limited if self._limits else self._executor.run
+        """Run the batch while each job is counted by its task's breaker."""
+        run: Callable[[int, int], None] = self._run_limited
         if self.watching is not None:
             run = self.watching.around(run)
-        while seat.position < len(slots):  # the timer shortens the list when it gives back the rest
-            at = seat.position
-            seat.position = at + 1
-            run(slots[at], words[at])
+        while self._seat.position < len(slots):  # the timer shortens the list when it gives back the rest
+            self._run_next(run, slots, words)
+
+    def _run_watched(self, watching: Watching, slots: list[int], words: list[int]) -> None:
+        """Run the batch while somebody measures some of its jobs: those before the next such job all at once."""
+        seat, executor = self._seat, self._executor
+        run = watching.around(executor.run)
+        while (at := seat.position) < len(slots):
+            unmeasured = watching.unmeasured
+            if not unmeasured:
+                self._run_next(run, slots, words)
+                continue
+            seat.started_ns = now_ns()  # measuring is not a job's time
+            executor.run_batch(islice(slots, at, at + unmeasured), islice(words, at, at + unmeasured), at)
+            watching.pass_by(seat.position - at)
+
+    def _run_next(self, run: Callable[[int, int], None], slots: list[int], words: list[int]) -> None:
+        at = self._seat.position
+        self._seat.position = at + 1
+        run(slots[at], words[at])
 
     def _obey_limits(self, slots: list[int], words: list[int]) -> None:
         """Fail what an open circuit refuses; give back what a task's limit holds."""

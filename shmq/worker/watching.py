@@ -62,6 +62,10 @@ class Watch(Protocol):
     """What memcheck offers. No method raises: looking must not end the worker."""
 
     measures_jobs: bool
+    unmeasured: int  # jobs that may go by before the next one that `begin` would measure
+
+    def pass_by(self, jobs: int) -> None:
+        """So many of those went by, without `begin` and `end`."""
 
     def begin(self, task: str) -> None:
         """A job is about to start."""
@@ -129,6 +133,17 @@ class Watching:
             accounts.recorded_ns = booked[0]
 
         return watched
+
+    @property
+    def unmeasured(self) -> int:
+        """Jobs of the batch that need not go through what `around` returned."""
+        watch = self._watch
+        return watch.unmeasured if watch is not None and watch.measures_jobs else sys.maxsize
+
+    def pass_by(self, jobs: int) -> None:
+        """So many of those have run."""
+        if self._watch is not None:
+            self._watch.pass_by(jobs)
 
     def tick(self) -> None:
         """Between jobs, and before each sleep."""

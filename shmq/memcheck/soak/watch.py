@@ -69,6 +69,16 @@ class Watch:
         """Whether `begin` and `end` are to be called."""
         return self._deltas is not None and self._trace is None
 
+    @property
+    def unmeasured(self) -> int:
+        """Jobs before the next one that is measured."""
+        return self._deltas.unmeasured if self._deltas is not None else 0
+
+    def pass_by(self, jobs: int) -> None:
+        """So many jobs went by unmeasured."""
+        if self._deltas is not None:
+            self._deltas.pass_by(jobs)
+
     def begin(self, task: str) -> None:
         """A job is about to start."""
         if self._deltas is not None:
