@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shmq.cores import core
 from shmq.memory.doorbell import BellClosed, Doorbell, FifoBell, NoBell, open_bell
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_FREE, WORKER_WORDS
 from shmq.memory.segment import Segment
@@ -19,7 +20,8 @@ _WAITING, _POLLING, _SERIAL, _CORE = (PRODUCER[n] for n in ("waiting", "polling"
 class Bells:
     """Rings by row index. A row's bell is opened again when its serial says it is a new one."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, producer: int | None = None) -> None:
+        """`producer`: the row of the process, when it submits."""
         self._segment = segment
         self._producers = segment.view("producer_rows")
         self._workers = segment.view("worker_rows")
@@ -31,6 +33,7 @@ class Bells:
         self.naps = self._workers[WORKER["naps"] :: WORKER_WORDS]  # by worker row
         self.rung: dict[int, int] = {}  # the nap in which a worker row was rung last
         self.rung_waits: dict[int, int] = {}  # by producer row: the wait in which it was rung last
+        self._own_at = None if producer is None else producer * PRODUCER_WORDS
         self._find = segment.map.find
         layout = segment.layout
         first, width = layout.offsets["sleeping"], layout.sleepers
@@ -62,6 +65,8 @@ class Bells:
         nap = self.naps[row]
         if self.rung.get(row) == nap:
             return
+        if self._own_at is not None:
+            self._producers[self._own_at + _CORE] = core()
         known = self._of_worker.get(row)
         if known is None or known[0] != self._workers[row * WORKER_WORDS + _WORKER_SERIAL]:
             self.worker(row).notify()
@@ -120,8 +125,8 @@ class Bells:
                 self.rung_waits[row] = wait
         return int(wait)
 
-    def core_of_waiting(self, row: int) -> int:
-        """Core on which the thread that waits in the producer of the row went to sleep, UNKNOWN perhaps."""
+    def core_of(self, row: int) -> int:
+        """Core on which a thread of the producer of the row last began to wait, or rang a worker. UNKNOWN perhaps."""
         return int(self._producers[row * PRODUCER_WORDS + _CORE])
 
     def notify_supervisor(self) -> None:

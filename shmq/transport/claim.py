@@ -33,12 +33,16 @@ from shmq.memory.layout import (
     GROUP_CONTROL_WORDS,
     LANE_WORDS,
     PRIORITIES,
+    PRODUCER,
+    PRODUCER_WORDS,
+    WORD,
 )
 from shmq.memory.segment import Segment
 from shmq.transport.bells import LONGEST_PROMISE_NS, Bells
 from shmq.transport.limits import Limit
 from shmq.transport.table import (
     CANCELLED,
+    FREE,
     GENERATION_SHIFT,
     GROUP,
     GROUP_SHIFT,
@@ -48,6 +52,7 @@ from shmq.transport.table import (
     REQUEUED,
     STATE,
 )
+from shmq.wire.header import SUBMITTED_WORD
 
 _KEEP = ~(STATE | 0x3FF << OWNER_SHIFT)
 _KIND = np.uint64(STATE | GROUP)
@@ -57,11 +62,13 @@ _KEPT = np.uint64(_KEEP & _WHOLE)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
 _ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
+_WAITING, _POLLING = PRODUCER["waiting"], PRODUCER["polling"]
 _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
 _STREAM_GOES_ON = 2  # the same, right after another batch: whose jobs come one at a time most likely waits for each
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
+_SOON_NS = 2 * STRETCH_NS  # from a job to the next but one, of a producer that submits without waiting
 _RUN_NS = 100_000
 """Work that is taken from one lane before the next has its turn: a producer that waits is rung for so many at least."""
 _LINGER_NS = LONGEST_PROMISE_NS - STRETCH_NS  # how long after such a batch the worker still looks by itself
@@ -97,6 +104,9 @@ class Claimer:
         self.is_stream = False  # did the worker find work again right after its last batch?
         self.promised_until_ns = 0  # the moment after which this worker must look again before it sleeps
         self._last_lane = 0
+        self._recovery_row, self._row_words = shape.recovery_row, shape.slot_bytes // 8
+        self._submitted = segment.view("payload").cast(WORD)[SUBMITTED_WORD:]
+        self._producers = segment.view("producer_rows")
         self.held_until_ns, self.is_circuit_open = 0, False
         self.in_silence: set[int] = set()  # rows whose producer may wait for what the last claim did
         self._segment = segment
@@ -166,8 +176,10 @@ class Claimer:
         """Paused groups are not claimed from."""
         return bool(self._control[_PAUSED])
 
-    def claim(self, lanes: list[int], most: int) -> tuple[list[int], list[int]]:
+    def claim(self, lanes: list[int], most: int, *, goes_on: bool = False) -> tuple[list[int], list[int]]:
         """Lease up to `most` jobs; (slots, their words). Cancelled ones are ended on the way.
+
+        `goes_on`: what the method of that name said of the first lane.
 
         A limit shortens `most`; then `held_until_ns` says when to look again. With `is_circuit_open`
         the claimed jobs must be failed, not run.
@@ -190,7 +202,7 @@ class Claimer:
             if is_limited:
                 if not self.is_circuit_open:
                     self.limit.spend(len(slots), now)
-            elif self._is_stream_of(len(slots)):
+            elif self._is_stream_of(len(slots), goes_on=goes_on):
                 # never sooner than promised before: a producer believes what it has seen until that is over
                 until = max(now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS, self.promised_until_ns)
                 # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
@@ -202,10 +214,33 @@ class Claimer:
             self._end_cancelled(slots, words)
         return slots, words
 
-    def _is_stream_of(self, jobs: int) -> bool:
+    def _is_stream_of(self, jobs: int, *, goes_on: bool) -> bool:
         """Are more such jobs on their way, so soon that a nap costs their producer less than a ring?"""
-        least = _STREAM_GOES_ON if self.is_stream else _STREAM
-        return jobs >= least and 0.0 < self.service_ns * jobs < STRETCH_NS
+        work_ns = self.service_ns * jobs
+        if jobs >= (_STREAM_GOES_ON if self.is_stream else _STREAM):
+            return 0.0 < work_ns < STRETCH_NS
+        return goes_on and 0.0 < work_ns < STRETCH_NS // 2
+
+    def goes_on(self, lane: int) -> bool:
+        """Does the lane's producer submit short jobs without waiting? It waits for nothing, the two jobs before the
+        next one are unread, or under way, and all three came soon after each other.
+
+        Two: who always has one more under way waits for the older one, and wants both at work.
+        """
+        row, words, capacity = lane // PRIORITIES, self._words, self._capacity
+        at = row * PRODUCER_WORDS
+        if row == self._recovery_row or not 0.0 < self.service_ns < STRETCH_NS:
+            return False
+        if self._producers[at + _WAITING] or self._producers[at + _POLLING]:
+            return False
+        ring, head = self._ring0 + lane * capacity, self._heads[self._word_of[lane]]
+        before, last, following = (self._rings[ring + (place & capacity - 1)] for place in (head - 2, head - 1, head))
+        if max(before, last, following) >= self._slots or len({before, last, following}) < 3:  # used again: was read
+            return False
+        if FREE in (words[before] & STATE, words[last] & STATE):
+            return False
+        submitted, size = self._submitted, self._row_words
+        return bool(submitted[following * size] - submitted[before * size] < _SOON_NS)
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
         self._last_lane = lanes[0]

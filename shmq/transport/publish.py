@@ -64,7 +64,7 @@ class Publisher:
         self.reserved: set[int] = set()
         # by slot: the hot path's `call` (by identity) whose constant words its header holds; None: write them all
         self.written: list[object] = [None] * shape.slots_per_producer
-        self.bells = Bells(segment)
+        self.bells = Bells(segment, row)
         self._words = segment.view("words")
         self._heads, self._tails, self._rings = (segment.view(n) for n in ("heads", "tails", "rings"))
         self._cancels, self._kills, self._dues = (segment.view(n) for n in ("cancels", "kills", "dues"))

@@ -30,7 +30,7 @@ class EarlyRings:
         if row == self._recovery_row or not self._tries.is_due():  # whose job a lane of recovery holds is not known yet
             return
         own = core()
-        if own == UNKNOWN or own != self._bells.core_of_waiting(row):
+        if own == UNKNOWN or own != self._bells.core_of(row):
             self._rung = self._bells.ring_waiting(row)
 
     def after(self, row: int) -> None:

@@ -22,6 +22,7 @@ from shmq.transport.claim import STRETCH_NS, Claimer
 from shmq.worker.early import EarlyRings
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
+from shmq.worker.making_way import MakingWay
 from shmq.worker.seat import Seat
 from shmq.worker.timer import LONG_S, Timer
 
@@ -65,6 +66,7 @@ class Loop:
         self._epoch = segment.header("epoch")
         self._cores, self._rows = len(os.sched_getaffinity(0)), column(segment, "worker_rows")
         self._early = EarlyRings(seat.bells, segment.shape.recovery_row)
+        self._making_way = MakingWay(seat.bells)
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
         self._collects_between, self._collect_all_at_ns = seat.settings.gc == "batch", 0
@@ -92,10 +94,13 @@ class Loop:
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
         seat, claimer = self._seat, self._claimer
-        is_quick, row = claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS, lanes[0] // PRIORITIES
-        if is_quick:
+        row, goes_on = lanes[0] // PRIORITIES, claimer.goes_on(lanes[0])
+        is_quick = not goes_on and claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS
+        if goes_on:
+            self._making_way.of(row)
+        elif is_quick:
             self._early.before(row)
-        slots, words = claimer.claim(lanes, self._batch_size())
+        slots, words = claimer.claim(lanes, self._batch_size(), goes_on=goes_on)
         claimer.tell_producers(seat.bells)
         if not slots:
             return not claimer.held_until_ns and self._has_fresh_work()

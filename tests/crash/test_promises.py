@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
+import pytest
+
+from shmq.client import hot
+from shmq.clock import NS
+from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, PRIORITIES
+from shmq.transport import claim
 from tests.crash.stage.stage import HELPER, Stage
 
 
@@ -37,4 +42,53 @@ def test_nothing_is_promised_to_who_gets_one_job_at_a_time_and_waits_for_it(stag
         stage.send(client, job)
     bench.claim(2)
     assert claimer.promised_until_ns > 0
+    bench.leave()
+
+
+def test_one_job_is_enough_where_its_producer_goes_on_without_reading_the_last_two(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claim, "_SOON_NS", 60 * NS)  # however slow this machine is
+    monkeypatch.setattr(hot, "AT_ONCE", 1)  # what is read is read alone
+    client, bench = stage.client(), stage.bench(HELPER)
+    claimer, row = bench.claimer, client._row
+
+    def is_promised_to(number: int) -> bool:
+        """For the only job of a claim."""
+        stage.send(client, number)
+        claimer.service_ns, claimer.promised_until_ns = 1e3, 0
+        bench.loop._run_batch(claimer.lanes_with_work())
+        return claimer.promised_until_ns > 0
+
+    def read(number: int) -> None:
+        job = stage.sent[number].job
+        assert job is not None
+        job.result(0)
+
+    assert not is_promised_to(0)  # the first ones may be all there are
+    assert not is_promised_to(1)  # one more may be what it waits for next
+    assert is_promised_to(2)
+    for number, word in ((3, "waiting"), (4, "polling")):
+        row.set(word, 1)
+        assert not is_promised_to(number)
+        row.set(word, 0)
+    assert is_promised_to(5)
+    for number in (0, 1, 2, 3, 5):
+        read(number)
+    assert not is_promised_to(6)  # in the slot of the last one, which was read
+    assert not is_promised_to(7)
+    assert is_promised_to(8)
+    read(8)
+    client._free.insert(0, client._free.pop())  # the next job takes another slot than that of the last one
+    assert not is_promised_to(9)
+    assert not is_promised_to(10)
+    assert is_promised_to(11)
+    monkeypatch.setattr(claim, "_SOON_NS", 0)
+    assert not is_promised_to(12)  # what comes so seldom is no stream
+    bench.leave()
+
+
+def test_recovery_submits_nothing(stage: Stage) -> None:
+    bench = stage.bench(HELPER)
+    assert not bench.claimer.goes_on(stage.segment.shape.recovery_row * PRIORITIES)
     bench.leave()
