@@ -227,17 +227,21 @@ class Claimer:
 
         Two: who always has one more under way waits for the older one, and wants both at work.
         """
-        row, words, capacity = lane // PRIORITIES, self._words, self._capacity
-        at = row * PRODUCER_WORDS
+        row, capacity = lane // PRIORITIES, self._capacity
         if row == self._recovery_row or not 0.0 < self.service_ns < STRETCH_NS:
             return False
+        ring, head = self._ring0 + lane * capacity, self._heads[self._word_of[lane]]
+        last, following = self._rings[ring + (head - 1 & capacity - 1)], self._rings[ring + (head & capacity - 1)]
+        if (
+            last == following
+        ):  # its slot is used again: it was read. The answer for who waits for each, without a cold line
+            return False
+        before, at = self._rings[ring + (head - 2 & capacity - 1)], row * PRODUCER_WORDS
         if self._producers[at + _WAITING] or self._producers[at + _POLLING]:
             return False
-        ring, head = self._ring0 + lane * capacity, self._heads[self._word_of[lane]]
-        before, last, following = (self._rings[ring + (place & capacity - 1)] for place in (head - 2, head - 1, head))
-        if max(before, last, following) >= self._slots or len({before, last, following}) < 3:  # used again: was read
+        if max(before, last, following) >= self._slots or before in {last, following}:
             return False
-        if FREE in (words[before] & STATE, words[last] & STATE):
+        if FREE in (self._words[before] & STATE, self._words[last] & STATE):
             return False
         submitted, size = self._submitted, self._row_words
         return bool(submitted[following * size] - submitted[before * size] < _SOON_NS)
