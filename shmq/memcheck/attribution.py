@@ -148,7 +148,7 @@ class Growth:
 
 class TaskDeltas:
     """Call `begin` before and `end` after each job of a worker; both return at once for jobs that are not
-    measured. Or ask how many are `unmeasured`, and let these `pass_by` all at once.
+    measured. Or ask how many jobs are `unmeasured`, run them, and tell `pass_by` how many ran.
 
     Caller must: call both from the thread that runs the task; let go of arguments and result before `end`.
     """

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Final
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
-LAYOUT_VERSION = 3
+LAYOUT_VERSION = 4
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
@@ -113,7 +113,7 @@ TASK_TRAITS_WORDS = 8
 
 # Words of a producer row and of a worker row.
 PRODUCER = {name: i for i, name in enumerate((
-    "pid", "ticks", "waiting", "polling", "scheduled", "bell_serial", "core",
+    "pid", "ticks", "waiting", "polling", "scheduled", "bell_serial", "core", "waits",
 ))}  # fmt: skip
 WORKER = {
     name: i
@@ -145,7 +145,13 @@ FIELDS: tuple[Field, ...] = (
     Field("task_limits", WORD, (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
     Field("task_limit_states", WORD, (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
-    Field("producer_rows", WORD, ("producers", 8), _PRODUCER_BYTE, "pid, start ticks, wait: number, core; scheduled"),
+    Field(
+        "producer_rows",
+        WORD,
+        ("producers", 8),
+        _PRODUCER_BYTE,
+        "pid, start ticks, wait, last wait, core of it or of the last ring",
+    ),
     Field("producer_bells", "B", ("producers", BELL_BYTES), _PRODUCER_BYTE, "doorbell name"),
     Field("worker_rows", WORD, ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
     Field("worker_bells", "B", ("workers", BELL_BYTES), "supervisor (starting)", "doorbell name"),

@@ -21,7 +21,7 @@ class Bells:
     """Rings by row index. A row's bell is opened again when its serial says it is a new one."""
 
     def __init__(self, segment: Segment, producer: int | None = None) -> None:
-        """`producer`: the row of the process, when it submits."""
+        """`producer`: the caller's own row, where each ring notes its core for who makes way (`worker.making_way`)."""
         self._segment = segment
         self._producers = segment.view("producer_rows")
         self._workers = segment.view("worker_rows")

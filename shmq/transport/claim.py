@@ -7,10 +7,11 @@ Weighted priorities: a claim walks a fixed wheel of PRIORITY_WHEEL turns. Priori
 16, 8, 4, 2, 1 turns of 31; a turn nobody waits for goes to the highest priority that waits. So 1 is
 served first, and while 5 waits, one worker claims at most 30 other jobs before one of 5.
 
-Attended groups: who claims a batch of tiny jobs promises, in one word of the group, to look again at a
-moment some microseconds away. Until then producers need not ring: no system call, no second worker woken
-for work that the first will have done before the second is awake. The promise ends by itself, and who
-gave it looks again after that moment before it sleeps (`Loop._keep_promise`).
+Attended groups: who claims tiny jobs out of a stream, or one short job of a producer that goes on,
+promises, in one word of the group, to look again at a moment some microseconds away. Until then
+producers need not ring: no system call, no second worker woken for work that the first will have done
+before the second is awake. The promise ends by itself, and who gave it looks again after that moment
+before it sleeps (`Loop._keep_promise`).
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ _KEPT = np.uint64(_KEEP & _WHOLE)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
 _ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
-_WAITING, _POLLING = PRODUCER["waiting"], PRODUCER["polling"]
+_WAITING, _POLLING, _WAITS = PRODUCER["waiting"], PRODUCER["polling"], PRODUCER["waits"]
 _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
-_STREAM_GOES_ON = 2  # the same, right after another batch: whose jobs come one at a time most likely waits for each
+_STREAM_LASTS = 2  # the same, right after another batch: whose jobs come one at a time waits for each, or `goes_on`
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
+_ALONE_NS = STRETCH_NS // 2  # of fewer jobs, whose producer goes on: a longer one is worth a ring
 _SOON_NS = 2 * STRETCH_NS  # from a job to the next but one, of a producer that submits without waiting
 _RUN_NS = 100_000
 """Work that is taken from one lane before the next has its turn: a producer that waits is rung for so many at least."""
@@ -107,6 +109,7 @@ class Claimer:
         self._recovery_row, self._row_words = shape.recovery_row, shape.slot_bytes // 8
         self._submitted = segment.view("payload").cast(WORD)[SUBMITTED_WORD:]
         self._producers = segment.view("producer_rows")
+        self._waits = [0] * shape.producers  # by row: its last wait, when we looked
         self.held_until_ns, self.is_circuit_open = 0, False
         self.in_silence: set[int] = set()  # rows whose producer may wait for what the last claim did
         self._segment = segment
@@ -176,10 +179,10 @@ class Claimer:
         """Paused groups are not claimed from."""
         return bool(self._control[_PAUSED])
 
-    def claim(self, lanes: list[int], most: int, *, goes_on: bool = False) -> tuple[list[int], list[int]]:
+    def claim(self, lanes: list[int], most: int, *, more_come: bool = False) -> tuple[list[int], list[int]]:
         """Lease up to `most` jobs; (slots, their words). Cancelled ones are ended on the way.
 
-        `goes_on`: what the method of that name said of the first lane.
+        `more_come`: soon, however few these are.
 
         A limit shortens `most`; then `held_until_ns` says when to look again. With `is_circuit_open`
         the claimed jobs must be failed, not run.
@@ -202,7 +205,7 @@ class Claimer:
             if is_limited:
                 if not self.is_circuit_open:
                     self.limit.spend(len(slots), now)
-            elif self._is_stream_of(len(slots), goes_on=goes_on):
+            elif self._is_stream_of(len(slots), more_come=more_come):
                 # never sooner than promised before: a producer believes what it has seen until that is over
                 until = max(now_ns() + int(self.service_ns * len(slots)) + _LINGER_NS, self.promised_until_ns)
                 # SYNC POINT: attended — whoever finds an entry's ring left out because of this word is looked for later
@@ -214,37 +217,36 @@ class Claimer:
             self._end_cancelled(slots, words)
         return slots, words
 
-    def _is_stream_of(self, jobs: int, *, goes_on: bool) -> bool:
+    def _is_stream_of(self, jobs: int, *, more_come: bool) -> bool:
         """Are more such jobs on their way, so soon that a nap costs their producer less than a ring?"""
-        work_ns = self.service_ns * jobs
-        if jobs >= (_STREAM_GOES_ON if self.is_stream else _STREAM):
-            return 0.0 < work_ns < STRETCH_NS
-        return goes_on and 0.0 < work_ns < STRETCH_NS // 2
+        is_many = jobs >= (_STREAM_LASTS if self.is_stream else _STREAM)
+        return 0.0 < self.service_ns * jobs < (STRETCH_NS if is_many else _ALONE_NS if more_come else 0)
 
     def goes_on(self, lane: int) -> bool:
-        """Does the lane's producer submit short jobs without waiting? It waits for nothing, the two jobs before the
-        next one are unread, or under way, and all three came soon after each other.
+        """Does the lane's producer go on submitting jobs of less than STRETCH_NS, without reading them?
 
-        Two: who always has one more under way waits for the older one, and wants both at work.
+        The two jobs before the next one are not FREE, the three came soon after each other, and it has begun no wait
+        since it was last asked about: who keeps few under way waits for each in its turn. A `forget` job is FREE as
+        soon as it has run: of who submits only such ones this says no.
         """
         row, capacity = lane // PRIORITIES, self._capacity
         if row == self._recovery_row or not 0.0 < self.service_ns < STRETCH_NS:
             return False
         ring, head = self._ring0 + lane * capacity, self._heads[self._word_of[lane]]
         last, following = self._rings[ring + (head - 1 & capacity - 1)], self._rings[ring + (head & capacity - 1)]
-        if (
-            last == following
-        ):  # its slot is used again: it was read. The answer for who waits for each, without a cold line
+        if last == following:  # its slot is used again, so it was read: of who waits for each no cold line is looked at
             return False
-        before, at = self._rings[ring + (head - 2 & capacity - 1)], row * PRODUCER_WORDS
-        if self._producers[at + _WAITING] or self._producers[at + _POLLING]:
+        at, known = row * PRODUCER_WORDS, self._waits[row]
+        self._waits[row] = waits = self._producers[at + _WAITS]
+        if waits != known or self._producers[at + _WAITING] or self._producers[at + _POLLING]:
             return False
+        before = self._rings[ring + (head - 2 & capacity - 1)]
         if max(before, last, following) >= self._slots or before in {last, following}:
             return False
         if FREE in (self._words[before] & STATE, self._words[last] & STATE):
             return False
         submitted, size = self._submitted, self._row_words
-        return bool(submitted[following * size] - submitted[before * size] < _SOON_NS)
+        return bool(0 <= submitted[following * size] - submitted[before * size] < _SOON_NS)
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
         self._last_lane = lanes[0]

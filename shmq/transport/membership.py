@@ -24,7 +24,7 @@ from shmq.transport.states import IS_FREE, IS_UNDER_WAY, count_where, slots_wher
 from shmq.transport.table import GENERATION_SHIFT, next_free
 from shmq.wire.header import KIND_OFFSET, STREAM
 
-_CORE = PRODUCER["core"]
+_CORE, _WAITS = PRODUCER["core"], PRODUCER["waits"]
 
 
 class ProducerRow:
@@ -54,7 +54,7 @@ class ProducerRow:
         """A thread is about to look, and then to sleep on the bell: a wait of its own number."""
         self._rows[self._at + _CORE] = core()
         self._waits += 1
-        self._rows[self._waiting_at] = self._waits
+        self._rows[self._at + _WAITS] = self._rows[self._waiting_at] = self._waits
 
     def end_wait(self) -> None:
         """No thread sleeps on the bell any more."""

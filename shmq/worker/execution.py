@@ -79,7 +79,7 @@ class Executor:
         def run_batch(slots: Iterable[int], leases: Iterable[int], position: int) -> None:
             """Run leased jobs one after the other; `position` is that of the first in the seat's batch.
 
-            The lists may become shorter meanwhile: what is given back is not run.
+            What they come from may become shorter meanwhile: what is given back is not run.
             """
             started = seat.started_ns
             look_at, notify_at = started + SLOW_NS, started + _NOTIFY_NS

@@ -97,10 +97,11 @@ class Loop:
         row, goes_on = lanes[0] // PRIORITIES, claimer.goes_on(lanes[0])
         is_quick = not goes_on and claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS
         if goes_on:
-            self._making_way.of(row)
+            self._making_way.leave_core_of(row)
         elif is_quick:
             self._early.before(row)
-        slots, words = claimer.claim(lanes, self._batch_size(), goes_on=goes_on)
+        more_come = goes_on and not self._executor.accounts.has_seen_long_job()
+        slots, words = claimer.claim(lanes, self._batch_size(), more_come=more_come)
         claimer.tell_producers(seat.bells)
         if not slots:
             return not claimer.held_until_ns and self._has_fresh_work()
@@ -145,12 +146,13 @@ class Loop:
         seat, executor = self._seat, self._executor
         run = watching.around(executor.run)
         while (at := seat.position) < len(slots):
-            unmeasured = watching.unmeasured
-            if not unmeasured:
+            end = min(at + watching.unmeasured, len(slots))
+            if end == at:
                 self._run_next(run, slots, words)
                 continue
             seat.started_ns = now_ns()  # measuring is not a job's time
-            executor.run_batch(islice(slots, at, at + unmeasured), islice(words, at, at + unmeasured), at)
+            # no copies: the timer shortens both lists when it gives back the rest
+            executor.run_batch(islice(slots, at, end), islice(words, at, end), at)
             watching.pass_by(seat.position - at)
 
     def _run_next(self, run: Callable[[int, int], None], slots: list[int], words: list[int]) -> None:

@@ -14,13 +14,16 @@ The core is left, not forbidden: a moment later the kernel may place this worker
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from shmq.clock import now_ns
 from shmq.cores import UNKNOWN, core
 from shmq.transport.bells import Bells
 
 _EVERY_NS = 5_000_000
-"""To move takes some ten microseconds: a hundredth of the time at most, where each core has a producer."""
+"""To move takes about fifty microseconds: a hundredth of the time, where each core has a producer."""
+
+_EVERY_CORE = range(1024)
 
 
 class MakingWay:
@@ -30,26 +33,23 @@ class MakingWay:
         self._bells = bells
         self._next_ns = 0
 
-    def of(self, row: int) -> None:
+    def leave_core_of(self, row: int) -> None:
         """The producer of that row goes on (`Claimer.goes_on`): move, if it would do so here."""
         own = core()
-        if own == UNKNOWN or own != self._bells.core_of(row):
-            return
-        now = now_ns()
-        if now >= self._next_ns:
-            self._next_ns = now + _EVERY_NS if _leave(own) else 1 << 63
+        if own != UNKNOWN and own == self._bells.core_of(row) and now_ns() >= self._next_ns:
+            _leave(own)
+            self._next_ns = now_ns() + _EVERY_NS
 
 
-def _leave(own: int) -> bool:
-    """Move the calling thread to another of its cores; False when that is forbidden, or there is none."""
+def _leave(own: int) -> None:
+    """Move the calling thread to another of its cores, if there is one and it may."""
     allowed = os.sched_getaffinity(0)
     others = allowed - {own - 1}
-    if not others:
-        return False
-    try:
+    with suppress(OSError):  # no other core, no such right, or the cores were just taken away: as the kernel has it
         os.sched_setaffinity(0, others)
-        if os.sched_getaffinity(0) == others:  # else somebody has pinned this worker meanwhile
+        if os.sched_getaffinity(0) != others:  # somebody has pinned this worker meanwhile
+            return
+        # Since Linux 6.2 the kernel remembers what was asked for: cores that the cpuset gains later are to be allowed.
+        os.sched_setaffinity(0, _EVERY_CORE)
+        if os.sched_getaffinity(0) != allowed:  # it had been pinned before
             os.sched_setaffinity(0, allowed)
-    except OSError:  # no such right, or the cores were just taken away: as the kernel has it
-        return False
-    return True

@@ -120,7 +120,10 @@ class Seat:
         at = self.position
         if at < len(self.batch_slots):
             return True
-        return bool(at and self.outlet is None and self.words[self.batch_slots[-1]] == self.batch_words[-1] + START)
+        if not at or self.outlet is not None:
+            return False
+        leased = self.batch_words[-1]
+        return self.words[self.batch_slots[-1]] in {leased, leased + START}  # leased: it is measured, and not begun
 
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread."""

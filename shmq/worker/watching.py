@@ -137,8 +137,7 @@ class Watching:
     @property
     def unmeasured(self) -> int:
         """Jobs of the batch that need not go through what `around` returned."""
-        watch = self._watch
-        return watch.unmeasured if watch is not None and watch.measures_jobs else sys.maxsize
+        return self._watch.unmeasured if self._watch is not None else sys.maxsize
 
     def pass_by(self, jobs: int) -> None:
         """So many of those have run."""

@@ -53,10 +53,13 @@ def test_one_job_is_enough_where_its_producer_goes_on_without_reading_the_last_t
     client, bench = stage.client(), stage.bench(HELPER)
     claimer, row = bench.claimer, client._row
 
-    def is_promised_to(number: int) -> bool:
+    left: list[int] = []
+    monkeypatch.setattr(bench.loop._making_way, "leave_core_of", left.append)
+
+    def is_promised_to(number: int, service_ns: float = 1e3) -> bool:
         """For the only job of a claim."""
         stage.send(client, number)
-        claimer.service_ns, claimer.promised_until_ns = 1e3, 0
+        claimer.service_ns, claimer.promised_until_ns = service_ns, 0
         bench.loop._run_batch(claimer.lanes_with_work())
         return claimer.promised_until_ns > 0
 
@@ -83,12 +86,34 @@ def test_one_job_is_enough_where_its_producer_goes_on_without_reading_the_last_t
     assert not is_promised_to(9)
     assert not is_promised_to(10)
     assert is_promised_to(11)
+    for number in (4, 6, 7, 9):
+        read(number)
+    assert is_promised_to(12)
+    assert not is_promised_to(13, service_ns=150e3)  # worth a ring
+    assert left == [row.index] * 6  # way was made for each that goes on
+    row.begin_wait()
+    row.end_wait()
+    assert not is_promised_to(14)  # it has waited since
+    bench.executor.accounts.record(300_000, 0)
+    assert not is_promised_to(15)  # after such a job: the next one may be another
+    assert left == [row.index] * 7
+    bench.executor.accounts._long_ended_ns = 0
+    assert is_promised_to(16)
     monkeypatch.setattr(claim, "_SOON_NS", 0)
-    assert not is_promised_to(12)  # what comes so seldom is no stream
+    assert not is_promised_to(17)  # what comes so seldom is no stream
     bench.leave()
 
 
-def test_recovery_submits_nothing(stage: Stage) -> None:
-    bench = stage.bench(HELPER)
-    assert not bench.claimer.goes_on(stage.segment.shape.recovery_row * PRIORITIES)
+def test_who_goes_on_is_not_told_from_a_lane_of_recovery(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "_SOON_NS", 60 * NS)
+    client, bench = stage.client(), stage.bench(HELPER)
+    for number in range(3):
+        stage.send(client, number)
+    bench.claim(2)
+    claimer = bench.claimer
+    (lane,) = claimer.lanes_with_work()
+    claimer.service_ns = 1e3
+    assert claimer.goes_on(lane)
+    claimer._recovery_row = lane // PRIORITIES
+    assert not claimer.goes_on(lane)
     bench.leave()

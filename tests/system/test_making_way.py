@@ -8,13 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from shmq.cores import core, is_told
-from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
+from shmq.cores import core
+from shmq.transport import bells
 from shmq.transport.bells import Bells
 from shmq.transport.membership import register
 from shmq.worker import making_way
 from shmq.worker.making_way import MakingWay
-from tests.client import declared
 
 pytestmark = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: there is no other to go to")
 HERE = min(os.sched_getaffinity(0)) + 1
@@ -41,7 +40,7 @@ def way(client, monkeypatch):
 
 @pytest.fixture
 def moves(monkeypatch):
-    """`moves(work)`: in a thread of its own, which affinities did it ask for? None: it had others before than after."""
+    """`moves(work)`: in a thread of its own, which affinities did it ask for? None: it ended with another one."""
 
     def moves(work: Callable[[], object], to: Callable[[set[int]], None] | None = None) -> list[set[int]] | None:
         asked: list[set[int]] = []
@@ -59,55 +58,59 @@ def moves(monkeypatch):
             work()
             return os.sched_getaffinity(0) == before
 
-        monkeypatch.setattr(making_way.os, "sched_setaffinity", ask)
-        with ThreadPoolExecutor(1) as thread:
+        with monkeypatch.context() as patch, ThreadPoolExecutor(1) as thread:
+            patch.setattr(making_way.os, "sched_setaffinity", ask)
             is_as_before = thread.submit(run).result()
-        monkeypatch.undo()
         return asked if is_as_before else None
 
     return moves
 
 
-THERE_AND_BACK = [os.sched_getaffinity(0) - {HERE - 1}, os.sched_getaffinity(0)]
+THERE_AND_BACK = [os.sched_getaffinity(0) - {HERE - 1}, making_way._EVERY_CORE]
 
 
 def test_it_goes_where_its_producer_goes_on_and_its_core_stays_allowed(way, row, moves):
-    assert moves(lambda: way.of(row.index)) == THERE_AND_BACK
+    assert moves(lambda: way.leave_core_of(row.index)) == THERE_AND_BACK
 
 
 def test_it_stays_where_its_producer_is_not(way, row, moves):
     row.set("core", HERE + 1)
-    assert moves(lambda: way.of(row.index)) == []
+    assert moves(lambda: way.leave_core_of(row.index)) == []
 
 
-def test_it_does_not_move_again_soon(way, row, moves):
-    assert moves(lambda: [way.of(row.index) for _ in range(2)]) == THERE_AND_BACK
+def test_if_it_was_pinned_before_it_is_so_again(way, row, moves):
+    allowed = os.sched_getaffinity(0)
+
+    def in_a_wider_cpuset(cores: set[int]) -> None:
+        set_affinity(0, {HERE - 1} if cores == making_way._EVERY_CORE else cores)  # another set than before
+
+    assert moves(lambda: way.leave_core_of(row.index), in_a_wider_cpuset) == [*THERE_AND_BACK, allowed]
 
 
-def test_it_moves_again_later(way, row, moves):
-    def twice() -> None:
-        way.of(row.index)
-        way._next_ns = 0
-        way.of(row.index)
-
-    assert moves(twice) == THERE_AND_BACK * 2
+def test_it_does_not_move_again_soon(way, row, moves, monkeypatch):
+    monkeypatch.setattr(making_way, "_EVERY_NS", FOR_GOOD)
+    assert moves(lambda: [way.leave_core_of(row.index) for _ in range(2)]) == THERE_AND_BACK
 
 
-def test_with_one_core_it_stays_for_good(way, row, moves):
+def test_it_moves_again_later(way, row, moves, monkeypatch):
+    monkeypatch.setattr(making_way, "_EVERY_NS", 0)
+    assert moves(lambda: [way.leave_core_of(row.index) for _ in range(2)]) == THERE_AND_BACK * 2
+
+
+def test_with_one_core_it_stays(way, row, moves):
     def on_one() -> None:
         set_affinity(0, {HERE - 1})
-        way.of(row.index)
+        way.leave_core_of(row.index)
+        assert os.sched_getaffinity(0) == {HERE - 1}
 
-    assert moves(on_one) is None
-    assert way._next_ns > FOR_GOOD
+    moves(on_one)
 
 
-def test_where_moving_is_forbidden_it_stays_for_good(way, row, moves):
+def test_where_moving_is_forbidden_it_stays(way, row, moves):
     def forbid(_cores: set[int]) -> None:
         raise PermissionError
 
-    assert moves(lambda: way.of(row.index), forbid) == THERE_AND_BACK[:1]
-    assert way._next_ns > FOR_GOOD
+    assert moves(lambda: way.leave_core_of(row.index), forbid) == THERE_AND_BACK[:1]
 
 
 def test_who_pins_it_meanwhile_is_obeyed(way, row, moves):
@@ -117,19 +120,10 @@ def test_who_pins_it_meanwhile_is_obeyed(way, row, moves):
         calls.append(cores)
         set_affinity(0, {HERE - 1} if len(calls) == 1 else cores)
 
-    assert moves(lambda: way.of(row.index), pin) is None
+    assert moves(lambda: way.leave_core_of(row.index), pin) is None
 
 
-@pytest.mark.skipif(not is_told(), reason="this libc does not tell a thread its core")
-def test_a_producer_tells_its_core_with_each_ring(client, service):
-    """Of a client that never waits."""
-    row = client._row.index * PRODUCER_WORDS + PRODUCER["core"]
-    words = client.segment.view("producer_rows")
-    service.control("pause", group="single")
-    try:
-        words[row] = 0
-        job = declared.echo.options(group="single").submit(1)
-        assert words[row] - 1 in os.sched_getaffinity(0)
-    finally:
-        service.control("resume", group="single")
-    assert job.result(30) == 1
+def test_a_producer_tells_its_core_with_each_ring(client, monkeypatch):
+    monkeypatch.setattr(bells, "core", lambda: 7)
+    client._publisher.bells.ring(0)
+    assert client._publisher.bells.core_of(client._row.index) == 7

@@ -4,6 +4,7 @@ since memray's own memory would be taken for the tasks'.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -71,12 +72,12 @@ class Watch:
 
     @property
     def unmeasured(self) -> int:
-        """Jobs before the next one that is measured."""
-        return self._deltas.unmeasured if self._deltas is not None else 0
+        """Jobs before the next one that is measured; more than any batch has while none is."""
+        return self._deltas.unmeasured if self._deltas is not None and self.measures_jobs else sys.maxsize
 
     def pass_by(self, jobs: int) -> None:
         """So many jobs went by unmeasured."""
-        if self._deltas is not None:
+        if self._deltas is not None and self.measures_jobs:
             self._deltas.pass_by(jobs)
 
     def begin(self, task: str) -> None:
