@@ -70,7 +70,8 @@ _STREAM_LASTS = 2  # the same, right after another batch: whose jobs come one at
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
 _ALONE_NS = STRETCH_NS // 2  # of fewer jobs, whose producer goes on: a longer one is worth a ring
-_SOON_NS = 2 * STRETCH_NS  # from a job to the next but one, of a producer that submits without waiting
+_SOON_NS = 250_000
+"""From a job to the next but one, of a producer that goes on. Who comes less often is best served on its core."""
 _RUN_NS = 100_000
 """Work that is taken from one lane before the next has its turn: a producer that waits is rung for so many at least."""
 _LINGER_NS = LONGEST_PROMISE_NS - STRETCH_NS  # how long after such a batch the worker still looks by itself
