@@ -228,7 +228,7 @@ class Claimer:
 
         The two jobs before the next one are not FREE, the three came soon after each other, and it has begun no wait
         since it was last asked about: who keeps few under way waits for each in its turn. A `forget` job is FREE as
-        soon as it has run: of who submits only such ones this says no.
+        soon as it has run: of who submits only such ones this says no. A hint: it is read without the group byte.
         """
         row, capacity = lane // PRIORITIES, self._capacity
         if row == self._recovery_row or not 0.0 < self.service_ns < STRETCH_NS:

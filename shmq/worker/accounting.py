@@ -9,8 +9,6 @@ from shmq.wire.header import SUBMITTED_WORD
 from shmq.worker.seat import Seat
 
 _BUSY, _WAIT_SUM = WORKER["busy_ns"], WORKER["wait_sum_ns"]
-
-
 _LATELY_NS = 10 * NS
 
 
@@ -34,7 +32,7 @@ class Accounts:
         self._services = segment.view("service_times")[rows]
         self._waits = segment.view("wait_times")[rows]
         self.recorded = self.recorded_ns = 0  # jobs of the batch that are in the histograms, and what they took
-        self._long_ended_ns = 0
+        self._long_ended_ns = 0  # when the last job of more than STRETCH_NS ended
 
     def record(self, spent_ns: int, waited_ns: int, jobs: int = 1) -> None:
         """Add to the worker's histograms."""

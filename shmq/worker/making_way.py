@@ -22,7 +22,6 @@ from shmq.transport.bells import Bells
 
 _EVERY_NS = 5_000_000
 """To move takes about fifty microseconds: a hundredth of the time, where each core has a producer."""
-
 _EVERY_CORE = range(1024)
 
 

@@ -16,10 +16,11 @@ def test_the_last_job_of_a_batch_keeps_its_timer_while_its_message_is_decoded(st
     stage.send(client, 0)
     (slot,), (leased,) = bench.claim()
     seat.position = 1  # begun, and not in the task's code yet: run_batch between its first line and the call
-    seat.words[slot] = leased + START
-    for _ in range(3):
-        timer._fired(0, None)
-        assert timer.is_armed
+    for word in (leased, leased + START):  # not begun either while somebody measures what it will leave behind
+        seat.words[slot] = word
+        for _ in range(3):
+            timer._fired(0, None)
+            assert timer.is_armed
     seat.words[slot] = leased
     bench.executor.run_batch((slot,), (leased,), 0)
     timer._fired(0, None)
