@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job, Origin
 from shmq.clock import now_ns
 from shmq.memory.fence import new_order_fence
-from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, WORD
+from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
 from shmq.transport.bells import LONGEST_PROMISE_NS
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, LAST_GENERATION, QUEUED, STATE
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
@@ -47,18 +47,20 @@ AT_ONCE = 16
 def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[Any]]:
     """Submit one call of `task`: what `task.submit` is once the task's target is known."""
     segment, publisher = client.segment, client._publisher
-    route, first, last = target.route, publisher.first, publisher.last
+    route, first = target.route, publisher.first
     lane, ring, key, timeout_ns, parent = route.lane, route.ring, route.key, route.timeout_ns, route.parent
     queued, flags = route.group << GROUP_SHIFT | QUEUED, route.flags | (0 if timeout_ns else PLAIN)
     takes = range(target.least, min(target.most, VARIADIC - 1) + 1)
     calls = tuple(call_word(n, CALL, flags, route.retries) if n in takes else 0 for n in range(VARIADIC))
-    heads, tails, rings = (segment.view(n) for n in ("heads", "tails", "rings"))
-    words, whole = segment.halves("words"), segment.map
     stride, capacity = segment.shape.slot_bytes, segment.shape.slots_per_producer
-    payload = segment.view("payload")[first * stride : last * stride]
-    cells, lengths = payload.cast(WORD), payload.cast("I")[2 * CALL_WORD :]
-    message_at = segment.layout.offsets["payload"] + first * stride + HEADER_BYTES
-    row_words, mask, inline = stride // 8, capacity - 1, client._inline_bytes
+    heads, tails, entries = segment.view("heads"), segment.view("tails"), segment.view("rings")[ring : ring + capacity]
+    whole, message_at = segment.map, segment.layout.offsets["payload"] + HEADER_BYTES
+    (states, generations), (lengths, _) = segment.halves("words"), segment.slot_halves(CALL_WORD)
+    keys, call_words, submitted, blocks, limits, expiries, parents = (
+        segment.slot_words(word)
+        for word in (KEY_WORD, CALL_WORD, SUBMITTED_WORD, BLOCK_WORD, LIMIT_WORD, EXPIRES_WORD, PARENT_WORD)
+    )
+    mask, inline = capacity - 1, client._inline_bytes
     encode, find, written = client._encode, segment.map.find, publisher.written
     from_sleeper, to_sleeper = publisher.bells.sleepers(route.group)
     ring_at, from_worker, fence = publisher.bells.ring, from_sleeper + 1, new_order_fence()
@@ -91,31 +93,28 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
             if tail < full_at and free:
                 slot = take()
                 i = slot - first
-                at = i * row_words
-                cells[at + SUBMITTED_WORD] = now_ns()
+                submitted[slot] = now_ns()
                 if written[i] is call:  # what the slot held last was such a call as well
-                    lengths[at + at] = length
+                    lengths[slot] = length
                 else:
                     written[i] = None
-                    cells[at + KEY_WORD], cells[at + CALL_WORD] = key, call | length
-                    cells[at + BLOCK_WORD], cells[at + LIMIT_WORD] = 0, timeout_ns
-                    cells[at + EXPIRES_WORD], cells[at + PARENT_WORD] = 0, parent
+                    keys[slot], call_words[slot], blocks[slot] = key, call | length, 0
+                    limits[slot], expiries[slot], parents[slot] = timeout_ns, 0, parent
                     written[i] = call
-                at = i * stride + message_at
+                at = slot * stride + message_at
                 whole[at : at + length] = data
-                at = slot + slot  # in halves: the lower one of a FREE word is zero, the upper one the generation
                 job = make()
                 job._origin = origin
                 job._slot = slot
-                job._generation = words[at + 1]
+                job._generation = generations[slot]
                 job._state = PENDING
                 if is_kept:
                     jobs[i] = job
                     successors[former] = former = i
-                rings[ring + (tail & mask)] = slot
+                entries[tail & mask] = slot
                 if fence is not None:
                     fence()  # SYNC POINT: slot-visible
-                words[at] = queued
+                states[slot] = queued  # the lower half: of a FREE word it is zero, the upper one the generation
                 if fence is not None:
                     fence()  # SYNC POINT: lane-visible
                 tails[lane] = tail + 1
@@ -149,9 +148,9 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
 def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
     """Has the job ended? If so its raw result is in the handle and its slot is free again."""
     segment, publisher = client.segment, client._publisher
-    words, free_words, results = segment.halves("words"), segment.view("words"), segment.halves("results")
-    whole, payload_at, stride = segment.map, segment.layout.offsets["payload"], segment.shape.slot_bytes
-    first, jobs, successors = publisher.first, client._jobs, client._successors
+    (states, generations), (places, lengths) = segment.halves("words"), segment.halves("results")
+    words, whole, payload_at = segment.view("words"), segment.map, segment.layout.offsets["payload"]
+    stride, first, jobs, successors = segment.shape.slot_bytes, publisher.first, client._jobs, client._successors
     acquire, release, is_busy = client._lock.acquire, client._lock.release, client._is_busy
     give_back, collect_slowly, fence = client._free.append, client._collect_slowly, new_order_fence()
 
@@ -167,24 +166,22 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
                 if following is None:
                     break
                 generation, slot = following._generation, i + first
-                at = slot + slot
-                state = words[at] & STATE
+                state = states[slot] & STATE
                 if fence is not None:
                     fence()  # SYNC POINT: result-visible — the word before the result
-                if words[at + 1] != generation or generation == LAST_GENERATION:
+                if generations[slot] != generation or generation == LAST_GENERATION:
                     state = DONE  # the slot is not this job's any more, after a close or in a signal handler
                     break
                 if not DONE <= state <= FAILED:
                     break
-                place = results[at]
+                place = places[slot]
                 if place & 0xFF:  # in a block, or with a reference to one in it
                     break
-                length = results[at + 1]
                 at = payload_at + slot * stride + (place >> 8)
-                following._raw = whole[at : at + length]
+                following._raw = whole[at : at + lengths[slot]]
                 following._state = RAW if state == DONE else RAW_ERROR
                 jobs[i] = None
-                free_words[slot] = generation + 1 << GENERATION_SHIFT
+                words[slot] = generation + 1 << GENERATION_SHIFT
                 give_back(slot)
                 i = successors[i]
                 following = jobs[i]
@@ -200,10 +197,10 @@ def make_collect(client: Client) -> Callable[[Job[Any]], bool]:
 
 def make_peek(client: Client) -> Callable[[Job[Any]], bool]:
     """Is there anything to collect? A look at the word without the lock, for whoever is about to sleep."""
-    halves = client.segment.halves("words")
+    states, generations = client.segment.halves("words")
 
     def peek(job: Job[Any]) -> bool:
-        at = 2 * job._slot
-        return halves[at] & STATE >= DONE or halves[at + 1] != job._generation or job._state != PENDING
+        slot = job._slot
+        return states[slot] & STATE >= DONE or generations[slot] != job._generation or job._state != PENDING
 
     return peek

@@ -36,7 +36,6 @@ from shmq.memory.layout import (
     PRIORITIES,
     PRODUCER,
     PRODUCER_WORDS,
-    WORD,
 )
 from shmq.memory.segment import Segment
 from shmq.transport.bells import LONGEST_PROMISE_NS, Bells
@@ -107,8 +106,7 @@ class Claimer:
         self.is_stream = False  # did the worker find work again right after its last batch?
         self.promised_until_ns = 0  # the moment after which this worker must look again before it sleeps
         self._last_lane = 0
-        self._recovery_row, self._row_words = shape.recovery_row, shape.slot_bytes // 8
-        self._submitted = segment.view("payload").cast(WORD)[SUBMITTED_WORD:]
+        self._recovery_row, self._submitted = shape.recovery_row, segment.slot_words(SUBMITTED_WORD)
         self._producers = segment.view("producer_rows")
         self._waits = [0] * shape.producers  # by row: its last wait, when we looked
         self.held_until_ns, self.is_circuit_open = 0, False
@@ -246,8 +244,7 @@ class Claimer:
             return False
         if FREE in (self._words[before] & STATE, self._words[last] & STATE):
             return False
-        submitted, size = self._submitted, self._row_words
-        return bool(0 <= submitted[following * size] - submitted[before * size] < _SOON_NS)
+        return bool(0 <= self._submitted[following] - self._submitted[before] < _SOON_NS)
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
         self._last_lane = lanes[0]

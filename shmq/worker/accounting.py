@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shmq.clock import NS, now_ns
-from shmq.memory.layout import HISTOGRAM_BUCKETS, WORD, WORKER
+from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
 from shmq.transport.claim import STRETCH_NS
 from shmq.wire.header import SUBMITTED_WORD
 from shmq.worker.seat import Seat
@@ -26,8 +26,7 @@ class Accounts:
     def __init__(self, seat: Seat) -> None:
         segment = seat.segment
         self._seat, self._row = seat, seat.row
-        self._row_words = segment.shape.slot_bytes // 8
-        self._submitted = segment.view("payload").cast(WORD)[SUBMITTED_WORD:]
+        self._submitted = segment.slot_words(SUBMITTED_WORD)
         rows = slice(seat.index * HISTOGRAM_BUCKETS, (seat.index + 1) * HISTOGRAM_BUCKETS)
         self._services = segment.view("service_times")[rows]
         self._waits = segment.view("wait_times")[rows]
@@ -55,7 +54,7 @@ class Accounts:
         self._row[_BUSY] += spent_ns
         left = count - self.recorded
         if left > 0 and slots:
-            submitted = self._submitted[slots[0] * self._row_words]
+            submitted = self._submitted[slots[0]]
             mean = max(spent_ns - self.recorded_ns, 0) // left
             self.record(mean, now_ns() - spent_ns - submitted, left)
         self.recorded = self.recorded_ns = 0

@@ -15,7 +15,7 @@ from shmq.clock import now_ns
 from shmq.errors import CircuitOpen
 from shmq.memory.blocks import BlockPool
 from shmq.memory.fence import new_fence, new_order_fence
-from shmq.memory.layout import WORD, WORKER
+from shmq.memory.layout import WORKER
 from shmq.tasks.task import Task
 from shmq.transport.table import GENERATION_SHIFT, next_free
 from shmq.wire.codec import ENCODING_ERRORS, Decoder, Encoder, NeedsBlocks
@@ -25,6 +25,7 @@ from shmq.wire.header import (
     FLAGS_SHIFT,
     FORGET,
     HEADER_BYTES,
+    KEY_WORD,
     PLAIN,
     SUBMITTED_WORD,
 )
@@ -65,10 +66,10 @@ class Executor:
         self.run_batch = self._make_run()
 
     def _make_run(self) -> Callable[[Iterable[int], Iterable[int], int], None]:
-        seat, words, stride, results = self.seat, self.seat.words, self.stride, self.segment.halves("results")
-        cells, halves, whole = self.payload.cast(WORD), self.payload.cast("I"), self.segment.map
-        runnables, row_words, length_at, kind_at = self.runnables, stride // 8, 2 * CALL_WORD, 2 * CALL_WORD + 1
-        payload_at = self.segment.layout.offsets["payload"]
+        seat, words, stride, segment = self.seat, self.seat.words, self.stride, self.segment
+        keys, submitted, blocks = (segment.slot_words(n) for n in (KEY_WORD, SUBMITTED_WORD, BLOCK_WORD))
+        (lengths, kinds), (places, sizes) = segment.slot_halves(CALL_WORD), segment.halves("results")
+        runnables, whole, payload_at = self.runnables, segment.map, segment.layout.offsets["payload"]
         message_at = payload_at + HEADER_BYTES
         encode, views, order, notify = self.encode, self.decoder.views, new_order_fence(), self.notify
         run_slowly, fail, finish_large = self.calling.call, self.failing.fail, self.storing.finish_when_room
@@ -93,10 +94,7 @@ class Executor:
                 # SYNC POINT: started — RUNNING (crash counted) before any of the task's code
                 words[slot] = running
                 row[job_at] = running & _GENERATION | slot
-                at = slot * row_words
-                key, at = cells[at], at + at
-                length, kind = halves[at + length_at], halves[at + kind_at]
-                limit = 0
+                key, length, kind, limit = keys[slot], lengths[slot], kinds[slot], 0
                 try:
                     at = slot * stride
                     if kind != known_kind or key != known_key:
@@ -120,7 +118,7 @@ class Executor:
                     else:
                         limit = 1
                         value = run_slowly(runnable, slot)
-                        if cells[at // 8 + BLOCK_WORD]:
+                        if blocks[slot]:
                             length = 0
                     try:
                         data = encode(value)
@@ -132,8 +130,7 @@ class Executor:
                         raise NeedsBlocks  # noqa: TRY301 - the same way as an array does
                     at += payload_at
                     whole[at + room_at : at + end] = data
-                    results[slot + slot] = room_at << 8
-                    results[slot + slot + 1] = len(data)
+                    places[slot], sizes[slot] = room_at << 8, len(data)
                     ended = running + END
                 except NeedsBlocks:
                     seat.in_user = False
@@ -154,7 +151,7 @@ class Executor:
                 if now > look_at:  # a slow job always ends past it: it began after that moment was set
                     look_at = now + SLOW_NS
                     if now - started > SLOW_NS:
-                        record(now - started, started - cells[slot * row_words + SUBMITTED_WORD])
+                        record(now - started, started - submitted[slot])
                     if now > notify_at:
                         notify(position)
                         notify_at = now + _NOTIFY_NS
