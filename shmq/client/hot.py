@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job, Origin
+from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job
 from shmq.clock import now_ns
 from shmq.memory.fence import new_order_fence
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
@@ -69,7 +69,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     is_busy, acquire, release = client._is_busy, client._lock.acquire, client._lock.release
     jobs, free, take, is_kept = client._jobs, client._free, client._free.pop, not flags & FORGET
     successors, former = client._successors, 0
-    origin, make = Origin(client, task, target.decode), cast("type[Job[Any]]", Job if is_kept else ForgottenJob)
+    origin, make = target.origin, cast("type[Job[Any]]", Job if is_kept else ForgottenJob)
     slowly = client.submit_around(target, task)
     promised_ns = 0  # until when the group was attended when we looked; read again only when that is over
     full_at = 0  # the lane holds `capacity` entries when its tail gets here; read again only then

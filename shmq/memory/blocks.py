@@ -15,9 +15,9 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from shmq.errors import TooLarge
 from shmq.memory import late, locks
@@ -36,6 +36,7 @@ PART = 1 << 31
 _BUSY_S = 0.02
 _REMEMBERED = 32  # blocks of one size in one arena that may be taken again without a search
 _OLDEST = 4  # of them are tried: some may be kept for long
+_QUICK_BYTES = 1 << 20  # copied in less time than numpy takes to let go of the interpreter, and to view the block
 PRODUCER_PIN, WORKER_PIN = 0, 1
 
 
@@ -76,7 +77,7 @@ class BlockPool:
         self._segment = segment
         self._made_columns: BlockColumns | None = None
         self._map, self._job_words = segment.map, segment.view("words")
-        self._tags_at, self._pins_at = segment.layout.offsets["tags"], segment.layout.offsets["pins"]
+        self._tags_at, self._pins_at, self._data_at = (segment.layout.offsets[n] for n in ("tags", "pins", "blocks"))
         self._side = side
         self._mark = row + 1
         self._pid = os.getpid()
@@ -128,18 +129,24 @@ class BlockPool:
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
         late.load()  # before, not while others wait for an arena's byte
-        give_up = time.monotonic() + _BUSY_S
-        arenas = list(range(len(self._mine)))
+        give_up = 0.0
+        arenas: Sequence[int] = range(len(self._mine))
         while arenas:
-            arena = arenas.pop(0)
-            if self._lock_file.try_acquire(locks.arena_byte(arena)):
+            busy = []
+            for arena in arenas:
+                if not self._lock_file.try_acquire(locks.arena_byte(arena)):
+                    busy.append(arena)
+                    continue
                 unit = self._take_locked(arena, count, tag, pin=pin)
                 if unit is not None:
                     return unit
-            elif time.monotonic() < give_up:  # taken at this moment: look again rather than say "full"
-                arenas.append(arena)
+            if busy:  # at this moment: look again rather than say "full"
+                give_up = give_up or time.monotonic() + _BUSY_S
+                if time.monotonic() >= give_up:  # their holders are stopped: nobody waits for them
+                    break
                 time.sleep(0)
-        return None  # full, or its holder is stopped: nobody waits for that one
+            arenas = busy
+        return None
 
     def _take_locked(self, arena: int, count: int, tag: int, *, pin: bool) -> int | None:
         """Caller must: hold the arena's byte; it is released here."""
@@ -201,9 +208,13 @@ class BlockPool:
 
     def copy_in(self, unit: int, array: NDArray[Any]) -> None:
         """Copy an array of plain numbers into a block that was allocated for it."""
-        start = unit * self.unit_bytes
-        block = self._columns.data[start : start + array.nbytes]
-        block.view(array.dtype).reshape(array.shape)[...] = array
+        start, nbytes = unit * self.unit_bytes, array.nbytes
+        if nbytes <= _QUICK_BYTES and array.flags.c_contiguous:
+            at = self._data_at + start
+            self._map[at : at + nbytes] = cast("bytes", array)
+        else:  # other threads run meanwhile
+            block = self._columns.data[start : start + nbytes]
+            block.view(array.dtype).reshape(array.shape)[...] = array
 
     def pin(self, unit: int, nbytes: int) -> None:
         """Keep the block although its job ends: a view of it lives in this process."""

@@ -123,7 +123,9 @@ def _try(client: Client, target: Target, task: Named, message: Any, nargs: int, 
             publisher.release(slot)
     if not word:
         return None
-    origin = Origin(client, task, client._registry.decoder(client._decoder, task))
+    origin = target.origin
+    if origin.task is not task:  # its calls go as a chunk or a stream
+        origin = Origin(client, task, client._registry.decoder(client._decoder, task))
     if target.route.flags & FORGET:
         return ForgottenJob().of_slot(origin, slot, word >> GENERATION_SHIFT)
     job: Job[Any] = Job().of_slot(origin, slot, word >> GENERATION_SHIFT)

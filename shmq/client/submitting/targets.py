@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from shmq.client.handle import Origin
 from shmq.client.hot import make_submit
 from shmq.client.submitting.kinds import ChunkOf, Named, PartOf, RemoteTask, StreamOf, result_type_of
 from shmq.client.submitting.routing import Router, is_routed
@@ -42,7 +43,7 @@ class Target:
     delay_s: float
     eta: float | None
     expires_s: float | None
-    decode: Callable[[bytes], Any]
+    origin: Origin
     submit: Callable[..., Job[Any]]
     router: Router | None = None  # set: each job asks it for its own target
 
@@ -136,7 +137,7 @@ class Registry:
             VARIADIC - 1 if is_remote else task.signature.most,
             _as_they_are if is_remote else task.signature.bind,
             is_plain, options.block, options.delay, options.eta, options.expires,
-            self.decoder(client._decoder, task), _not_ready,
+            Origin(client, task, self.decoder(client._decoder, task)), _not_ready,
         )  # fmt: skip
         target.submit = make_submit(client, target, task)
         return target
