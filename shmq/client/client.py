@@ -75,7 +75,7 @@ class Client:
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
         self._encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self._wanted_blocks = segment.view("worker_rows")[WORKER["wants_bytes"] :: WORKER_WORDS]
-        self._waiter = Waiter(self._row, self.make_room_for_results)
+        self._waiter = Waiter(self._row, self._publisher.promises, self.make_room_for_results)
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._successors = [0] * segment.shape.slots_per_producer  # by place in the row: that of its task's next job
         self._first = self._publisher.first

@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, cast
 from shmq.client.handle import PENDING, RAW, RAW_ERROR, ForgottenJob, Job
 from shmq.clock import now_ns
 from shmq.memory.fence import new_order_fence
-from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS
-from shmq.transport.bells import LONGEST_PROMISE_NS
 from shmq.transport.table import DONE, FAILED, GENERATION_SHIFT, GROUP_SHIFT, LAST_GENERATION, QUEUED, STATE
 from shmq.wire.codec import ENCODING_ERRORS, NeedsBlocks
 from shmq.wire.header import (
@@ -65,7 +63,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
     from_sleeper, to_sleeper = publisher.bells.sleepers(route.group)
     ring_at, from_worker, fence = publisher.bells.ring, from_sleeper + 1, new_order_fence()
     rung, naps = publisher.bells.rung, publisher.bells.naps
-    attended = segment.view("group_claim")[route.group * GROUP_CLAIM_WORDS + GROUP_CLAIM["attended_until_ns"] :]
+    group, attended, believe = route.group, publisher.promises.attended, publisher.promises.believe
     is_busy, acquire, release = client._is_busy, client._lock.acquire, client._lock.release
     jobs, free, take, is_kept = client._jobs, client._free, client._free.pop, not flags & FORGET
     successors, former = client._successors, 0
@@ -127,13 +125,11 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
             fence()
         if job is None:
             return slowly(args, kwargs)
-        # SYNC POINT: attended — the tail is visible before the moment after which that worker looks again, by itself
         now = now_ns()
-        if promised_ns > now:
+        if promised_ns > now:  # SYNC POINT: attended
             return job
-        promised_ns = attended[0]
-        if promised_ns > now:
-            promised_ns = min(promised_ns, now + LONGEST_PROMISE_NS)  # damaged? believe what can have been promised
+        if attended[group] > now:
+            promised_ns = believe(group)
             return job
         sleeper = find(b"\1", from_sleeper, to_sleeper)
         if sleeper >= 0:

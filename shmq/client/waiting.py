@@ -14,6 +14,7 @@ from shmq.memory.doorbell import RESCUE_S
 from shmq.memory.fence import new_fence
 from shmq.transport.bells import QUICK_NS
 from shmq.transport.membership import ProducerRow
+from shmq.transport.promises import Promises
 from shmq.transport.tries import Tries
 
 _CHECK_EVERY_S = 1.0
@@ -24,11 +25,13 @@ class Waiter:
     """Waits for conditions that workers make true and ring for.
 
     Args:
+        promises: what rings were left out for, to see to it while a thread waits.
         rung: called by who waits after each ring that did not bring it, and now and then.
     """
 
-    def __init__(self, row: ProducerRow, rung: Callable[[], None]) -> None:
+    def __init__(self, row: ProducerRow, promises: Promises, rung: Callable[[], None]) -> None:
         self._row = row
+        self._promises = promises
         self._rung = rung
         self._leader = threading.RLock()
         self._followers: deque[threading.Lock] = deque()  # each held until its thread is told
@@ -96,14 +99,13 @@ class Waiter:
     def _sleep(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Until the bell rings, a while has passed or the deadline has come; is it ready?"""
         bell = self._row.bell
-        if deadline == _FOREVER:
-            is_rung = bell.doze()
-        else:
-            left = deadline - time.monotonic()
-            is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
+        left = RESCUE_S if deadline == _FOREVER else deadline - time.monotonic()
+        if self._promises.believed:
+            left = min(left, self._promises.settle())
+        is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
         if not (is_ready() or (is_rung and not self._followers and self._comes_soon(is_ready))):
             return False
-        if not is_rung and time.monotonic() < deadline and not bell.wait(0):  # a ring was lost
+        if not is_rung and left >= RESCUE_S and time.monotonic() < deadline and not bell.wait(0):  # a ring was lost
             self.rescues += 1
         return True
 

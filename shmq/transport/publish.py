@@ -16,6 +16,7 @@ from shmq.memory.lanes import row_lanes
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
 from shmq.transport.bells import Bells
+from shmq.transport.promises import Promises
 from shmq.transport.states import HAS_ENDED, IS_FREE, slots_where
 from shmq.transport.table import (
     CANCELLED,
@@ -65,6 +66,7 @@ class Publisher:
         # by slot: the hot path's `call` (by identity) whose constant words its header holds; None: write them all
         self.written: list[object] = [None] * shape.slots_per_producer
         self.bells = Bells(segment, row)
+        self.promises = Promises(segment, row, self.bells)
         self._words = segment.view("words")
         self._heads, self._tails, self._rings = (segment.view(n) for n in ("heads", "tails", "rings"))
         self._cancels, self._kills, self._dues = (segment.view(n) for n in ("cancels", "kills", "dues"))
@@ -81,7 +83,7 @@ class Publisher:
         mask = capacity - 1
         order = new_order_fence()
         pack_into, fence = HEADER.pack_into, self._fence
-        wake_one, written, first = self.bells.wake_one, self.written, self.first
+        wake_one, believe, written, first = self.bells.wake_one, self.promises.believe, self.written, self.first
 
         def publish(
             slot: int, route: Route, length: int, block: int, nargs: int, kind: int, expires_ns: int, message: Any
@@ -108,7 +110,8 @@ class Publisher:
                 order()  # SYNC POINT: lane-visible — the word is QUEUED before the tail offers the entry
             tails[lane] = tail + 1
             fence()  # SYNC POINT: doorbell — tail visible before we look for sleepers
-            wake_one(group)
+            if not believe(group):
+                wake_one(group)
             return word
 
         return publish

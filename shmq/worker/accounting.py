@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from shmq.clock import NS, now_ns
+from shmq.clock import now_ns
 from shmq.memory.layout import HISTOGRAM_BUCKETS, WORKER
-from shmq.transport.claim import STRETCH_NS
 from shmq.wire.header import SUBMITTED_WORD
 from shmq.worker.seat import Seat
 
 _BUSY, _WAIT_SUM = WORKER["busy_ns"], WORKER["wait_sum_ns"]
-_LATELY_NS = 10 * NS
 
 
 def bucket_of(ns: int) -> int:
@@ -31,7 +29,6 @@ class Accounts:
         self._services = segment.view("service_times")[rows]
         self._waits = segment.view("wait_times")[rows]
         self.recorded = self.recorded_ns = 0  # jobs of the batch that are in the histograms, and what they took
-        self._long_ended_ns = 0  # when the last job of more than STRETCH_NS ended
 
     def record(self, spent_ns: int, waited_ns: int, jobs: int = 1) -> None:
         """Add to the worker's histograms."""
@@ -40,12 +37,6 @@ class Accounts:
         self._row[_WAIT_SUM] += max(waited_ns, 0) * jobs
         self.recorded += jobs
         self.recorded_ns += spent_ns * jobs
-        if spent_ns > STRETCH_NS:
-            self._long_ended_ns = now_ns()
-
-    def has_seen_long_job(self) -> bool:
-        """Has one of more than STRETCH_NS ended here lately? Then the next one may be such a job again."""
-        return now_ns() - self._long_ended_ns < _LATELY_NS
 
     def book(self, slots: list[int], count: int, spent_ns: int) -> None:
         """Book a batch. Jobs not recorded yet are booked together: each as their mean, waited as the first did."""

@@ -100,8 +100,7 @@ class Loop:
             self._making_way.leave_core_of(row)
         elif is_quick:
             self._early.before(row)
-        more_come = goes_on and not self._executor.accounts.has_seen_long_job()
-        slots, words = claimer.claim(lanes, self._batch_size(), more_come=more_come)
+        slots, words = claimer.claim(lanes, self._batch_size(), more_come=goes_on)
         claimer.tell_producers(seat.bells)
         if not slots:
             return not claimer.held_until_ns and self._has_fresh_work()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from shmq.client import hot
-from shmq.clock import NS
+from shmq.clock import NS, now_ns
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, PRIORITIES
-from shmq.transport import claim
+from shmq.transport import claim, promises
 from tests.crash.stage.stage import HELPER, Stage
 
 
@@ -94,13 +96,9 @@ def test_one_job_is_enough_where_its_producer_goes_on_without_reading_the_last_t
     row.begin_wait()
     row.end_wait()
     assert not is_promised_to(14)  # it has waited since
-    bench.executor.accounts.record(300_000, 0)
-    assert not is_promised_to(15)  # after such a job: the next one may be another
-    assert left == [row.index] * 7
-    bench.executor.accounts._long_ended_ns = 0
-    assert is_promised_to(16)
+    assert is_promised_to(15)
     monkeypatch.setattr(claim, "_SOON_NS", 0)
-    assert not is_promised_to(17)  # what comes so seldom is no stream
+    assert not is_promised_to(16)  # what comes so seldom is no stream
     bench.leave()
 
 
@@ -117,3 +115,65 @@ def test_who_goes_on_is_not_told_from_a_lane_of_recovery(stage: Stage, monkeypat
     claimer._recovery_row = lane // PRIORITIES
     assert not claimer.goes_on(lane)
     bench.leave()
+
+
+@pytest.mark.parametrize("block", [None, 1.0], ids=["hot path", "slow path"])
+def test_who_waits_rings_for_what_still_waits_well_after_the_moment_that_was_promised(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, block: float | None
+) -> None:
+    client, bench = stage.client(), stage.bench(HELPER)
+    claimer, made = bench.claimer, client._publisher.promises
+    rung: list[int] = []
+    monkeypatch.setattr(client._publisher.bells, "wake_one", rung.append)
+
+    def settle_at(moment_ns: int) -> float:
+        with monkeypatch.context() as clock:
+            clock.setattr(promises, "now_ns", lambda: moment_ns)
+            return made.settle()
+
+    def send_under_a_promise(number: int) -> int:
+        """Until when a ring was left out for that job."""
+        until = now_ns() + claim.LONGEST_PROMISE_NS
+        while True:  # however long this process is held up between the two
+            stage.segment.view("group_claim")[GROUP_CLAIM["attended_until_ns"]] = until
+            stage.send(client, number, block=block)
+            if claimer.group in made.believed:
+                return made.believed[claimer.group]
+            number, until = number + 1, now_ns() + claim.LONGEST_PROMISE_NS
+            rung.clear()
+
+    until = send_under_a_promise(0)
+    assert rung == []
+    assert settle_at(until) == pytest.approx(promises._GRACE_NS / NS)
+    assert rung == []  # its worker may be waking up
+    assert settle_at(until + promises._GRACE_NS) == float("inf")
+    assert rung == [claimer.group]
+    assert made.believed == {}
+
+    while claimer.lanes_with_work():
+        bench.claim(8)
+    until = send_under_a_promise(10)
+    while claimer.lanes_with_work():
+        bench.claim(8)
+    rung.clear()
+    assert settle_at(until + promises._GRACE_NS) == float("inf")
+    assert rung == []  # somebody has taken it
+    bench.leave()
+
+
+def test_a_damaged_promise_is_believed_for_no_longer_than_one_can_be(stage: Stage) -> None:
+    client = stage.client()
+    stage.segment.view("group_claim")[GROUP_CLAIM["attended_until_ns"]] = (1 << 64) - 1
+    before = now_ns()
+    until = client._publisher.promises.believe(0)
+    assert before < until <= now_ns() + claim.LONGEST_PROMISE_NS
+
+
+def test_the_thread_that_runs_callbacks_sees_to_it_as_well(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, rung = stage.client(), threading.Event()
+    job = stage.send(client, 0)
+    monkeypatch.setattr(client._publisher.bells, "wake_one", lambda _group: rung.set())
+    client._publisher.promises.believed[0] = 1  # a moment long past
+    job.add_done_callback(print)
+    assert rung.wait(60)
+    client._callbacks.stop()

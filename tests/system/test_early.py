@@ -18,6 +18,7 @@ from shmq.memory.doorbell import SemaphoreBell, new_name
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS
 from shmq.transport.bells import Bells
 from shmq.transport.membership import register
+from shmq.transport.promises import Promises
 from shmq.worker import early as early_rings
 from shmq.worker.early import EarlyRings
 from tests.client import declared
@@ -138,11 +139,15 @@ def test_a_thread_knows_its_core_wherever_it_is_moved():
     assert seen == ([number + 1 for number in cores] if knows else [UNKNOWN] * len(cores))
 
 
+def waiter_of(row, rung) -> waiting.Waiter:
+    return waiting.Waiter(row, Promises(row.segment, row.index, Bells(row.segment)), rung)
+
+
 def test_who_was_rung_early_looks_for_a_while_before_it_sleeps_again(row, monkeypatch):
     monkeypatch.setattr(waiting, "QUICK_NS", 60 * 10**9)
     looks = iter([False, False, False, True])  # before the sleep twice, after it, and once more
     row.bell.notify()
-    assert waiting.Waiter(row, lambda: pytest.fail("it sleeps again")).wait(lambda: next(looks), float("inf"))
+    assert waiter_of(row, lambda: pytest.fail("it sleeps again")).wait(lambda: next(looks), float("inf"))
     assert list(looks) == []
 
 
@@ -150,7 +155,7 @@ def waits_of(row, *, follower: bool) -> int:
     """Waits that the leader begins when it is rung once for nothing, then for the end."""
     begun, begin_wait = [], row.begin_wait
     row.begin_wait = lambda: begun.append(begin_wait())
-    waiter = waiting.Waiter(row, row.bell.notify)  # after a ring for nothing the next one
+    waiter = waiter_of(row, row.bell.notify)  # after a ring for nothing the next one
     if follower:
         waiter._followers.append(threading.Lock())
         waiter._followers[0].acquire()
@@ -216,3 +221,12 @@ def test_a_forked_child_knows_its_core():
     assert int(os.read(seen, 16)) == (number + 1 if before != UNKNOWN else UNKNOWN)
     os.close(seen)
     os.close(child_end)
+
+
+def test_who_waits_sees_to_promises_when_they_are_over_and_not_only_when_it_is_rung(row, monkeypatch):
+    waiter = waiter_of(row, lambda: None)
+    made, looks = waiter._promises, []
+    monkeypatch.setattr(made, "settle", lambda: looks.append(0.0005) or 0.0005)
+    made.believed[0] = 1
+    assert waiter.wait(lambda: len(looks) > 1, float("inf"))  # nobody rings
+    assert waiter.rescues == 0  # that was a short sleep, no ring was lost

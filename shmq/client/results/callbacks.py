@@ -77,7 +77,7 @@ class Callbacks:
             self._client._check_usable()
             from shmq.client.results.poller import Poller  # most producers never need it, and what it imports
 
-            self._poller = Poller(self._client._row, self.run)
+            self._poller = Poller(self._client._row, self._client._publisher.promises, self.run)
 
 
 def _call(function: Callable[[Any], object], job: Any) -> None:

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from shmq.memory.doorbell import RESCUE_S
 from shmq.transport.bells import open_poll_bell
 from shmq.transport.membership import ProducerRow
+from shmq.transport.promises import Promises
 
 
 class Poller:
     """Calls `look` whenever workers have rung, and at least every RESCUE_S. A daemon thread."""
 
-    def __init__(self, row: ProducerRow, look: Callable[[], None]) -> None:
+    def __init__(self, row: ProducerRow, promises: Promises, look: Callable[[], None]) -> None:
         self._row = row
+        self._promises = promises
         self._look = look
         self._bell = open_poll_bell(row.segment, row.index)
         self._is_stopped = False
@@ -28,7 +30,7 @@ class Poller:
         poll.register(self._bell, select.POLLIN)
         while not self._is_stopped:
             self._look()
-            if poll.poll(RESCUE_S * 1000):
+            if poll.poll(min(RESCUE_S, self._promises.settle()) * 1000):
                 self._bell.clear()
 
     def stop(self) -> None:
