@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from shmq.memory.layout import WORKER
 from shmq.supervisor.pools.worker import Worker
 from shmq.transport.bells import Bells
+from tests.crash.edges import rescued
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -80,6 +82,23 @@ def test_a_worker_that_dies_at_rest_is_replaced(tmp_path):
         os.kill(before["pid"], signal.SIGKILL)
         until(lambda: [w for w in live.live_workers("computation") if w["pid"] != before["pid"]], "another one is live")
         assert live.submit("echo", 1).result(GUARD_S) == 1
+
+
+def test_a_new_worker_is_rung_in_its_first_nap_although_the_one_before_it_was_too(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
+        client, before = live.client(), 0
+        for number in range(8):
+            until(lambda before=before: sleeper(live) not in {0, before}, "a new worker sleeps")
+            before = sleeper(live)
+            assert client.submit_task(client._registry.task("jobs.echo"), (number,)).result(GUARD_S) == number
+            assert rescued(live) == 0
+            os.kill(before, signal.SIGKILL)
+
+
+def sleeper(live: LiveSupervisor) -> int:
+    """Pid of the worker of the first group that sleeps; 0: none does."""
+    rows, asleep = live.segment.rows("worker_rows"), live.segment.view("sleeping")
+    return next((row[WORKER["pid"]] for at, row in enumerate(rows, 1) if asleep[at]), 0)
 
 
 def test_the_supervisor_rings_for_work_that_nobody_was_rung_for(tmp_path, monkeypatch):

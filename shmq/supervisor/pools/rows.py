@@ -87,7 +87,9 @@ class Rows:
         """
         row = self._workers[index]
         serial = (row[WORKER["bell_serial"]] + 1) & _MOST
+        naps = row[WORKER["naps"]] & _MOST
         row[:] = memoryview(_EMPTY_ROW).cast(WORD)
+        row[WORKER["naps"]] = naps  # counts on: producers remember in which nap of the row they have rung
         for histogram in (self._services[index], self._waits[index]):
             histogram[:] = memoryview(_EMPTY_HISTOGRAM).cast(WORD)
         name = doorbell.new_name(self.segment.path.name)
