@@ -113,10 +113,9 @@ class Loop:
         left = claimer.backlog - len(slots)  # what came after our look rings for itself
         if left > 0 and (left * claimer.service_ns > STRETCH_NS or not claimer.service_ns) and self._has_free_core():
             seat.bells.wake_one(seat.group)
-        if not self._timer.is_armed:
-            self._timer.arm()
         failed = seat.row[_FAILED]
         started = seat.started_ns = now_ns()
+        self._timer.begin(started, keeps_others=len(slots) > 1 or claimer.promised_until_ns > 0)
         if self._limits:
             self._run_singly(slots, words)
         elif self.watching is not None:

@@ -29,6 +29,9 @@ class NoTimer:
     def arm(self, delay_s: float = 0.0) -> None:
         """Nothing."""
 
+    def begin(self, began_ns: int, *, keeps_others: bool) -> None:
+        """Nothing."""
+
 
 class Bench:
     """Claims and runs jobs of one group for one worker row."""
