@@ -198,7 +198,7 @@ def _parts(client: Client) -> dict[str, dict[str, float]]:
     message, place = encode((1,)), slice(128, 128 + len(encode((1,))))
     spare[place] = message
     origin = Origin(client, None, decode)
-    fence, lock, wake_one = new_fence(), threading.RLock(), Bells(client.segment).wake_one
+    fence, lock, sleepers = new_fence(), threading.RLock(), Bells(client.segment).sleepers(0)
 
     def locked() -> None:
         lock._is_owned()  # type: ignore[attr-defined]
@@ -231,7 +231,7 @@ def _parts(client: Client) -> dict[str, dict[str, float]]:
             "clock, twice": 2 * _time(time.monotonic_ns),
             "payload": _time(lambda: spare.__setitem__(place, message)),
             "ring, word, tail": _time(three_words),
-            "look for sleepers": _time(partial(wake_one, 0)),
+            "look for sleepers": _time(partial(client.segment.map.find, b"\1", *sleepers)),
             "client lock": _time(locked),
             "handle": _time(lambda: Job().of_slot(origin, 1, 2)),
         },

@@ -128,8 +128,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
         now = now_ns()
         if promised_ns > now:  # SYNC POINT: attended
             return job
-        if attended[group] > now:
-            promised_ns = believe(group)
+        if attended[group] > now and (promised_ns := believe(group)):
             return job
         sleeper = find(b"\1", from_sleeper, to_sleeper)
         if sleeper >= 0:

@@ -18,7 +18,6 @@ from shmq.transport.promises import Promises
 from shmq.transport.tries import Tries
 
 _CHECK_EVERY_S = 1.0
-_FOREVER = float("inf")
 
 
 class Waiter:
@@ -99,13 +98,13 @@ class Waiter:
     def _sleep(self, is_ready: Callable[[], bool], deadline: float) -> bool:
         """Until the bell rings, a while has passed or the deadline has come; is it ready?"""
         bell = self._row.bell
-        left = RESCUE_S if deadline == _FOREVER else deadline - time.monotonic()
+        left = deadline - time.monotonic()
         if self._promises.believed:
             left = min(left, self._promises.settle())
         is_rung = left > 0 and (bell.doze() if left >= RESCUE_S else bell.wait(left))
         if not (is_ready() or (is_rung and not self._followers and self._comes_soon(is_ready))):
             return False
-        if not is_rung and left >= RESCUE_S and time.monotonic() < deadline and not bell.wait(0):  # a ring was lost
+        if not is_rung and left >= RESCUE_S and not bell.wait(0):  # a whole bounded sleep: a ring was lost
             self.rescues += 1
         return True
 

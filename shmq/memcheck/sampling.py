@@ -8,9 +8,7 @@ process cannot map memory) counts shared private pages in part: read as often as
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -107,18 +105,6 @@ def open_descriptors(pid: int | str = "self") -> int:
     folder = f"/proc/{pid}/fd"
     own = pid in {"self", os.getpid()}  # listing takes one itself
     return os.stat(folder).st_size or len(os.listdir(folder)) - own
-
-
-def own_heap() -> dict[str, int]:
-    """What only the process itself can tell cheaply: blocks of the Python allocator and collections by
-    generation.
-    """
-    stats = gc.get_stats()
-    return {
-        "heap_blocks": sys.getallocatedblocks(),
-        **{f"gc_collections_{generation}": int(s["collections"]) for generation, s in enumerate(stats)},
-        "gc_uncollectable": sum(int(s["uncollectable"]) for s in stats),
-    }
 
 
 def shared_memory(prefixes: Sequence[str], folder: Path = SHM_FOLDER) -> dict[str, int]:

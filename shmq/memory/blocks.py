@@ -15,7 +15,7 @@ import os
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,7 +36,7 @@ PART = 1 << 31
 _BUSY_S = 0.02
 _REMEMBERED = 32  # blocks of one size in one arena that may be taken again without a search
 _OLDEST = 4  # of them are tried: some may be kept for long
-_QUICK_BYTES = 1 << 20  # copied in less time than numpy takes to let go of the interpreter, and to view the block
+_QUICK_BYTES = 1 << 18  # saves numpy's view of the block, 1 us; while more is copied other threads had better run
 PRODUCER_PIN, WORKER_PIN = 0, 1
 
 
@@ -129,24 +129,18 @@ class BlockPool:
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
         late.load()  # before, not while others wait for an arena's byte
-        give_up = 0.0
-        arenas: Sequence[int] = range(len(self._mine))
+        give_up = time.monotonic() + _BUSY_S
+        arenas = list(range(len(self._mine)))
         while arenas:
-            busy = []
-            for arena in arenas:
-                if not self._lock_file.try_acquire(locks.arena_byte(arena)):
-                    busy.append(arena)
-                    continue
+            arena = arenas.pop(0)
+            if self._lock_file.try_acquire(locks.arena_byte(arena)):
                 unit = self._take_locked(arena, count, tag, pin=pin)
                 if unit is not None:
                     return unit
-            if busy:  # at this moment: look again rather than say "full"
-                give_up = give_up or time.monotonic() + _BUSY_S
-                if time.monotonic() >= give_up:  # their holders are stopped: nobody waits for them
-                    break
+            elif time.monotonic() < give_up:  # taken at this moment: look again rather than say "full"
+                arenas.append(arena)
                 time.sleep(0)
-            arenas = busy
-        return None
+        return None  # full, or its holder is stopped: nobody waits for that one
 
     def _take_locked(self, arena: int, count: int, tag: int, *, pin: bool) -> int | None:
         """Caller must: hold the arena's byte; it is released here."""
@@ -237,14 +231,11 @@ class BlockPool:
     def give_back(self, units: list[tuple[int, int]]) -> None:
         """Take the tags off blocks (unit, bytes) that were allocated for a job whose word still lives."""
         for unit, nbytes in units:
-            arena = self._arena_of(unit)
             give_up = time.monotonic() + _BUSY_S
-            while not self._lock_file.try_acquire(locks.arena_byte(arena)):
+            while not self.free(unit, nbytes):
                 if time.monotonic() > give_up:  # its holder is stopped: these units come back with the slot
                     return
                 time.sleep(0)
-            self._columns.tags[unit : unit + self.units_for(nbytes)] = 0
-            self._lock_file.release(locks.arena_byte(arena))
 
     def unpin(self, unit: int, nbytes: int) -> None:
         """Let the block go with its job. Plain stores: safe in finalizers."""

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, fields
 from typing import Final
 
 MAGIC = 0x71_6D_68_73_31_30_30_32  # changes with the byte order, so a foreign file never matches
-LAYOUT_VERSION = 4
+LAYOUT_VERSION = 5
 LINE = 64  # bytes; hot words of different writers never share one
 PAGE = 4096
 PRIORITIES = 5
@@ -79,9 +79,9 @@ GROUP_CONTROL = {
     name: i
     for i, name in enumerate((
         "paused", "min_workers", "max_workers", "workers", "rate_per_s_milli", "burst",
-        "breaker_share_milli", "breaker_window", "breaker_open_ns", "breaker_fail_fast", "substitutes",
-        "concurrency", "max_batch", "past_done", "past_failed", "past_retried", "past_busy_ns", "past_crashed",
-        "spawned", "reaped", "recycled", "scaled_to", "rescues",
+        "breaker_share_milli", "breaker_window", "breaker_open_ns", "breaker_fail_fast",
+        "concurrency", "past_done", "past_failed", "past_retried", "past_busy_ns", "past_crashed",
+        "spawned", "recycled", "scaled_to", "rescues",
     ))
 }  # fmt: skip
 GROUP_CLAIM = {name: i for i, name in enumerate((
@@ -120,8 +120,8 @@ WORKER = {
     for i, name in enumerate((
         "pid", "ticks", "group", "state", "deadline_ns", "heartbeat_ns", "scheduled", "bell_serial", "naps",
         "job", "wants_bytes", "done", "failed", "busy_ns", "blocked", "exit_status", "culprit", "rescues",
-        "started_ns", "claims", "claimed", "retried", "alloc_bytes", "fork_ns", "peak_bytes", "misses",
-        "service_sum_ns", "service_sq_us2", "wait_sum_ns", "escalate", "reason", "producer",
+        "started_ns", "retried", "fork_ns", "peak_bytes",
+        "wait_sum_ns", "reason",
     ))
 }  # fmt: skip
 
@@ -135,9 +135,15 @@ FIELDS: tuple[Field, ...] = (
     Field("header", WORD, (64,), "supervisor", "magic, version, boot, epoch, shape, registry version"),
     Field("state_dir", "B", (PATH_BYTES,), "supervisor", "path of the state directory, UTF-8"),
     Field("group_names", "B", ("groups", NAME_BYTES), "supervisor", "name of each group"),
-    Field("group_control", WORD, ("groups", 32), "supervisor", "paused, bounds, limits"),
-    Field("group_claim", WORD, ("groups", 8), _GROUP_BYTE, "rate word, breaker, counters, until when attended"),
-    Field("group_plan", WORD, ("groups", 16), "planner", "target_workers and the numbers behind it"),
+    Field("group_control", WORD, ("groups", GROUP_CONTROL_WORDS), "supervisor", "paused, bounds, limits"),
+    Field(
+        "group_claim",
+        WORD,
+        ("groups", GROUP_CLAIM_WORDS),
+        _GROUP_BYTE,
+        "rate word, breaker, counters, until when attended",
+    ),
+    Field("group_plan", WORD, ("groups", GROUP_PLAN_WORDS), "planner", "target_workers and the numbers behind it"),
     Field("group_reason", "B", ("groups", 256), "planner", "the target's reason, in words"),
     Field("route_version", WORD, (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
     Field("task_routes", WORD, (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
@@ -145,9 +151,15 @@ FIELDS: tuple[Field, ...] = (
     Field("task_limits", WORD, (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
     Field("task_limit_states", WORD, (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
-    Field("producer_rows", WORD, ("producers", 8), _PRODUCER_BYTE, "pid, ticks, wait, last wait, core; scheduled"),
+    Field(
+        "producer_rows",
+        WORD,
+        ("producers", PRODUCER_WORDS),
+        _PRODUCER_BYTE,
+        "pid, ticks, wait, last wait, core; scheduled",
+    ),
     Field("producer_bells", "B", ("producers", BELL_BYTES), _PRODUCER_BYTE, "doorbell name"),
-    Field("worker_rows", WORD, ("workers", 32), _WORKER, "pid, group, state, deadline, counters"),
+    Field("worker_rows", WORD, ("workers", WORKER_WORDS), _WORKER, "pid, group, state, deadline, counters"),
     Field("worker_bells", "B", ("workers", BELL_BYTES), "supervisor (starting)", "doorbell name"),
     Field("service_times", WORD, ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of run times"),
     Field("wait_times", WORD, ("workers", HISTOGRAM_BUCKETS), "the worker", "histogram of queue waits"),

@@ -24,7 +24,7 @@ from typing import Literal, cast
 
 from shmq import clock, probes
 from shmq.errors import IncompatibleSegment, NoSpace, NotRunning
-from shmq.memory.layout import FIELD, HEADER, LAYOUT_VERSION, MAGIC, PATH_BYTES, WORD, Layout, Shape, shape_words
+from shmq.memory.layout import FIELD, HEADER, LAYOUT_VERSION, MAGIC, PAGE, PATH_BYTES, WORD, Layout, Shape, shape_words
 from shmq.refusal import refused, told
 
 SHM = Path("/dev/shm")
@@ -74,7 +74,7 @@ class Segment:
         return both[0::2], both[1::2]
 
     def slot_words(self, number: int) -> memoryview:
-        """That word of each slot's payload, by slot: the view multiplies for half of what an expression costs."""
+        """That word of each slot's payload, by slot: an index costs half of the arithmetic."""
         return self.view("payload").cast(WORD)[number :: self.shape.slot_bytes // 8]
 
     def slot_halves(self, number: int) -> tuple[memoryview, memoryview]:
@@ -252,14 +252,11 @@ def _check_file(fd: int, path: Path) -> None:
         (info.st_uid != os.geteuid(), f"owned by uid {info.st_uid}, this process is uid {os.geteuid()}"),
         (info.st_mode & 0o077 != 0, f"open to others (mode {stat.S_IMODE(info.st_mode):04o})"),
         (info.st_nlink != 1, f"{info.st_nlink} links"),
-        (info.st_size < PAGE_MIN, f"only {info.st_size} bytes"),
+        (info.st_size < PAGE, f"only {info.st_size} bytes"),
     ]
     for is_fault, why in faults:
         if is_fault:
             raise IncompatibleSegment(f"{path} is not a usable shmq segment: {why}. Remove it if nothing uses it.")
-
-
-PAGE_MIN = 4096
 
 
 def _read_shape(fd: int, path: Path) -> Shape:

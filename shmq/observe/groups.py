@@ -71,7 +71,7 @@ def read_groups(
                 arrivals_per_s=plan["arrivals_milli"] / 1000 if _is_fresh(plan, now_ns) else None,
                 done_per_s=_rate(done + failed, before.get(name), elapsed_s),
                 wait=_distribution(wait[g], int(mine[:, WORKER["wait_sum_ns"]].sum())),
-                service=_distribution(service[g], int(mine[:, WORKER["service_sum_ns"]].sum())),
+                service=_distribution(service[g], int(mine[:, WORKER["busy_ns"]].sum())),
                 limits=_limits(control, {word: int(claims[g, i]) for word, i in GROUP_CLAIM.items()}, now_ns),
             )
         )

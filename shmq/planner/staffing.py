@@ -79,11 +79,6 @@ class Delay:
         return blocked[servers] / (1 - load / servers * (1 - blocked[servers]))
 
 
-def erlang_c(servers: int, load: float) -> float:
-    """P(an arrival has to wait); `load`: rate * service time, in erlangs. 1 when servers cannot keep up."""
-    return Delay(load).probability(servers)
-
-
 class Misses:
     """P(wait > target) under one load, forecast error included.
 

@@ -9,8 +9,6 @@ from shmq.memory.doorbell import BellClosed, Doorbell, FifoBell, NoBell, open_be
 from shmq.memory.layout import PRODUCER, PRODUCER_WORDS, WORKER, WORKER_FREE, WORKER_WORDS
 from shmq.memory.segment import Segment
 
-LONGEST_PROMISE_NS = 260_000
-"""No promise of a worker to look again (see `transport.claim`) lies further ahead."""
 QUICK_NS = 20_000
 """A quicker job is tiny: its producer may be rung before it is claimed, and looks for its end for so long."""
 _WORKER_SERIAL = WORKER["bell_serial"]

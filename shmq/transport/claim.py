@@ -34,15 +34,13 @@ from shmq.memory.layout import (
     GROUP_CONTROL_WORDS,
     LANE_WORDS,
     PRIORITIES,
-    PRODUCER,
-    PRODUCER_WORDS,
 )
 from shmq.memory.segment import Segment
-from shmq.transport.bells import LONGEST_PROMISE_NS, Bells
+from shmq.transport.bells import Bells
 from shmq.transport.limits import Limit
+from shmq.transport.promises import LONGEST_PROMISE_NS
 from shmq.transport.table import (
     CANCELLED,
-    FREE,
     GENERATION_SHIFT,
     GROUP,
     GROUP_SHIFT,
@@ -52,7 +50,6 @@ from shmq.transport.table import (
     REQUEUED,
     STATE,
 )
-from shmq.wire.header import SUBMITTED_WORD
 
 _KEEP = ~(STATE | 0x3FF << OWNER_SHIFT)
 _KIND = np.uint64(STATE | GROUP)
@@ -62,15 +59,12 @@ _KEPT = np.uint64(_KEEP & _WHOLE)
 _WORTH_NUMPY = 12  # entries from which a dozen array operations cost less than the loop
 _ATTENDED = GROUP_CLAIM["attended_until_ns"]
 _CLAIMED = GROUP_CLAIM["claimed"]
-_WAITING, _POLLING, _WAITS = PRODUCER["waiting"], PRODUCER["polling"], PRODUCER["waits"]
 _PAUSED, _RATE, _BREAKER = (GROUP_CONTROL[n] for n in ("paused", "rate_per_s_milli", "breaker_share_milli"))
 _STREAM = 4  # jobs of one claim from which a stream is assumed, even right after a sleep
-_STREAM_LASTS = 2  # the same, right after another batch: whose jobs come one at a time waits for each, or `goes_on`
+_STREAM_LASTS = 2  # the same, right after another batch: whose jobs come one at a time waits for each, or goes on
 STRETCH_NS = 200_000
 """Work that one worker does before anybody else is worth waking: about two wake-ups."""
 _ALONE_NS = STRETCH_NS // 2  # of fewer jobs, whose producer goes on: a longer one is worth a ring
-_SOON_NS = 250_000
-"""From a job to the next but one, of a producer that goes on. Who comes less often is best served on its core."""
 _RUN_NS = 100_000
 """Work that is taken from one lane before the next has its turn: a producer that waits is rung for so many at least."""
 _LINGER_NS = LONGEST_PROMISE_NS - STRETCH_NS  # how long after such a batch the worker still looks by itself
@@ -106,9 +100,7 @@ class Claimer:
         self.is_stream = False  # did the worker find work again right after its last batch?
         self.promised_until_ns = 0  # the moment after which this worker must look again before it sleeps
         self._last_lane = 0
-        self._recovery_row, self._submitted = shape.recovery_row, segment.slot_words(SUBMITTED_WORD)
-        self._producers = segment.view("producer_rows")
-        self._waits = [0] * shape.producers  # by row: its last wait, when we looked
+        self._recovery_row = shape.recovery_row
         self.held_until_ns, self.is_circuit_open = 0, False
         self.in_silence: set[int] = set()  # rows whose producer may wait for what the last claim did
         self._segment = segment
@@ -220,31 +212,6 @@ class Claimer:
         """Are more such jobs on their way, so soon that a nap costs their producer less than a ring?"""
         is_many = jobs >= (_STREAM_LASTS if self.is_stream else _STREAM)
         return 0.0 < self.service_ns * jobs < (STRETCH_NS if is_many else _ALONE_NS if more_come else 0)
-
-    def goes_on(self, lane: int) -> bool:
-        """Does the lane's producer go on submitting jobs of less than STRETCH_NS, without reading them?
-
-        The two jobs before the next one are not FREE, the three came soon after each other, and it has begun no wait
-        since it was last asked about: who keeps few under way waits for each in its turn. A `forget` job is FREE as
-        soon as it has run: of who submits only such ones this says no. A hint: it is read without the group byte.
-        """
-        row, capacity = lane // PRIORITIES, self._capacity
-        if row == self._recovery_row or not 0.0 < self.service_ns < STRETCH_NS:
-            return False
-        ring, head = self._ring0 + lane * capacity, self._heads[self._word_of[lane]]
-        last, following = self._rings[ring + (head - 1 & capacity - 1)], self._rings[ring + (head & capacity - 1)]
-        if last == following:  # its slot is used again, so it was read: of who waits for each no cold line is looked at
-            return False
-        at, known = row * PRODUCER_WORDS, self._waits[row]
-        self._waits[row] = waits = self._producers[at + _WAITS]
-        if waits != known or self._producers[at + _WAITING] or self._producers[at + _POLLING]:
-            return False
-        before = self._rings[ring + (head - 2 & capacity - 1)]
-        if max(before, last, following) >= self._slots or before in {last, following}:
-            return False
-        if FREE in (self._words[before] & STATE, self._words[last] & STATE):
-            return False
-        return bool(0 <= self._submitted[following] - self._submitted[before] < _SOON_NS)
 
     def _take(self, lanes: list[int], most: int, slots: list[int], words: list[int]) -> None:
         self._last_lane = lanes[0]
@@ -365,7 +332,7 @@ class Claimer:
         """Ring for what the last claim did in silence: jobs ended as cancelled, and room that stale entries left."""
         if self.in_silence:
             self._fence()  # SYNC POINT: doorbell — words and heads visible before we look who waits
-            for row in self.in_silence - {self._segment.shape.recovery_row}:
+            for row in self.in_silence - {self._recovery_row}:
                 bells.notify_producer(row)
             self.in_silence.clear()
 

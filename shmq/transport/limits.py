@@ -15,8 +15,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from shmq.clock import NS
+
 CLOSED, OPEN, HALF_OPEN = range(3)
-_NS = 1_000_000_000
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Limit:
     Args:
         config: words the supervisor writes, by `words`.
         state: words the holder of the lock byte writes, by `state_words`.
-    Caller must: hold the lock byte in every method but `is_set`.
+    Caller must: hold the lock byte.
     """
 
     def __init__(
@@ -51,11 +52,6 @@ class Limit:
 
     def _write(self, word: str, value: int) -> None:
         self._state[self._state_words[word]] = value
-
-    @property
-    def is_set(self) -> bool:
-        """Is there anything to obey?"""
-        return bool(self._get("rate_per_s_milli") or self._get("breaker_share_milli"))
 
     @property
     def has_breaker(self) -> bool:
@@ -81,7 +77,7 @@ class Limit:
         return Allowance(1)
 
     def _tokens(self, most: int, now_ns: int) -> Allowance:
-        interval = max(1000 * _NS // self._get("rate_per_s_milli"), 1)
+        interval = max(1000 * NS // self._get("rate_per_s_milli"), 1)
         burst = max(self._get("burst"), 1)
         theoretical = max(self._read("rate_ns"), now_ns)
         allowed = max((now_ns + burst * interval - theoretical) // interval, 0)
@@ -93,7 +89,7 @@ class Limit:
         """`jobs` start now."""
         rate = self._get("rate_per_s_milli")
         if rate and jobs:
-            self._write("rate_ns", max(self._read("rate_ns"), now_ns) + jobs * max(1000 * _NS // rate, 1))
+            self._write("rate_ns", max(self._read("rate_ns"), now_ns) + jobs * max(1000 * NS // rate, 1))
 
     def report(self, jobs: int, failures: int, now_ns: int) -> None:
         """So many jobs ended, so many of them failed."""

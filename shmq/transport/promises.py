@@ -12,8 +12,10 @@ from shmq.clock import NS, now_ns
 from shmq.memory.lanes import row_lanes
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, PRIORITIES
 from shmq.memory.segment import Segment
-from shmq.transport.bells import LONGEST_PROMISE_NS, Bells
+from shmq.transport.bells import Bells
 
+LONGEST_PROMISE_NS = 260_000
+"""No promise of a worker to look again (see `transport.claim`) lies further ahead."""
 _GRACE_NS = 100_000  # from the moment that was promised until the worker has woken and claimed, most often
 
 
@@ -39,7 +41,8 @@ class Promises:
         now, until = now_ns(), self.attended[group]
         if until <= now:
             return 0
-        self.believed[group] = until = min(until, now + LONGEST_PROMISE_NS)  # damaged? what can have been promised
+        until = min(until, now + LONGEST_PROMISE_NS)  # damaged? what can have been promised
+        self.believed[group] = max(until, self.believed.get(group, 0))  # another hot path may believe the longer one
         return int(until)
 
     def settle(self) -> float:

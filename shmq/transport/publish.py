@@ -1,6 +1,6 @@
 """A producer's side of its row: reserve a slot, publish a job, cancel it, read its end.
 
-    reserve → payload → ring cell → word QUEUED → tail → fence → wake one sleeper
+    reserve → payload → ring cell → word QUEUED → tail → fence → wake one sleeper, unless the group is attended
 
 Everything here belongs to whoever holds the row's byte; nobody else is asked.
 """
@@ -76,7 +76,7 @@ class Publisher:
         self.publish = self._make_publish()
 
     def _make_publish(self) -> Callable[[int, Route, int, int, int, int, int, Any], int]:
-        """The hot path as one closure: every name a cell, nothing looked up on an object."""
+        """One closure: every name a cell, nothing looked up on an object per job."""
         words, heads, tails, rings = self._words, self._heads, self._tails, self._rings
         payload, stride = self.segment.view("payload"), self.segment.shape.slot_bytes
         capacity = self.segment.shape.slots_per_producer
@@ -197,7 +197,3 @@ class Publisher:
                 self._tails[lane.word] = tail + 1
                 self._fence()
                 self.bells.wake_one(group)
-
-    def word_of(self, slot: int) -> int:
-        """The job word of a slot."""
-        return int(self._words[slot])

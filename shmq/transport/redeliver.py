@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,14 +44,6 @@ _log = logging.getLogger("shmq.recovery")
 _U = np.uint64
 _ENDLESS = 1 << 63
 """A position that no lane reaches by counting."""
-
-
-@dataclass
-class Delivery:
-    """What one pass over the due jobs did."""
-
-    pushed: int = 0
-    next_due_ns: int = 0  # 0: nothing is scheduled
 
 
 class Redeliverer:
@@ -141,12 +132,11 @@ class Redeliverer:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
         self._unpushed.extend(self.slots_in(REQUEUED))
 
-    def deliver_due(self, now_ns: int) -> Delivery:
-        """Push every SCHEDULED job that is due; end those that were cancelled meanwhile."""
-        done = Delivery()
+    def deliver_due(self, now_ns: int) -> int:
+        """Push every SCHEDULED job that is due, end those that were cancelled meanwhile; when the next is due, or 0."""
         waiting = (self._np_words & _U(STATE) == SCHEDULED).nonzero()[0]
         if not len(waiting):
-            return done
+            return 0
         cancelled = self._np_cancels[waiting] == (self._np_words[waiting] >> _U(GENERATION_SHIFT))
         for slot in waiting[cancelled].tolist():
             self.end_cancelled(slot)
@@ -156,10 +146,8 @@ class Redeliverer:
         due = waiting[is_due]
         for slot in due[np.argsort(dues[is_due], kind="stable")].tolist():
             self.requeue(slot, self._words[slot])
-            done.pushed += 1
         later = dues[~is_due]
-        done.next_due_ns = int(later.min()) if len(later) else 0
-        return done
+        return int(later.min()) if len(later) else 0
 
     # -- ends ----------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from shmq.memory import locks
 from shmq.memory.layout import TASK_LIMIT, TASK_LIMIT_STATE
 from shmq.transport.limits import Limit
 from shmq.transport.table import with_state
+from shmq.wire.header import KEY_WORD
 
 if TYPE_CHECKING:
     from shmq.tasks.task import Task
@@ -38,17 +39,12 @@ class TaskLimits:
             index = next((i for i, pattern in enumerate(names) if fnmatchcase(task.name, pattern)), None)
             if index is not None:
                 self._of_key[key] = index
-        self._payload, self._stride = seat.segment.view("payload"), seat.segment.shape.slot_bytes
+        self._keys = seat.segment.slot_words(KEY_WORD)
         self._jobs: dict[int, int] = {}
         self._failures: dict[int, int] = {}
 
     def __bool__(self) -> bool:
         return bool(self._of_key)
-
-    def key_of(self, slot: int) -> int:
-        """The task key in a slot's header."""
-        at = slot * self._stride
-        return int.from_bytes(self._payload[at : at + 8], "little")
 
     def hold_back(self, slots: list[int], words: list[int]) -> list[tuple[int, int]]:
         """Take jobs over their limit out of the batch: rescheduled to when they may run.
@@ -58,7 +54,7 @@ class TaskLimits:
         """
         by_limit: dict[int, list[int]] = {}
         for i, slot in enumerate(slots):
-            index = self._of_key.get(self.key_of(slot))
+            index = self._of_key.get(self._keys[slot])
             if index is not None:
                 by_limit.setdefault(index, []).append(i)
         removed: list[int] = []
@@ -96,7 +92,7 @@ class TaskLimits:
 
     def ended(self, slot: int, *, has_failed: bool) -> None:
         """Note how a job ended, for the breaker."""
-        index = self._of_key.get(self.key_of(slot))
+        index = self._of_key.get(self._keys[slot])
         if index is not None and self._limits[index].has_breaker:
             self._jobs[index] = self._jobs.get(index, 0) + 1
             self._failures[index] = self._failures.get(index, 0) + has_failed

@@ -19,6 +19,7 @@ from shmq.memory.doorbell import IDLE_S, RESCUE_S, SemaphoreBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, PRIORITIES, WORKER
 from shmq.transport.bells import QUICK_NS
 from shmq.transport.claim import STRETCH_NS, Claimer
+from shmq.transport.going_on import GoingOn
 from shmq.worker.early import EarlyRings
 from shmq.worker.execution import Executor
 from shmq.worker.limiting import TaskLimits
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from shmq.worker.watching import Watching
 
 _FAILED, _HEARTBEAT, _NAPS = WORKER["failed"], WORKER["heartbeat_ns"], WORKER["naps"]
-_CLAIMS, _CLAIMED = WORKER["claims"], WORKER["claimed"]
 _WORKERS = GROUP_CONTROL["workers"]
 _EPOCH = HEADER["epoch"]
 
@@ -66,7 +66,7 @@ class Loop:
         self._epoch = segment.header("epoch")
         self._cores, self._rows = len(os.sched_getaffinity(0)), column(segment, "worker_rows")
         self._early = EarlyRings(seat.bells, segment.shape.recovery_row)
-        self._making_way = MakingWay(seat.bells)
+        self._going_on, self._making_way = GoingOn(segment, seat.group), MakingWay(seat.bells)
         self._trim = Trim()
         self._is_at_rest = False  # has it slept in vain since its last job?
         self._collects_between, self._collect_all_at_ns = seat.settings.gc == "batch", 0
@@ -94,7 +94,8 @@ class Loop:
     def _run_batch(self, lanes: list[int]) -> bool:
         """Claim once and run what was claimed; False when there was nothing to run after all."""
         seat, claimer = self._seat, self._claimer
-        row, goes_on = lanes[0] // PRIORITIES, claimer.goes_on(lanes[0])
+        row = lanes[0] // PRIORITIES
+        goes_on = 0.0 < claimer.service_ns < STRETCH_NS and self._going_on.sees(lanes[0])
         is_quick = not goes_on and claimer.backlog == 1 and 0.0 < claimer.service_ns < QUICK_NS
         if goes_on:
             self._making_way.leave_core_of(row)
@@ -222,9 +223,6 @@ class Loop:
             return
         each, known = spent_ns / count, self._claimer.service_ns
         self._claimer.service_ns = each if not known else 0.75 * known + 0.25 * each
-        row = self._seat.row
-        row[_CLAIMS] += 1
-        row[_CLAIMED] += count
         self._executor.account(slots, count, spent_ns)
         if self._collects_between:
             self._collect()

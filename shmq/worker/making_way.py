@@ -33,7 +33,7 @@ class MakingWay:
         self._next_ns = 0
 
     def leave_core_of(self, row: int) -> None:
-        """The producer of that row goes on (`Claimer.goes_on`): move, if it would do so here."""
+        """The producer of that row goes on (`transport.going_on`): move, if it would do so here."""
         own = core()
         if own != UNKNOWN and own == self._bells.core_of(row) and now_ns() >= self._next_ns:
             _leave(own)

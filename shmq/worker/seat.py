@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from shmq.memory.layout import GROUP_CONTROL, WORKER, WORKER_LIVE, WORKER_WORDS
@@ -28,6 +29,7 @@ from shmq.transport.table import (
     group_of,
     with_state,
 )
+from shmq.wire.header import KEY_WORD
 
 if TYPE_CHECKING:
     from shmq.config.model import Group
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _BLOCKED = WORKER["blocked"]
 _DONE = WORKER["done"]
+_GROUP = WORKER["group"]
 _JOB = WORKER["job"]
 _STATE = WORKER["state"]
 _SCHEDULED = WORKER["scheduled"]
@@ -61,7 +64,7 @@ class Seat:
         self._cancels = segment.view("cancels")
         self._dues = segment.view("dues")
         self.row_shift = segment.shape.slots_per_producer.bit_length() - 1
-        self._payload, self._stride = segment.view("payload"), segment.shape.slot_bytes
+        self._keys = segment.slot_words(KEY_WORD)
         # the job on the main thread
         self.in_user = False  # the task's own code runs; its job is the row's `job`
         self.names: dict[int, str] = {}
@@ -93,27 +96,33 @@ class Seat:
         self.row[_BLOCKED] -= 1
 
     def deadlock(self, slot: int) -> str:
-        """The chain when every worker that could run the job waits itself and no more may be forked."""
+        """The chain when every worker that could run the job waits itself and no more may, or can, be forked."""
         if (
             group_of(self.words[slot]) != self.group
             or self.words[slot] & STATE in (LEASED, RUNNING)
             or (self.words[slot] & STATE >= DONE)
         ):
             return ""
-        blocked = [
-            row for row in self.segment.rows("worker_rows")
-            if row[_STATE] == WORKER_LIVE and row[WORKER["group"]] == self.group and row[_BLOCKED]
-        ]  # fmt: skip
+        rows = self.segment.rows("worker_rows")
+        mine = [row for row in rows if row[_STATE] == WORKER_LIVE and row[_GROUP] == self.group]
+        blocked = [row for row in mine if row[_BLOCKED]]
         control = self.segment.rows("group_control")[self.group]
         most = max(control[GROUP_CONTROL["max_workers"]], control[GROUP_CONTROL["min_workers"]])
-        if len(blocked) < most + self.settings.max_substitutes:
+        if len(blocked) < most + self.settings.max_substitutes and (
+            len(blocked) < len(mine) or self._may_a_row_come(rows)
+        ):
             return ""
         return f"{len(blocked)} workers of group {self.group_name} wait: " + " → ".join(
-            self.names.get(self._key_at(row[_JOB] & 0xFFFFFFFF), "a task") for row in blocked
+            self.name_in(row[_JOB] & 0xFFFFFFFF) for row in blocked
         )
 
-    def _key_at(self, slot: int) -> int:
-        return int.from_bytes(self._payload[slot * self._stride : slot * self._stride + 8], "little")
+    def _may_a_row_come(self, rows: list[memoryview]) -> bool:
+        """For one more worker: one that is not live, or one of another group that has more than it must keep?"""
+        if any(row[_STATE] != WORKER_LIVE for row in rows):
+            return True
+        live = Counter(int(row[_GROUP]) for row in rows)
+        kept = [control[GROUP_CONTROL["min_workers"]] for control in self.segment.rows("group_control")]
+        return any(count > kept[group] for group, count in live.items() if group != self.group)
 
     def is_busy(self) -> bool:
         """Does a job of the batch run, be it in the worker's own code, or is one to come? Streams see to themselves."""
@@ -140,7 +149,7 @@ class Seat:
 
     def name_in(self, slot: int) -> str:
         """Name of the task that the slot's job calls."""
-        return self.names.get(self._key_at(slot), "a task")
+        return self.names.get(self._keys[slot], "a task") if slot < len(self._keys) else "a task"
 
     def is_cancelled(self, slot: int, generation: int) -> bool:
         """Was the job asked to stop?"""

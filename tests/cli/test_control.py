@@ -111,7 +111,9 @@ def test_status_shows_groups_workers_producers_and_memory(shmq):
 
 
 def test_status_for_programs_is_one_snapshot(shmq):
+    assert shmq("submit", "jobs.echo", "x").exit_code == exits.OK
     snapshot = msgspec.json.decode(shmq("status", "--json").output)
+    assert snapshot["groups"][0]["service"]["mean_s"] > 0
     assert snapshot["supervisor_pid"] == shmq.live.pid
     assert [group["name"] for group in snapshot["groups"]] == ["computation", "network"]
     assert snapshot["memory"]["block_bytes"] == 4 << 20

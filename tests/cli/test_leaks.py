@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shmq.cli.leaks import leaks
-from shmq.memcheck import tracing
+from shmq.memcheck import traces, tracing
 from shmq.memcheck.recording import Recorder
 from shmq.memcheck.soak import orders, watch
 from shmq.worker import watching
@@ -188,7 +188,7 @@ def test_a_worker_that_slept_through_the_end_of_an_order_obeys_the_next(tmp_path
 
 
 def test_what_the_worker_itself_keeps_is_no_growth():
-    own = tracing.Site("watch.py", 1, "tick", None, 2_000, 10, ())
+    own = traces.Site("watch.py", 1, "tick", None, 2_000, 10, ())
     assert not leaks._is_growth(own)
     assert leaks._is_growth(replace(own, task="jobs.grow"))
     assert leaks._is_growth(replace(own, grown_bytes=20_000))

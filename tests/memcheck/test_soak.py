@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +20,6 @@ from shmq.memcheck.recording import Recorder
 from shmq.memcheck.soak import mix
 from shmq.memcheck.soak.producer import TITLE, Producer, Spec
 from shmq.memcheck.soak.readings import Readings
-from shmq.memcheck.soak.runner import SPEND_S
 from shmq.memcheck.soak.tally import Counts, Tally
 from shmq.tasks.registry import load
 from tests.live import until
@@ -162,9 +160,7 @@ def test_a_run_with_jobs_under_way_that_is_told_to_end_leaves_nothing_and_nobody
     until(lambda: load.exists() and load.read_text().count("\n") > 20, "readings of a load")
     producers = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if parent_of(pid) == run.pid]
     run.send_signal(how)
-    begun_s = time.monotonic()
     out, err = run.communicate(timeout=200)
-    assert time.monotonic() - begun_s < SPEND_S / 2
     assert "interrupted after" in out, out + err
     assert "ended with" not in out
     assert len(producers) > 1

@@ -10,15 +10,8 @@ import pytest
 
 from shmq.errors import TracingError
 from shmq.memcheck import tracing
-from shmq.memcheck.tracing import (
-    WorkerTrace,
-    flame_graph,
-    load_sources,
-    problems,
-    require_memray,
-    sites,
-    trace_files,
-)
+from shmq.memcheck.traces import flame_graph, load_sources, sites, trace_files
+from shmq.memcheck.tracing import WorkerTrace, problems, require_memray
 from tests.memcheck import children, leaky
 
 pytestmark = pytest.mark.skipif(

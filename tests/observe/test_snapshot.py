@@ -128,7 +128,7 @@ def test_rates_come_from_two_snapshots(fake):
 
 def test_latencies_of_a_group_come_from_all_its_workers(fake):
     for row, ns in ((0, 1_000_000), (1, 2_000_000)):
-        fake.worker(row, group=0, service_sum_ns=100 * ns, busy_ns=100 * ns)
+        fake.worker(row, group=0, busy_ns=100 * ns)
         fake.segment.rows("service_times")[row][bucket_of(ns)] = 100
     fake.worker(2, group=1)
     fake.segment.rows("service_times")[2][bucket_of(10**9)] = 1
@@ -224,7 +224,7 @@ def test_taking_a_snapshot_changes_no_byte(fake):
 
 
 def test_a_snapshot_survives_json(fake):
-    fake.worker(0, group=0, service_sum_ns=5_000)
+    fake.worker(0, group=0, busy_ns=5_000)
     fake.segment.rows("service_times")[0][bucket_of(1000)] = 5
     snapshot = take(fake.segment)
     assert msgspec.json.decode(msgspec.json.encode(snapshot), type=Snapshot) == snapshot

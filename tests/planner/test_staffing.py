@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shmq.planner.staffing import (
+    Delay,
     Goal,
     Grant,
     Host,
     Load,
     Need,
     allocate,
-    erlang_c,
     miss_probability,
     rate_error,
     servers_for_backlog,
@@ -41,10 +41,10 @@ def simulated_waits(servers, load, service, seed=1):
 
 
 @pytest.mark.parametrize(("servers", "load"), [(2, 1.2), (16, 12.0)])
-def test_erlang_c_is_what_a_queue_does(servers, load):
+def test_the_delay_is_what_a_queue_does(servers, load):
     service = np.random.default_rng(2).exponential(1.0, ARRIVALS)
     waits = simulated_waits(servers, load, service)
-    assert erlang_c(servers, load) == pytest.approx((waits > 0).mean(), rel=0.03)
+    assert Delay(load).probability(servers) == pytest.approx((waits > 0).mean(), rel=0.03)
     late = miss_probability(servers, Load(load, 1.0), 0.2)
     assert late == pytest.approx((waits > 0.2).mean(), rel=0.03)
 
@@ -61,22 +61,22 @@ def test_spread_of_service_times_is_allowed_for(cv2):
     sigma = math.sqrt(math.log(1 + cv2))
     service = rng.lognormal(-sigma * sigma / 2, sigma, 300_000)
     waits = simulated_waits(8, 6.4, service)
-    mean = erlang_c(8, 6.4) / (8 - 6.4) * (1 + cv2) / 2
+    mean = Delay(6.4).probability(8) / (8 - 6.4) * (1 + cv2) / 2
     assert mean == pytest.approx(waits.mean(), rel=0.2)
     # Allen and Cunneen correct the mean wait; its tail is taken as exponential, near enough to staff by.
     assert miss_probability(8, Load(6.4, 1.0, cv2), 1.0) == pytest.approx((waits > 1.0).mean(), rel=0.35)
 
 
 def test_known_values():
-    assert erlang_c(1, 0.5) == pytest.approx(0.5)  # M/M/1: the load
-    assert erlang_c(2, 1.0) == pytest.approx(1 / 3)
-    assert erlang_c(3, 0.0) == 0.0
-    assert erlang_c(3, 3.0) == erlang_c(3, 30.0) == 1.0
+    assert Delay(0.5).probability(1) == pytest.approx(0.5)  # M/M/1: the load
+    assert Delay(1.0).probability(2) == pytest.approx(1 / 3)
+    assert Delay(0.0).probability(3) == 0.0
+    assert Delay(3.0).probability(3) == Delay(30.0).probability(3) == 1.0
 
 
 @pytest.mark.parametrize("load", [1e3, 1e5])
 def test_many_servers_are_no_trouble(load):
-    waits = erlang_c(round(load + math.sqrt(load)), load)
+    waits = Delay(load).probability(round(load + math.sqrt(load)))
     assert waits == pytest.approx(0.2234, abs=0.02)  # Halfin and Whitt's limit for beta = 1
     needed = servers_needed(Load(load, 1.0), Goal(0.001, 0.05))
     assert load < needed < load + 4 * math.sqrt(load)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from shmq.errors import WouldDeadlock
+from shmq.memory.layout import WORKER
+from shmq.transport.states import IS_UNDER_WAY, count_where
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -50,7 +53,6 @@ def test_a_worker_that_waits_in_a_task_for_its_own_group_is_substituted(live):
 def test_substitutes_leave_when_they_are_no_longer_needed(live):
     assert live.submit("nested", 2).result(GUARD_S) == 2
     until(lambda: len(live.workers("computation")) == 1, "one worker is left")
-    until(lambda: live.controls()[0]["substitutes"] == 3, "three may be forked again")
 
 
 def test_a_wait_that_nobody_suffers_from_forks_nobody(live):
@@ -60,14 +62,23 @@ def test_a_wait_that_nobody_suffers_from_forks_nobody(live):
     assert live.controls()[0]["spawned"] == spawned
 
 
-def test_the_segment_says_how_many_more_may_be_forked(live):
-    job = live.submit("nested", 3)
-    seen = set()
+def test_where_no_row_is_left_for_a_substitute_the_wait_says_so(tmp_path):
+    tasks = TASKS[: TASKS.index("@shmq.task\ndef wait_for")]
+    only = "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[memory]\nmax_workers = 1\n"
+    with LiveSupervisor(tmp_path, tasks, only) as live:
+        with pytest.raises(WouldDeadlock, match="1 workers of group"):
+            live.submit("nested", 1).result(GUARD_S)
+        slots = live.segment.shape.slots
+        until(lambda: not count_where(live.segment, IS_UNDER_WAY, 0, slots), "the job that was not waited for has run")
 
-    def watch():
-        seen.add(live.controls()[0]["substitutes"])
-        return job.done()
 
-    until(watch, "the job ends")
-    assert seen <= {0, 1, 2, 3}
-    assert 0 in seen
+def test_a_row_that_another_group_may_give_back_is_waited_for(tmp_path):
+    group, others = CONFIG.split("[groups.network]")
+    others = others.replace("min_workers = 1", "min_workers = 0") + "[memory]\nmax_workers = 2\n"
+    with LiveSupervisor(tmp_path, TASKS, f"{group}[groups.network]{others}") as live:
+        live.control("scale", group="network", workers=1)
+        until(lambda: live.live_workers("network"), "the second row is that group's")
+        job = live.submit("nested", 1)
+        until(lambda: any(row[WORKER["blocked"]] for row in live.segment.rows("worker_rows")), "it waits")
+        live.control("scale", group="network", workers=0)
+        assert job.result(GUARD_S) == 1

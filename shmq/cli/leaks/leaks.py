@@ -14,7 +14,7 @@ from shmq.cli.options import attached, known_group, namespace_option
 from shmq.errors import TracingError
 
 if TYPE_CHECKING:
-    from shmq.memcheck.tracing import Site
+    from shmq.memcheck.traces import Site
 
 _LEAST_UNKNOWN_BYTES = 4096
 _FOLLOW_S = 1.0  # after the time is over, for workers to close and compress their files
@@ -54,7 +54,8 @@ def attach(namespace: str, group: str, seconds: float, native: bool, out: Path |
     more at the end of the time than half-way through it.
     """
     from shmq.memcheck.soak.orders import Order, give, withdraw
-    from shmq.memcheck.tracing import problems, require_memray, require_room, trace_files
+    from shmq.memcheck.traces import trace_files
+    from shmq.memcheck.tracing import problems, require_memray, require_room
 
     require_memray()
     known_group(namespace, group)
@@ -86,7 +87,7 @@ def attach(namespace: str, group: str, seconds: float, native: bool, out: Path |
 def _show(folder: Path) -> None:
     """Sites of each process that has files, and flame graphs of those that grew most: recycled ones may be hundreds."""
     from shmq.memcheck.report.findings import MOST_FLAME_GRAPHS, merged, with_unit
-    from shmq.memcheck.tracing import flame_graph, load_sources, sites, trace_files
+    from shmq.memcheck.traces import flame_graph, load_sources, sites, trace_files
 
     sources = load_sources(folder)
     by_process: dict[str, list[Path]] = {}

@@ -61,7 +61,8 @@ def _blocked_worker(job: Job[Any]) -> Iterator[None]:
             raise WouldDeadlock(
                 f"waiting for {job.task_name} (job {job.id}) would never end: {chain}.\n"
                 "Every worker of the group, substitutes included, waits for a job of the same group. Raise max_workers "
-                "or max_substitutes, put the inner task into another group, or call it directly."
+                "or max_substitutes (or max_workers of [memory], rows that all groups share), put the inner task into "
+                "another group, or call it directly."
             )
         yield
     finally:

@@ -13,7 +13,7 @@ from shmq.transport.promises import Promises
 
 
 class Poller:
-    """Calls `look` whenever workers have rung, and at least every RESCUE_S. A daemon thread."""
+    """Calls `look` whenever workers have rung, and at least every RESCUE_S; sees to promises. A daemon thread."""
 
     def __init__(self, row: ProducerRow, promises: Promises, look: Callable[[], None]) -> None:
         self._row = row

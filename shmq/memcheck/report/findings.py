@@ -12,7 +12,8 @@ from shmq.errors import TracingError
 from shmq.memcheck.attribution import Growth, load_growth
 from shmq.memcheck.recording import TRACES, Run
 from shmq.memcheck.slope import Slope
-from shmq.memcheck.tracing import Site, TraceFile, file_stem, flame_graph, load_sources, sites, trace_files
+from shmq.memcheck.traces import Site, TraceFile, flame_graph, load_sources, sites, trace_files
+from shmq.memcheck.tracing import file_stem
 from shmq.memcheck.verdict import Verdict, judge_all, overall
 
 MOST_SITES = 10

@@ -16,7 +16,7 @@ from shmq.memcheck.recording import load_run
 from shmq.memcheck.report.findings import Findings, evaluate, gravest_first, interval, with_unit
 from shmq.memcheck.report.plot import Line, line_plot
 from shmq.memcheck.slope import Slope
-from shmq.memcheck.tracing import Site
+from shmq.memcheck.traces import Site
 from shmq.memcheck.verdict import Verdict
 from shmq.memcheck.windows import Series
 

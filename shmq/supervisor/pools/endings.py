@@ -51,7 +51,6 @@ def bury(pools: Pools, worker: Worker, status: int, *, was_out_of_memory: bool) 
         if reason == OUT_OF_MEMORY and pool.settings.concurrency == 1:
             culprit = rows.running_job(worker.index)
     rows.keep_counters(worker.index)
-    rows.add(pool.index, "reaped", 1)
     if reason not in _ORDERLY:
         rows.add(pool.index, "past_crashed", 1)
     peak = f", {worker.peak_bytes >> 20} MiB private memory at its peak" if reason == OUT_OF_MEMORY else ""

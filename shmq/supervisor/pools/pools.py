@@ -32,7 +32,6 @@ class Pools:
         self._by_pid: dict[int, Worker] = {}
         self.fork_server: ForkServer | None = None
         self.generation = 0
-        self._free_rows = rows.count
         cores = len(os.sched_getaffinity(0))
         self.pools = [
             Pool(g, name, settings, cores if settings.max_workers == "auto" else int(settings.max_workers))
@@ -43,7 +42,6 @@ class Pools:
             pool.target = pool.most if settings.mode == "fixed" else min(settings.min_workers, pool.most)
             for word, value in (
                 ("min_workers", settings.min_workers), ("max_workers", pool.most), ("workers", 0),
-                ("max_batch", settings.max_batch), ("substitutes", settings.max_substitutes),
                 ("concurrency", 0 if settings.concurrency == "auto" else settings.concurrency),
                 ("breaker_share_milli", int((settings.breaker_failure_share or 0.0) * 1000)),
                 ("breaker_window", settings.breaker_window),
@@ -83,7 +81,6 @@ class Pools:
         """Spawn and drain towards each pool's target; replace workers that are to be recycled."""
         for pool in self.pools:
             self._settle(pool)
-        self._free_rows = self.rows.free_count()
         for pool in self.pools:
             self.publish(pool)
 
@@ -150,10 +147,6 @@ class Pools:
         rows.set_control(pool.index, "scaled_to", pool.target)
         if pool.settings.max_workers == "auto":  # the planner may have found that more than the cores help
             rows.set_control(pool.index, "max_workers", max(pool.most, pool.target))
-        # how many more workers may be forked for those that wait inside a task; none: a client that waits
-        # while all others wait as well raises WouldDeadlock
-        left = min(pool.settings.max_substitutes - pool.substitutes, self._free_rows)
-        rows.set_control(pool.index, "substitutes", left)
         rows.ring_supervisor(pool.index, is_wanted=not active)
 
     # -- births --------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from shmq.memory.segment import SHM, Segment
 from shmq.refusal import told
 from shmq.transport.bells import Bells
 from shmq.transport.table import GENERATION_SHIFT, LEASED, OWNER, OWNER_SHIFT, RUNNING, STATE, owner_of
+from shmq.wire.header import KEY_WORD
 
 _MOST = (1 << 63) - 1
 _EMPTY_ROW = bytes(8 * WORKER_WORDS)
@@ -43,19 +44,18 @@ class Rows:
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.count = segment.shape.workers
-        self._workers, self._flat_workers = segment.rows("worker_rows"), segment.view("worker_rows")
+        self._workers = segment.rows("worker_rows")
         self._control = segment.rows("group_control")
         self._claim = segment.rows("group_claim")
         self._plans = segment.rows("group_plan")
         self._services, self._waits = segment.rows("service_times"), segment.rows("wait_times")
         self._sleeping, self._sleepers = segment.view("sleeping"), segment.layout.sleepers
         self._heads, self._tails = segment.view("heads"), segment.view("tails")
-        self._states = self._flat_workers[WORKER["state"] :: WORKER_WORDS]
         self._lane_words = (segment.shape.producers + 1) * LANE_WORDS
         self._head_bytes, self._tail_bytes = self._heads.cast("B"), self._tails.cast("B")
         self._words = segment.view("words")
         self._kills = segment.view("kills")
-        self._payload = segment.view("payload")
+        self._keys = segment.slot_words(KEY_WORD)
         self._bells = Bells(segment)
 
     # -- worker rows ---------------------------------------------------------------------
@@ -71,10 +71,6 @@ class Rows:
     def is_free(self, index: int) -> bool:
         """May the row be given to a new worker?"""
         return self.word(index, "state") == WORKER_FREE
-
-    def free_count(self) -> int:
-        """How many rows may be given to new workers."""
-        return self._states.tolist().count(WORKER_FREE)
 
     def is_dead(self, index: int) -> bool:
         """Is the row waiting for recovery?"""
@@ -141,10 +137,7 @@ class Rows:
     def task_key(self, index: int) -> int:
         """Key of the task of the worker's latest job, from the job's header; 0 if it had none."""
         slot = self.word(index, "job") & 0xFFFFFFFF
-        if slot >= len(self._words):
-            return 0
-        at = slot * self.segment.shape.slot_bytes
-        return int.from_bytes(self._payload[at : at + 8], "little")
+        return int(self._keys[slot]) if slot < len(self._keys) else 0
 
     def is_running(self, index: int, job: int) -> bool:
         """Does the job word say that this worker runs this job?"""

@@ -25,7 +25,7 @@ from shmq.memory.segment import Segment
 from shmq.supervisor.pools.endings import describe
 from shmq.supervisor.pools.worker import CANCELLED, INTERRUPTIONS, MEMORY, OUT_OF_MEMORY, REASONS, TIME_LIMIT
 from shmq.supervisor.recovery.failures import Failures, job_name
-from shmq.transport.bells import LONGEST_PROMISE_NS
+from shmq.transport.promises import LONGEST_PROMISE_NS
 from shmq.transport.redeliver import Redeliverer
 from shmq.transport.table import (
     CRASH,

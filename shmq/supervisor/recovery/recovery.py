@@ -54,11 +54,11 @@ class Recovery:
         for index, row in enumerate(self._rows):
             if row[WORKER["state"]] == WORKER_DEAD:
                 self.bury(index)
-        delivery = self._redeliverer.deliver_due(now_ns())
+        next_due_ns = self._redeliverer.deliver_due(now_ns())
         if time.monotonic() >= self._next_tidy:
             self._next_tidy = time.monotonic() + _TIDY_S
             self.tidy()
-        until_due = (delivery.next_due_ns - now_ns()) / NS if delivery.next_due_ns else longest_s
+        until_due = (next_due_ns - now_ns()) / NS if next_due_ns else longest_s
         return min(max(until_due, 0.0), longest_s)
 
     def bury(self, index: int) -> None:

@@ -167,9 +167,6 @@ class ConcurrentLoop:
         if slots and self._is_at_rest:
             self._is_at_rest = False
             self._seat.bells.notify_supervisor()  # at rest as well, perhaps: it sees to limits of what runs now
-        row = self._seat.row
-        row[WORKER["claims"]] += bool(slots)
-        row[WORKER["claimed"]] += len(slots)
         for slot, word in zip(slots, words, strict=True):
             self._start(slot, word)
         if self._claimer.backlog > len(slots):

@@ -175,12 +175,6 @@ class Stage:
         row[WORKER["state"]] = WORKER_DEAD
         self.segment.view("sleeping")[row[WORKER["group"]] * self.segment.layout.sleepers + 1 + index] = 0
 
-    def bury_rows_of(self, pid: int) -> None:
-        """The same for whatever row the process had."""
-        for index, row in enumerate(self.segment.rows("worker_rows")):
-            if row[WORKER["pid"]] == pid:
-                self.bury_row(index)
-
     def fresh_recovery(self) -> Recovery:
         """Recovery as after a restart: it knows only what the table says."""
         self.recovery._redeliverer = Redeliverer(self.recovery._segment, self.lock_file)
