@@ -123,7 +123,7 @@ def _alone(client: Client, windows: int) -> tuple[dict[str, float], dict[str, di
     seat = Seat(segment, index, 0, "computation", Group())
     claimer = Claimer(segment, client._lock_file, 0, index)
     blocks = BlockPool(segment, client._lock_file, WORKER_PIN, index)
-    executor = Executor(seat, {tasks.echo.key: tasks.echo}, blocks, lambda: None)
+    executor = Executor(seat, {tasks.echo.key: tasks.echo}, blocks, lambda: None, claimer.has_work)
     seen: dict[str, list[float]] = {"submit": [], "claim": [], "run + ack": [], "collect": []}
     for _ in range(windows):
         for stage, seconds in _window(claimer, executor).items():

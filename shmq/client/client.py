@@ -212,6 +212,7 @@ class Client:
             except QueueFull:
                 if time.monotonic() >= give_up:
                     raise
+            self._publisher.promises.settle()
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, 0.02)
 
@@ -258,7 +259,10 @@ class Client:
 
     def wait_any(self, jobs: list[Job[Any]], timeout: float | None = None) -> bool:
         """Wait until one of the jobs has ended."""
-        return self._waiter.wait(lambda: any(job.done() for job in jobs), deadline_after(timeout))
+        if not jobs or any(job.done() for job in jobs):
+            return bool(jobs)
+        with blocking.waiting_for(jobs[0]):
+            return self._waiter.wait(lambda: any(job.done() for job in jobs), deadline_after(timeout))
 
     # -- for handles and hot paths: methods whose subject has a module of its own -----
 

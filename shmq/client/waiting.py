@@ -25,7 +25,7 @@ class Waiter:
 
     Args:
         promises: what rings were left out for, to see to it while a thread waits.
-        rung: called by who waits after each ring that did not bring it, and now and then.
+        rung: called by who waits before it sleeps, after each ring that did not bring it, and now and then.
     """
 
     def __init__(self, row: ProducerRow, promises: Promises, rung: Callable[[], None]) -> None:
@@ -72,7 +72,6 @@ class Waiter:
         if self.is_closed:
             raise ClientClosed("this client was closed while a thread waited for it; connect again")
         row, check_at = self._row, time.monotonic() + _CHECK_EVERY_S
-        has_slept = False
         try:
             while True:
                 row.begin_wait()
@@ -82,11 +81,10 @@ class Waiter:
                     return True
                 if self.is_closing:
                     return False
-                if has_slept:
-                    self._rung()
+                self._rung()
                 if self._sleep(is_ready, deadline):
                     return True
-                has_slept, now = True, time.monotonic()
+                now = time.monotonic()
                 if now >= check_at:
                     self._check_attached()
                     check_at = now + _CHECK_EVERY_S
@@ -146,7 +144,7 @@ class Waiter:
         self._followers.append(told)  # whatever comes after the next line's looks is told
         try:
             if self._is_led() and not is_ready():
-                told.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), RESCUE_S))
+                told.acquire(timeout=min(max(deadline - time.monotonic(), 0.0), RESCUE_S, self._promises.settle()))
         finally:
             with suppress(ValueError):  # it was told
                 self._followers.remove(told)

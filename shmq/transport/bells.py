@@ -175,6 +175,11 @@ class Bells:
             self._forget(self._of_worker, row)
 
 
+def concurrent_bell_path(state_dir: Path, row: int) -> Path:
+    """FIFO of a worker of a group with `concurrency`."""
+    return state_dir / f"worker-{row}.bell"
+
+
 def poll_bell_path(state_dir: Path, row: int) -> Path:
     """FIFO of a producer that is woken through poll or an event loop."""
     return state_dir / f"producer-{row}.bell"

@@ -102,6 +102,7 @@ class Claimer:
         self._last_lane = 0
         self._recovery_row = shape.recovery_row
         self.held_until_ns, self.is_circuit_open = 0, False
+        self.has_made_room = False  # in a lane of recovery's for which jobs may wait
         self.in_silence: set[int] = set()  # rows whose producer may wait for what the last claim did
         self._segment = segment
         self._fd = lock_file.fileno()
@@ -275,6 +276,8 @@ class Claimer:
         tail = self._tails[word_at]
         if not 0 <= tail - head <= self._capacity:  # damaged: believe what the ring can hold
             head = max(tail - self._capacity, 0)
+        if row == self._recovery_row and tail - head > self._capacity // 2:  # it may be filled this very moment
+            self.has_made_room = True
         end = len(slots) + most
         if min(most, tail - head) >= _WORTH_NUMPY:
             head = self._take_run(ring, head, min(most, tail - head), slots, words)
@@ -329,7 +332,12 @@ class Claimer:
             del slots[i], words[i]
 
     def tell_producers(self, bells: Bells) -> None:
-        """Ring for what the last claim did in silence: jobs ended as cancelled, and room that stale entries left."""
+        """Ring for what the last claim did in silence: jobs ended as cancelled, room that stale entries left, and room
+        for recovery, which has pushed what it could.
+        """
+        if self.has_made_room:
+            self.has_made_room = False
+            bells.notify_recovery()
         if self.in_silence:
             self._fence()  # SYNC POINT: doorbell — words and heads visible before we look who waits
             for row in self.in_silence - {self._recovery_row}:

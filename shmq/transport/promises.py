@@ -51,13 +51,14 @@ class Promises:
         Seconds until the next such look is due; infinite when there is none.
         """
         left_ns, now = float("inf"), now_ns()
-        for group, until in list(self.believed.items()):
-            due = until + _GRACE_NS
-            if now < due:
-                left_ns = min(left_ns, due - now)
-            elif self.believed.get(group) == until:  # else another thread has submitted meanwhile
+        for group in list(self.believed):  # no pairs: making them may collect garbage, whose finalizers may submit
+            until = self.believed.get(group, 0)
+            if now < until + _GRACE_NS:
+                left_ns = min(left_ns, until + _GRACE_NS - now)
+                continue
+            lanes = self._lanes[group]
+            if self._heads[lanes] != self._tails[lanes]:
+                self._bells.wake_one(group)
+            if self.believed.get(group) == until:  # after the ring: a signal handler that raises must not lose both
                 self.believed.pop(group, None)
-                lanes = self._lanes[group]
-                if self._heads[lanes] != self._tails[lanes]:
-                    self._bells.wake_one(group)
         return left_ns / NS

@@ -27,10 +27,12 @@ from shmq.transport.table import (
     GROUP_SHIFT,
     QUEUED,
     REQUEUED,
+    RUNNING,
     SCHEDULED,
     STATE,
     group_of,
     next_free,
+    owner_of,
 )
 from shmq.wire.header import HEADER, HEADER_BYTES
 
@@ -175,8 +177,12 @@ class Publisher:
         return word & STATE in (QUEUED, REQUEUED, SCHEDULED, CANCELLED)
 
     def kill(self, slot: int, generation: int) -> None:
-        """Ask the supervisor to kill the worker that runs the job."""
+        """Ask the supervisor to kill the worker that runs the job; one that runs many at once sees to it itself."""
         self._kills[slot] = generation
+        self._fence()  # SYNC POINT: doorbell
+        word = self._words[slot]
+        if word & STATE == RUNNING and owner_of(word) < self.segment.shape.workers:
+            self.bells.worker(owner_of(word)).notify()
         self.bells.notify_supervisor()
 
     def finish_half_done_publishes(self) -> None:

@@ -91,13 +91,17 @@ class Redeliverer:
         if not self._push(slot):
             self._unpushed.append(slot)
 
-    def push_waiting(self) -> int:
-        """Push REQUEUED jobs for which a lane was full. How many are left."""
+    @property
+    def has_unpushed(self) -> bool:
+        """Are there REQUEUED jobs for which a lane was full?"""
+        return bool(self._unpushed)
+
+    def push_waiting(self) -> None:
+        """Push REQUEUED jobs for which a lane was full, as far as there is room now."""
         waiting, self._unpushed = self._unpushed, []
         for slot in waiting:
             if self._words[slot] & STATE == REQUEUED and not self._push(slot):
                 self._unpushed.append(slot)
-        return len(self._unpushed)
 
     def _push(self, slot: int) -> bool:
         word = self._words[slot]

@@ -148,7 +148,7 @@ def _equip(
     """What finds the seat's jobs, and what runs them."""
     blocks = BlockPool(seat.segment, lock_file, WORKER_PIN, seat.index)
     claimer = Claimer(seat.segment, lock_file, seat.group, seat.index)
-    return claimer, Executor(seat, tasks, blocks, arm)
+    return claimer, Executor(seat, tasks, blocks, arm, claimer.has_work)
 
 
 def rehearse(segment: Segment, lock_file: locks.LockFile) -> None:

@@ -36,6 +36,7 @@ from shmq.worker.results.outlet import Outlets
 from shmq.worker.results.storing import Storing
 from shmq.worker.seat import END, START, Seat
 from shmq.worker.slots import Slots
+from shmq.worker.timer import KEPT_NS
 
 _GENERATION = 0xFFFFFFFF << GENERATION_SHIFT
 SLOW_NS = 50_000
@@ -47,10 +48,11 @@ class Executor:
     """Runs leased jobs for one seat."""
 
     def __init__(
-        self, seat: Seat, tasks: dict[int, Task[..., Any]], blocks: BlockPool, arm_timer: Callable[[], None]
-    ) -> None:
+        self, seat: Seat, tasks: dict[int, Task[..., Any]], blocks: BlockPool, arm_timer: Callable[[], None],
+        has_work: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self.seat, self.segment = seat, seat.segment
-        self._arm_timer = arm_timer
+        self._arm_timer, self._has_work = arm_timer, has_work
         self.slots, self.decoder, encoder = Slots(seat.segment, blocks), Decoder(blocks), Encoder(blocks)
         self.outlets = Outlets(seat, blocks)
         self.calling = Calling(seat, tasks, self.slots, self.decoder, self._set_limit, self._clear_limit)
@@ -73,7 +75,7 @@ class Executor:
         message_at = payload_at + HEADER_BYTES
         encode, views, order, notify = self.encode, self.decoder.views, new_order_fence(), self.notify
         run_slowly, fail, finish_large = self.calling.call, self.failing.fail, self.storing.finish_when_room
-        record = self.accounts.record
+        record, let_go = self.accounts.record, self._let_go_of_others
         row, job_at, room_from = seat.row, WORKER["job"], HEADER_BYTES + 7
         plain, forget = PLAIN << FLAGS_SHIFT - 32, FORGET << FLAGS_SHIFT - 32  # in the upper half of the word
 
@@ -100,6 +102,8 @@ class Executor:
                     if kind != known_kind or key != known_key:
                         known_kind = -1
                         runnable = runnables.get(key)
+                        if runnable is not None and runnable.long_share and runnable.is_long():
+                            let_go(position - 1)
                         if kind & plain and runnable is not None:
                             decode = runnable.decoders.get(kind & 0xFF) or runnable.decoder(kind & 0xFF)
                             function, task_limit = runnable.call, runnable.timeout_ns
@@ -152,6 +156,8 @@ class Executor:
                     look_at = now + SLOW_NS
                     if now - started > SLOW_NS:
                         record(now - started, started - submitted[slot])
+                        if now - started > KEPT_NS and runnable is not None:
+                            runnable.long_share += 0.5
                     if now > notify_at:
                         notify(position)
                         notify_at = now + _NOTIFY_NS
@@ -164,6 +170,13 @@ class Executor:
     def run(self, slot: int, leased: int) -> None:
         """Run one job of the seat's batch, whose position counts it already."""
         self.run_batch((slot,), (leased,), self.seat.position - 1)
+
+    def _let_go_of_others(self, ended: int) -> None:
+        """A job begins whose task's last ones ran for long: nothing of its batch or the lanes waits for it."""
+        if not self.seat.give_back_rest() and self._has_work():
+            self.seat.bells.wake_one(self.seat.group)
+        if self.seat.rung < ended:
+            self.notify(ended)
 
     def notify(self, ended: int) -> None:
         """Ring producers that wait for one of the batch's first `ended` jobs."""

@@ -82,7 +82,7 @@ class Loop:
         while not seat.is_draining and header[_EPOCH] == epoch:
             row[_HEARTBEAT] = now_ns()
             # all lanes were empty before the sleep: whoever rang has most likely filled the one served last
-            lanes = (was_idle and look_quickly()) or look()
+            lanes = (was_idle and claimer.service_ns < STRETCH_NS and look_quickly()) or look()
             was_idle = not lanes
             if lanes and not is_paused() and run_batch(lanes):
                 claimer.is_stream = True
@@ -116,7 +116,9 @@ class Loop:
             seat.bells.wake_one(seat.group)
         failed = seat.row[_FAILED]
         started = seat.started_ns = now_ns()
-        self._timer.begin(started, keeps_others=len(slots) > 1 or claimer.promised_until_ns > 0)
+        # `has_work`: another lane's, whose producer takes this worker for the one that it has rung
+        keeps_others = len(slots) > 1 or left > 0 or claimer.promised_until_ns > 0 or claimer.has_work()
+        self._timer.begin(started, keeps_others=keeps_others)
         if self._limits:
             self._run_singly(slots, words)
         elif self.watching is not None:
@@ -272,9 +274,9 @@ class Loop:
         self._sleeping[self._sleeping_at] = 1
         self._fence()  # SYNC POINT: doorbell — "I sleep" is visible before the second look
         try:
-            if claimer.held_until_ns:
-                left_s = min(max((claimer.held_until_ns - now_ns()) / NS, 0.0), RESCUE_S)
-                self._bell.wait(left_s)
+            left_ns = claimer.held_until_ns - now_ns() if claimer.held_until_ns else 0
+            if left_ns > 0:
+                self._bell.wait(min(left_ns / NS, RESCUE_S))
             elif claimer.lanes_with_work() and not claimer.is_paused():
                 return
             elif not self._bell.doze(self._longest_sleep_s()) and not seat.is_draining:
@@ -293,7 +295,7 @@ class Loop:
         Lost is only a ring after which the same head still offers its entry a good while later.
         """
         claimer = self._claimer
-        if claimer.held_until_ns or claimer.is_paused():
+        if claimer.held_until_ns > now_ns() or claimer.is_paused():
             return
         before = claimer.heads_with_work()
         if before and not self._bell.wait(LONG_S) and before.items() & claimer.heads_with_work().items():

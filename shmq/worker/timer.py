@@ -21,7 +21,7 @@ KEPT_S = 0.005
 """So long a job may keep others: more than twice what a batch should take in all (`target_batch_s`)."""
 LONG_S = 0.02
 """The same for a job that is alone, in a group that is not promised anything: few signals for who idles between two."""
-_KEPT_NS, _LONG_NS = int(KEPT_S * NS), int(LONG_S * NS)
+KEPT_NS, _LONG_NS = int(KEPT_S * NS), int(LONG_S * NS)
 _SOON_S = 0.001
 
 
@@ -47,7 +47,7 @@ class Timer:
 
     def begin(self, began_ns: int, *, keeps_others: bool) -> None:
         """A batch begins; each of its jobs may keep others waiting, or none can."""
-        self._patience_ns = _KEPT_NS if keeps_others else _LONG_NS
+        self._patience_ns = KEPT_NS if keeps_others else _LONG_NS
         if not 0 < self._due_ns <= began_ns + self._patience_ns:
             self.arm(self._patience_ns / NS)
 

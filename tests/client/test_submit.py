@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,15 @@ from tests.client import declared
 
 pytestmark = pytest.mark.usefixtures("client")
 NAME = "tests.client.declared"
+
+
+def test_options_made_for_one_job_go_with_it():
+    task = declared.keywords.options(priority=2)
+    job, alive = task.submit(1, c=3), weakref.ref(task)
+    job.result(10)
+    del task, job
+    gc.collect()
+    assert alive() is None
 
 
 class TestSignatures:

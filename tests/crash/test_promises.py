@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
 
 from shmq.client import hot
+from shmq.client.results import poller
+from shmq.client.submitting import room
 from shmq.clock import NS, now_ns
+from shmq.errors import QueueFull
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CLAIM_WORDS, PRIORITIES
 from shmq.transport import going_on, promises
 from tests.crash.stage.stage import HELPER, Stage
+from tests.live import until
 
 
 def test_a_claim_never_promises_a_sooner_moment_than_one_that_producers_may_still_believe(stage: Stage) -> None:
@@ -175,3 +180,54 @@ def test_the_thread_that_runs_callbacks_sees_to_it_as_well(stage: Stage, monkeyp
     job.add_done_callback(print)
     assert rung.wait(60)
     client._callbacks.stop()
+
+
+def test_a_thread_that_waits_for_callbacks_already_is_told_of_another_job_without_a_ring(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller, "RESCUE_S", 600.0)
+    client, rung = stage.client(), threading.Event()
+    monkeypatch.setattr(client._publisher.bells, "wake_one", lambda _group: rung.set())
+    stage.send(client, 0).add_done_callback(print)
+    until(lambda: client._callbacks._poller._sleeps_long, "it sleeps")
+    job = stage.send(client, 1)
+    client._publisher.promises.believed[0] = 1
+    job.add_done_callback(print)
+    assert rung.wait(60)
+    client._callbacks.stop()
+
+
+def test_who_waits_for_blocks_or_awaits_room_sees_to_it(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, rung = stage.client(), []
+    task = stage.send(client, 0)._origin.task
+    monkeypatch.setattr(client._publisher.bells, "wake_one", rung.append)
+    client._publisher.promises.believed[0] = 1
+    with pytest.raises(QueueFull):
+        room.wait_for_blocks(client, task, 0.0)
+    assert rung == [0]
+
+    answers = iter([QueueFull("no room"), None])
+
+    def submit_task(*_: object, **__: object) -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    monkeypatch.setattr(client, "submit_task", submit_task)
+    client._publisher.promises.believed[0] = 1
+    asyncio.run(client.asubmit_task(task, ()))
+    assert rung == [0, 0]
+
+
+def test_a_job_that_is_alone_in_its_batch_may_keep_another_producers(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bool] = []
+    clients, bench = [stage.client(), stage.client(attached=True)], stage.bench(HELPER)
+    monkeypatch.setattr(bench.loop._timer, "begin", lambda _began, keeps_others: begun.append(keeps_others))
+    for number, client in enumerate(clients):
+        stage.send(client, number)
+    while lanes := bench.claimer.lanes_with_work():
+        bench.claimer._last_lane = lanes[0]
+        bench.loop._run_batch(bench.claimer.last_lane_with_work())  # as after a sleep: the other one is not looked at
+    assert begun == [True, False]
+    bench.leave()

@@ -27,6 +27,10 @@ def deaf():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
     time.sleep(1000)
 
+@shmq.task(group="network")
+def echo_in_network(x):
+    return x
+
 @shmq.task(group="network", timeout=0.2)
 def deaf_in_network():
     time.sleep(1000)
@@ -99,6 +103,17 @@ def sleeper(live: LiveSupervisor) -> int:
     """Pid of the worker of the first group that sleeps; 0: none does."""
     rows, asleep = live.segment.rows("worker_rows"), live.segment.view("sleeping")
     return next((row[WORKER["pid"]] for at, row in enumerate(rows, 1) if asleep[at]), 0)
+
+
+@pytest.mark.parametrize("task", ["echo", "echo_in_network"])
+def test_a_resumed_group_at_rest_is_rung(tmp_path, task):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG, prelude=WORKERS_REST + SUPERVISOR_RESTS) as live:
+        group = "network" if task == "echo_in_network" else "computation"
+        live.control("pause", group=group)
+        job = live.submit(task, 1)
+        rest(live)
+        live.control("resume", group=group)
+        assert job.result(GUARD_S) == 1
 
 
 def test_the_supervisor_rings_for_work_that_nobody_was_rung_for(tmp_path, monkeypatch):

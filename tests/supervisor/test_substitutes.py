@@ -21,6 +21,10 @@ def nested(depth: int) -> int:
     return 1 + nested.submit(depth - 1).result(60)
 
 @shmq.task
+def mapped(n: int) -> list:
+    return list(shmq.map(leaf, range(n), chunk_size=1))
+
+@shmq.task
 def wait_for(s: float):
     shmq.submit("jobs.sleep_elsewhere", s).result(60)
 
@@ -48,6 +52,10 @@ def live(tmp_path_factory):
 
 def test_a_worker_that_waits_in_a_task_for_its_own_group_is_substituted(live):
     assert live.submit("nested", 3).result(GUARD_S) == 3
+
+
+def test_a_map_inside_a_task_waits_like_any_other(live):
+    assert live.submit("mapped", 3).result(GUARD_S) == [0, 1, 2]
 
 
 def test_substitutes_leave_when_they_are_no_longer_needed(live):

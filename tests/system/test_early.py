@@ -148,8 +148,10 @@ def test_who_was_rung_early_looks_for_a_while_before_it_sleeps_again(row, monkey
     monkeypatch.setattr(waiting, "QUICK_NS", 60 * 10**9)
     looks = iter([False, False, False, True])  # before the sleep twice, after it, and once more
     row.bell.notify()
-    assert waiter_of(row, lambda: pytest.fail("it sleeps again")).wait(lambda: next(looks), float("inf"))
+    sleeps: list[None] = []
+    assert waiter_of(row, lambda: sleeps.append(None)).wait(lambda: next(looks), float("inf"))
     assert list(looks) == []
+    assert len(sleeps) == 1
 
 
 def waits_of(row, *, follower: bool) -> int:
@@ -231,3 +233,21 @@ def test_who_waits_sees_to_promises_when_they_are_over_and_not_only_when_it_is_r
     made.believed[0] = 1
     assert waiter.wait(lambda: len(looks) > 1, time.monotonic() + 60)  # nobody rings
     assert waiter.rescues == 0  # that was a short sleep, no ring was lost
+
+
+def test_who_follows_another_thread_in_its_wait_sees_to_promises_as_well(row, monkeypatch):
+    waiter, looks, has_lead, is_over = waiter_of(row, lambda: None), [], threading.Event(), threading.Event()
+    monkeypatch.setattr(waiter._promises, "settle", lambda: looks.append(0.0005) or 0.0005)
+
+    def lead() -> None:
+        with waiter._leader:
+            has_lead.set()
+            is_over.wait(60)
+
+    monkeypatch.setattr(waiting, "RESCUE_S", 600.0)
+    with ThreadPoolExecutor(1) as thread:
+        led = thread.submit(lead)
+        has_lead.wait(60)
+        assert waiter.wait(lambda: len(looks) > 1, time.monotonic() + 60)
+        is_over.set()
+        led.result()

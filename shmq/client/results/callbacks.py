@@ -73,7 +73,11 @@ class Callbacks:
             poller.stop()
 
     def _ensure_poller(self) -> None:
-        if self._poller is None:
+        """Have a thread that looks, and soon enough at what rings were left out for."""
+        if self._poller is not None:
+            if self._client._publisher.promises.believed:
+                self._poller.see_to_promises()
+        else:
             self._client._check_usable()
             from shmq.client.results.poller import Poller  # most producers never need it, and what it imports
 

@@ -96,6 +96,10 @@ def sweep(client: Client) -> None:
 
 def make_room_for_results(client: Client) -> None:
     """If a result waits for a free block: move what has ended here out of the blocks, into the handles."""
+    if (
+        len(client._free) >= len(client._jobs) - 1
+    ):  # there is one job, that which is waited for: spare who waits for each
+        return
     if any(client._wanted_blocks) and not client._is_busy():
         with client._lock:
             if client._pid == os.getpid() and not client._is_closed:

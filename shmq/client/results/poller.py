@@ -20,7 +20,7 @@ class Poller:
         self._promises = promises
         self._look = look
         self._bell = open_poll_bell(row.segment, row.index)
-        self._is_stopped = False
+        self._is_stopped = self._sleeps_long = False
         row.set("polling", 1)
         self._thread = threading.Thread(target=self._run, name="shmq-poller", daemon=True)
         self._thread.start()
@@ -30,8 +30,17 @@ class Poller:
         poll.register(self._bell, select.POLLIN)
         while not self._is_stopped:
             self._look()
-            if poll.poll(min(RESCUE_S, self._promises.settle()) * 1000):
+            self._sleeps_long = True  # before the look at what is believed: whoever believes more wakes it
+            left_s = self._promises.settle()
+            self._sleeps_long = left_s > RESCUE_S
+            if poll.poll(min(RESCUE_S, left_s) * 1000):
                 self._bell.clear()
+
+    def see_to_promises(self) -> None:
+        """A ring was left out for what it is to look after: wake it if it sleeps for longer than that may take."""
+        if self._sleeps_long:
+            self._sleeps_long = False
+            self._bell.notify()
 
     def stop(self) -> None:
         """End the thread. A second stop is fine."""

@@ -43,6 +43,7 @@ def wait_for_blocks(client: Client, task: Named, give_up: float) -> None:
     with client._lock:
         sweep(client)
     client._callbacks.run()
+    client._publisher.promises.settle()
     if time.monotonic() >= give_up:
         raise QueueFull(
             f"no free block for the arguments of {task.name}: {client._blocks.usage()}.\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,7 @@ class Registry:
         self._remote: dict[str, Task[..., Any]] = {}
         self._groups = {name: g for g, name in enumerate(segment.group_names())}
         self._decoders: dict[int, Callable[[bytes], Any]] = {}
-        self._resolved: list[Task[..., Any]] = []
+        self._resolved: weakref.WeakSet[Task[..., Any]] = weakref.WeakSet()  # `options` may make one for each job
 
     def infos(self) -> dict[str, TaskInfo]:
         """Registered tasks by name."""
@@ -114,7 +115,7 @@ class Registry:
             target = self.target_in(client, task, str(info.options["group"]) if group == AUTO else group)
         if current.worker() is None:  # inside a task the parent changes with each job
             task._target = target
-            self._resolved.append(task)
+            self._resolved.add(task)
             if target.is_plain and target.block is None and client.is_default:
                 task.__dict__["submit"] = target.submit  # the hot path itself: no call in between
         return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -12,8 +13,10 @@ from shmq.clock import NS
 from shmq.config.model import Config
 from shmq.errors import SystemRefused
 from shmq.memory import locks
+from shmq.memory.doorbell import FifoBell
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import CRASHED, Pool, Worker
+from shmq.transport.bells import concurrent_bell_path
 
 if TYPE_CHECKING:
     from shmq.supervisor.forkserver import ForkServer
@@ -64,8 +67,15 @@ class Pools:
         By our own handles: a bell's name in the segment could name anything.
         """
         for worker in pool.workers.values():
-            if self.rows.is_asleep(pool.index, worker.index):
+            if not self.rows.is_asleep(pool.index, worker.index):
+                continue
+            if pool.settings.concurrency == 1:
                 worker.bell.notify()
+                continue
+            with contextlib.suppress(OSError):  # no descriptor is left: its bounded sleep finds what there is
+                bell = FifoBell(concurrent_bell_path(self.rows.segment.state_dir, worker.index))
+                bell.notify()
+                bell.close()
 
     def all_workers(self) -> list[Worker]:
         """Every worker of every pool."""

@@ -50,7 +50,7 @@ class Recovery:
 
     def step(self) -> float:
         """Do all there is to do; seconds until the next look is due without being rung."""
-        longest_s = _LONGEST_SLEEP_FULL_S if self._redeliverer.push_waiting() else _LONGEST_SLEEP_S
+        self._redeliverer.push_waiting()
         for index, row in enumerate(self._rows):
             if row[WORKER["state"]] == WORKER_DEAD:
                 self.bury(index)
@@ -58,6 +58,7 @@ class Recovery:
         if time.monotonic() >= self._next_tidy:
             self._next_tidy = time.monotonic() + _TIDY_S
             self.tidy()
+        longest_s = _LONGEST_SLEEP_FULL_S if self._redeliverer.has_unpushed else _LONGEST_SLEEP_S
         until_due = (next_due_ns - now_ns()) / NS if next_due_ns else longest_s
         return min(max(until_due, 0.0), longest_s)
 

@@ -53,7 +53,16 @@ class Runnable:
         limit = task.settings.timeout if task.settings.timeout is not None else seat.settings.timeout_s
         self.timeout_ns = to_ns(limit) if limit else 0
         retries = task.settings.retries
+        self.long_share = 0.0  # of its last jobs, took longer than one may keep others; the newest count for most
         self.retries = retries if retries is not None else (seat.settings.retries or 0)
+
+    def is_long(self) -> bool:
+        """Did the last two of its jobs take long? One alone may just have had no core.
+
+        Jobs that are not long are not told of: hence the share halves with each question.
+        """
+        share, self.long_share = self.long_share, self.long_share / 2
+        return share > 0.6  # 1/2 + 1/4 of the one before
 
     def decoder(self, count: int) -> Callable[[bytes], Any]:
         """Decodes a message of `count` arguments. Raises BadArguments when the task takes others."""

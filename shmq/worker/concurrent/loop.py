@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shmq.clock import NS, now_ns
@@ -22,6 +21,7 @@ from shmq.heap import Trim
 from shmq.memory import doorbell
 from shmq.memory.doorbell import IDLE_S, RESCUE_S, FifoBell
 from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
+from shmq.transport.bells import concurrent_bell_path
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, next_free, with_state
 from shmq.wire.codec import PoolFull
@@ -43,7 +43,7 @@ def concurrent_bell(seat: Seat) -> FifoBell:
 
     Caller must: be the worker in its STARTING row.
     """
-    path = Path(seat.segment.state_dir) / f"worker-{seat.index}.bell"
+    path = concurrent_bell_path(seat.segment.state_dir, seat.index)
     bell = FifoBell(path, create=True)
     doorbell.unlink(seat.segment.text("worker_bells", seat.index))  # nobody else would know its name any more
     seat.segment.set_text("worker_bells", str(path), seat.index)
@@ -110,9 +110,16 @@ class ConcurrentLoop:
                 continue
             await self._sleep(is_free=free > 0)
             self._enforce_kills()
+        self._leave()
         while self._running:
             await asyncio.wait({r.future for r in self._running if r.future is not None}, timeout=RESCUE_S)
             self._enforce_kills()
+
+    def _leave(self) -> None:
+        """Drained: whatever it was rung for is somebody else's now, however long the jobs that run still take."""
+        self._fence()  # SYNC POINT: doorbell
+        if self._claimer.has_work():
+            self._seat.bells.wake_one(self._seat.group)
 
     def _rung(self) -> None:
         self._bell.clear()
@@ -135,8 +142,9 @@ class ConcurrentLoop:
             self._seat.row[WORKER["naps"]] += 1
             self._sleeping[self._sleeping_at] = 1
             self._fence()  # SYNC POINT: doorbell
-            if self._claimer.held_until_ns:
-                longest_s = min(max((self._claimer.held_until_ns - now_ns()) / NS, 0.0005), RESCUE_S)
+            left_ns = self._claimer.held_until_ns - now_ns() if self._claimer.held_until_ns else 0
+            if left_ns > 0:
+                longest_s = min(left_ns / NS, RESCUE_S)
             elif self._claimer.lanes_with_work() and not self._claimer.is_paused():
                 self._sleeping[self._sleeping_at] = 0
                 return

@@ -51,7 +51,8 @@ class Bench:
         row[WORKER["state"]] = WORKER_LIVE
         fence = new_fence()
         self.claimer = Claimer(segment, lock_file, group, index)
-        self.executor = Executor(self.seat, tasks, BlockPool(segment, lock_file, WORKER_PIN, index), NoTimer().arm)
+        blocks = BlockPool(segment, lock_file, WORKER_PIN, index)
+        self.executor = Executor(self.seat, tasks, blocks, NoTimer().arm, self.claimer.has_work)
         limits = TaskLimits(self.seat, lock_file, (), tasks)
         self.loop = Loop(self.seat, self.claimer, self.executor, NoTimer(), self.bell, fence, limits)  # type: ignore[arg-type]
         self.loop._collects_between = False
