@@ -275,6 +275,7 @@ class Client:
     state_of = collecting.state_of
     has_left = collecting.has_left
     wait_for = blocking.wait_for
+    waiting_for = staticmethod(blocking.waiting_for)
     cancel = cancelling.cancel
     stream_of = reader.stream_of
 

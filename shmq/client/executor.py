@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,16 @@ class _JobFuture(concurrent.futures.Future[Any]):
     def __init__(self, job: Job[Any]) -> None:
         super().__init__()
         self._job = job
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As of every future. Inside a task the pool must know of the wait."""
+        with contextlib.nullcontext() if self.done() else self._job._origin.client.waiting_for(self._job):
+            return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As `result`."""
+        with contextlib.nullcontext() if self.done() else self._job._origin.client.waiting_for(self._job):
+            return super().exception(timeout)
 
     def cancel(self) -> bool:
         """Cancel the job if it certainly will not run."""

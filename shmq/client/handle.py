@@ -180,7 +180,8 @@ class Job(Generic[R]):
                 loop.call_soon_threadsafe(resolve)
 
         self.add_done_callback(wake)
-        await arrived
+        with self._origin.client.waiting_for(self):
+            await arrived
 
     def __repr__(self) -> str:
         return f"<shmq.Job {self.id} {self.task_name} {self.state}>"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections import Counter
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmq.memory.layout import GROUP_CONTROL, WORKER, WORKER_LIVE, WORKER_WORDS
@@ -80,20 +82,29 @@ class Seat:
         self.rung = 0  # jobs of the batch whose producers were rung
         self.counted = 0  # jobs of the batch that the row's `done` has already
         self.is_draining = False
+        self.places: Callable[[], int] = lambda: 1  # jobs that it runs at once
+        self._waits, self._waits_lock = 0, threading.Lock()  # of jobs for others
 
     # -- for the client inside a task (tasks.current.WorkerSeat) -----------------------
 
     def enter_wait(self) -> None:
         """The task waits for another job: nobody must wait behind it, a substitute may be forked."""
         self.give_back_rest()
-        self.ring_producers(self.position - 1)
-        self.row[_BLOCKED] += 1
+        if self.position:
+            self.ring_producers(self.position - 1)
+        self._count_wait(1)
         self.bells.wake_one(self.group)  # this worker may have promised to look again: it will not, soon
         self.bells.notify_supervisor()
 
     def leave_wait(self) -> None:
         """The wait is over."""
-        self.row[_BLOCKED] -= 1
+        self._count_wait(-1)
+
+    def _count_wait(self, change: int) -> None:
+        """The worker is blocked while as many wait as it runs at once. Called from any of its threads."""
+        with self._waits_lock:
+            self._waits += change
+            self.row[_BLOCKED] = int(self._waits >= self.places())
 
     def deadlock(self, slot: int) -> str:
         """The chain when every worker that could run the job waits itself and no more may, or can, be forked."""

@@ -70,7 +70,7 @@ class PartStream(Generic[T]):
         give_up = deadline_after(self._timeout)
         while not self._step(found):
             arrived.clear()
-            with self._client._callbacks.waking(self._is_ready, wake):
+            with self._client._callbacks.waking(self._is_ready, wake), waiting_for(self._job):
                 if self._is_ready():
                     continue
                 left_s = give_up - loop.time()

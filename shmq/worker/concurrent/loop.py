@@ -79,6 +79,7 @@ class ConcurrentLoop:
         self._to_notify: set[int] = set()
         self._shift = segment.shape.slots_per_producer.bit_length() - 1
         most = _AUTO_MOST if seat.settings.concurrency == "auto" else self._most()
+        seat.places = self._most
         self._calling = ConcurrentCalling(seat, executor, most, self._show_deadline)
 
     def _most(self) -> int:
