@@ -15,11 +15,11 @@ from typing import Protocol
 class WorkerSeat(Protocol):
     """What a waiting client tells the worker it runs in."""
 
-    def enter_wait(self) -> None:
-        """The task waits for another job; the pool may fork a substitute."""
+    def enter_wait(self, wait: object) -> None:
+        """The task waits for another job; the pool may fork a substitute. `wait` is this wait, and no other."""
 
-    def leave_wait(self) -> None:
-        """The wait is over."""
+    def leave_wait(self, wait: object) -> None:
+        """The wait is over, be it that it never began."""
 
     def deadlock(self, slot: int) -> str:
         """The chain of waiting jobs when a wait for the slot's job can never end; "" when it can."""

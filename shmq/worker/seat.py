@@ -83,28 +83,38 @@ class Seat:
         self.counted = 0  # jobs of the batch that the row's `done` has already
         self.is_draining = False
         self.places: Callable[[], int] = lambda: 1  # jobs that it runs at once
-        self._waits, self._waits_lock = 0, threading.Lock()  # of jobs for others
+        self._waits: set[object] = set()  # of jobs for others
+        self._waits_lock = threading.Lock()
 
     # -- for the client inside a task (tasks.current.WorkerSeat) -----------------------
 
-    def enter_wait(self) -> None:
+    def enter_wait(self, wait: object) -> None:
         """The task waits for another job: nobody must wait behind it, a substitute may be forked."""
         self.give_back_rest()
         if self.position:
             self.ring_producers(self.position - 1)
-        self._count_wait(1)
+        with self._waits_lock:
+            self._waits.add(wait)
+            self._tell_blocked()
         self.bells.wake_one(self.group)  # this worker may have promised to look again: it will not, soon
         self.bells.notify_supervisor()
 
-    def leave_wait(self) -> None:
-        """The wait is over."""
-        self._count_wait(-1)
-
-    def _count_wait(self, change: int) -> None:
-        """The worker is blocked while as many wait as it runs at once. Called from any of its threads."""
+    def leave_wait(self, wait: object) -> None:
+        """The wait is over, also one whose beginning a time limit has cut off."""
         with self._waits_lock:
-            self._waits += change
-            self.row[_BLOCKED] = int(self._waits >= self.places())
+            self._waits.discard(wait)
+            self._tell_blocked()
+
+    def end_waits(self) -> None:
+        """No job is under way: whatever a time limit has cut off on its way out of a wait is over."""
+        if self._waits:
+            with self._waits_lock:
+                self._waits.clear()
+                self._tell_blocked()
+
+    def _tell_blocked(self) -> None:
+        """The worker is blocked while as many wait as it runs at once. Caller must: hold the lock, for its threads."""
+        self.row[_BLOCKED] = int(len(self._waits) >= self.places())
 
     def deadlock(self, slot: int) -> str:
         """The chain when every worker that could run the job waits itself and no more may, or can, be forked."""
@@ -239,6 +249,12 @@ class _ForkedSeat(Seat):
     """
 
     is_forked = True
+
+    def enter_wait(self, wait: object) -> None:
+        """Nothing: the pool counts the parent."""
+
+    def leave_wait(self, wait: object) -> None:
+        """Nothing."""
 
     @property
     def in_user(self) -> bool:

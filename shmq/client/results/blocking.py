@@ -54,8 +54,9 @@ def _blocked_worker(job: Job[Any]) -> Iterator[None]:
     """
     worker = current.worker()
     assert worker is not None
-    worker.enter_wait()
+    wait = object()
     try:
+        worker.enter_wait(wait)
         chain = worker.deadlock(job._slot)
         if chain:
             raise WouldDeadlock(
@@ -66,4 +67,4 @@ def _blocked_worker(job: Job[Any]) -> Iterator[None]:
             )
         yield
     finally:
-        worker.leave_wait()
+        worker.leave_wait(wait)

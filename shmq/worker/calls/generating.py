@@ -100,10 +100,10 @@ class Generating:
                 if not is_blocked and waited_s > LONG_S:
                     is_blocked = True
                     self._outlets.fence()  # SYNC POINT: doorbell
-                    seat.enter_wait()
+                    seat.enter_wait(outlet)
         finally:
             if is_blocked:
-                seat.leave_wait()
+                seat.leave_wait(outlet)
 
     def _check(self, outlet: Outlet, waited_s: float) -> float:
         """Seconds the wait may go on; raises what ends it."""
