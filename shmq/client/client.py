@@ -75,7 +75,9 @@ class Client:
         self._encoder, self._decoder = Encoder(self._blocks), Decoder(self._blocks)
         self._encode = msgspec.msgpack.Encoder(enc_hook=needs_blocks).encode
         self._wanted_blocks = segment.view("worker_rows")[WORKER["wants_bytes"] :: WORKER_WORDS]
-        self._waiter = Waiter(self._row, self._publisher.promises, self.make_room_for_results)
+        self._waiter = Waiter(
+            self._row, self._publisher.promises, self.make_room_for_results, self.make_room_before_sleep
+        )
         self._jobs: list[Job[Any] | None] = [None] * segment.shape.slots_per_producer
         self._successors = [0] * segment.shape.slots_per_producer  # by place in the row: that of its task's next job
         self._first = self._publisher.first
@@ -261,7 +263,7 @@ class Client:
         """Wait until one of the jobs has ended."""
         if not jobs or any(job.done() for job in jobs):
             return bool(jobs)
-        with blocking.waiting_for(jobs[0]):
+        with blocking.waiting_for(*jobs):
             return self._waiter.wait(lambda: any(job.done() for job in jobs), deadline_after(timeout))
 
     # -- for handles and hot paths: methods whose subject has a module of its own -----
@@ -270,6 +272,7 @@ class Client:
     submit_around = slow_path.submit_around
     _collect_slowly = collecting.collect_slowly
     make_room_for_results = collecting.make_room_for_results
+    make_room_before_sleep = collecting.make_room_before_sleep
     decode = collecting.decode
     error_of = staticmethod(collecting.error_of)
     state_of = collecting.state_of

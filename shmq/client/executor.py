@@ -47,7 +47,9 @@ class Executor(concurrent.futures.Executor):
             for future in running:
                 future.cancel()
         if wait:
-            concurrent.futures.wait(running)
+            for future in running:  # not `concurrent.futures.wait`: inside a task the pool must know of the wait
+                with contextlib.suppress(concurrent.futures.CancelledError):
+                    future.exception()
 
 
 class _JobFuture(concurrent.futures.Future[Any]):

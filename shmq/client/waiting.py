@@ -25,13 +25,16 @@ class Waiter:
 
     Args:
         promises: what rings were left out for, to see to it while a thread waits.
-        rung: called by who waits before it sleeps, after each ring that did not bring it, and now and then.
+        rung: called by who waits after each ring that did not bring it, and now and then.
+        before_sleep: called by who waits before its first sleep.
     """
 
-    def __init__(self, row: ProducerRow, promises: Promises, rung: Callable[[], None]) -> None:
+    def __init__(
+        self, row: ProducerRow, promises: Promises, rung: Callable[[], None], before_sleep: Callable[[], None]
+    ) -> None:
         self._row = row
         self._promises = promises
-        self._rung = rung
+        self._rung, self._before_sleep = rung, before_sleep
         self._leader = threading.RLock()
         self._followers: deque[threading.Lock] = deque()  # each held until its thread is told
         self._fence = new_fence()  # used by the leader only
@@ -71,7 +74,7 @@ class Waiter:
         """Sleep on the row's bell until `is_ready()` or the deadline; wake followers each time it rings."""
         if self.is_closed:
             raise ClientClosed("this client was closed while a thread waited for it; connect again")
-        row, check_at = self._row, time.monotonic() + _CHECK_EVERY_S
+        row, check_at, has_slept = self._row, time.monotonic() + _CHECK_EVERY_S, False
         try:
             while True:
                 row.begin_wait()
@@ -81,10 +84,10 @@ class Waiter:
                     return True
                 if self.is_closing:
                     return False
-                self._rung()
+                (self._rung if has_slept else self._before_sleep)()
                 if self._sleep(is_ready, deadline):
                     return True
-                now = time.monotonic()
+                has_slept, now = True, time.monotonic()
                 if now >= check_at:
                     self._check_attached()
                     check_at = now + _CHECK_EVERY_S

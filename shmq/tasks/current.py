@@ -21,8 +21,8 @@ class WorkerSeat(Protocol):
     def leave_wait(self, wait: object) -> None:
         """The wait is over, be it that it never began."""
 
-    def deadlock(self, slot: int) -> str:
-        """The chain of waiting jobs when a wait for the slot's job can never end; "" when it can."""
+    def deadlock(self, slot: int, generation: int) -> str:
+        """The chain of waiting jobs when a wait for that job can never end; "" when it can."""
 
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread, looked up only when somebody asks."""

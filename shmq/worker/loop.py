@@ -125,7 +125,8 @@ class Loop:
             self._run_watched(self.watching, slots, words)
         else:
             self._executor.run_batch(slots, words, 0)
-        seat.end_waits()
+        if seat.is_waiting:
+            seat.end_waits()
         if seat.rung < seat.position:
             self._executor.notify(seat.position)
         if is_quick:

@@ -11,17 +11,18 @@ import os
 import sys
 import threading
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmq.memory.layout import GROUP_CONTROL, WORKER, WORKER_LIVE, WORKER_WORDS
 from shmq.memory.segment import Segment
+from shmq.tasks import current
 from shmq.tasks.current import CurrentJob
 from shmq.transport.bells import Bells
 from shmq.transport.table import (
     CRASH,
     DONE,
+    GENERATION_SHIFT,
     LEASED,
     RUNNING,
     SCHEDULED,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 _BLOCKED = WORKER["blocked"]
 _DONE = WORKER["done"]
-_GROUP = WORKER["group"]
 _JOB = WORKER["job"]
 _STATE = WORKER["state"]
 _SCHEDULED = WORKER["scheduled"]
@@ -83,8 +83,8 @@ class Seat:
         self.counted = 0  # jobs of the batch that the row's `done` has already
         self.is_draining = False
         self.places: Callable[[], int] = lambda: 1  # jobs that it runs at once
-        self._waits: set[object] = set()  # of jobs for others
-        self._waits_lock = threading.Lock()
+        self._waits: dict[object, int] = {}  # each wait for another job, and which job waits
+        self._waits_lock = threading.RLock()
 
     # -- for the client inside a task (tasks.current.WorkerSeat) -----------------------
 
@@ -93,57 +93,59 @@ class Seat:
         self.give_back_rest()
         if self.position:
             self.ring_producers(self.position - 1)
-        with self._waits_lock:
-            self._waits.add(wait)
-            self._tell_blocked()
+        self._waits[wait] = current.job_id()
+        self.tell_blocked()
         self.bells.wake_one(self.group)  # this worker may have promised to look again: it will not, soon
         self.bells.notify_supervisor()
 
     def leave_wait(self, wait: object) -> None:
         """The wait is over, also one whose beginning a time limit has cut off."""
-        with self._waits_lock:
-            self._waits.discard(wait)
-            self._tell_blocked()
+        self._waits.pop(wait, None)
+        self.tell_blocked()
 
-    def end_waits(self) -> None:
-        """No job is under way: whatever a time limit has cut off on its way out of a wait is over."""
-        if self._waits:
-            with self._waits_lock:
-                self._waits.clear()
-                self._tell_blocked()
+    @property
+    def is_waiting(self) -> bool:
+        """Does a job of this worker wait for another one?"""
+        return bool(self._waits)
 
-    def _tell_blocked(self) -> None:
-        """The worker is blocked while as many wait as it runs at once. Caller must: hold the lock, for its threads."""
-        self.row[_BLOCKED] = int(len(self._waits) >= self.places())
+    def end_waits(self, job: int | None = None) -> None:
+        """The job has ended, or all have: whatever a time limit has cut off on its way out of a wait is over."""
+        for wait in list(self._waits):
+            if job in {None, self._waits.get(wait)}:
+                self.leave_wait(wait)
 
-    def deadlock(self, slot: int) -> str:
-        """The chain when every worker that could run the job waits itself and no more may, or can, be forked."""
+    def tell_blocked(self) -> None:
+        """The worker is blocked while as many of its jobs wait as it runs at once. Called from any of its threads."""
+        places = self.places()
+        with self._waits_lock:  # reentrant: a signal handler of the task may wait as well
+            waiting = sum(map(self._is_under_way, set(self._waits.values())))
+            self.row[_BLOCKED] = int(waiting >= places)
+
+    def _is_under_way(self, job: int) -> bool:
+        """Not one that has ended, and left a coroutine that still waits. 0: the job cannot be told."""
+        word = self.words[job & 0xFFFFFFFF]
+        return not job or (word >> GENERATION_SHIFT == job >> 32 and word & STATE == RUNNING)
+
+    def deadlock(self, slot: int, generation: int) -> str:
+        """The chain when every worker that could run the job waits itself and no more may be forked."""
         if (
-            group_of(self.words[slot]) != self.group
-            or self.words[slot] & STATE in (LEASED, RUNNING)
-            or (self.words[slot] & STATE >= DONE)
+            (word := self.words[slot]) >> GENERATION_SHIFT != generation  # it has left its slot
+            or group_of(word) != self.group
+            or word & STATE in (LEASED, RUNNING)
+            or word & STATE >= DONE
         ):
             return ""
-        rows = self.segment.rows("worker_rows")
-        mine = [row for row in rows if row[_STATE] == WORKER_LIVE and row[_GROUP] == self.group]
-        blocked = [row for row in mine if row[_BLOCKED]]
+        blocked = [
+            row for row in self.segment.rows("worker_rows")
+            if row[_STATE] == WORKER_LIVE and row[WORKER["group"]] == self.group and row[_BLOCKED]
+        ]  # fmt: skip
         control = self.segment.rows("group_control")[self.group]
         most = max(control[GROUP_CONTROL["max_workers"]], control[GROUP_CONTROL["min_workers"]])
-        if len(blocked) < most + self.settings.max_substitutes and (
-            len(blocked) < len(mine) or self._may_a_row_come(rows)
-        ):
+        if len(blocked) < most + self.settings.max_substitutes:
             return ""
         return f"{len(blocked)} workers of group {self.group_name} wait: " + " → ".join(
-            self.name_in(row[_JOB] & 0xFFFFFFFF) for row in blocked
+            self.name_in(row[_JOB] & 0xFFFFFFFF) if row[_JOB] else "a task" for row in blocked
         )
-
-    def _may_a_row_come(self, rows: list[memoryview]) -> bool:
-        """For one more worker: one that is not live, or one of another group that has more than it must keep?"""
-        if any(row[_STATE] != WORKER_LIVE for row in rows):
-            return True
-        live = Counter(int(row[_GROUP]) for row in rows)
-        kept = [control[GROUP_CONTROL["min_workers"]] for control in self.segment.rows("group_control")]
-        return any(count > kept[group] for group, count in live.items() if group != self.group)
 
     def is_busy(self) -> bool:
         """Does a job of the batch run, be it in the worker's own code, or is one to come? Streams see to themselves."""

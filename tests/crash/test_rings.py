@@ -90,7 +90,9 @@ def test_a_wait_begins_with_room_for_results_that_wait(stage: Stage, monkeypatch
     monkeypatch.setattr(client._row, "begin_wait", lambda: begun.append(begin_wait()))
     stage.send(client, 1)
     job, made = stage.send(client, 0), []
-    monkeypatch.setattr(client._waiter, "_rung", lambda: made.append(bench.run_all() or client._row.bell.notify()))
+    monkeypatch.setattr(
+        client._waiter, "_before_sleep", lambda: made.append(bench.run_all() or client._row.bell.notify())
+    )
     assert job.result(60) == 0
     assert len(begun) == len(made) == 1  # not after a first sleep in vain
     bench.leave()

@@ -8,6 +8,7 @@ from shmq.client.results import blocking
 from shmq.errors import TaskTimeout
 from shmq.memory.layout import WORKER
 from shmq.tasks import current
+from shmq.worker.seat import START
 from tests.crash.stage.bench import Bench
 from tests.crash.stage.stage import HELPER, Stage
 
@@ -16,14 +17,31 @@ def is_blocked(bench: Bench) -> bool:
     return bool(bench.seat.row[WORKER["blocked"]])
 
 
-def test_a_worker_that_runs_two_is_blocked_when_both_wait(stage: Stage) -> None:
-    bench = stage.bench(HELPER)
+def test_a_worker_that_runs_two_is_blocked_when_both_wait(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, seen = stage.bench(HELPER), []
     bench.seat.places = lambda: 2
-    seen = []
-    for change, wait in ((bench.seat.enter_wait, 1), (bench.seat.enter_wait, 2), (bench.seat.leave_wait, 1)):
-        change(wait)
+    client = stage.client()
+    for number in range(3):
+        stage.send(client, number)
+    slots, words = bench.claim()
+    for slot, leased in zip(slots[:2], words, strict=False):
+        bench.seat.words[slot] = leased + START
+    first, other, ended = (word >> 32 << 32 | slot for slot, word in zip(slots, words, strict=True))
+    for job, wait in (
+        (first, "one of two"),
+        (first, "the other"),
+        (ended, "of a coroutine"),
+        (other, "of another job"),
+    ):
+        monkeypatch.setattr(current, "job_id", lambda job=job: job)
+        bench.seat.enter_wait(wait)
         seen.append(is_blocked(bench))
-    assert seen == [False, True, False]
+    assert seen == [False, False, False, True]
+    bench.seat.leave_wait("the other")
+    assert is_blocked(bench)
+    bench.seat.end_waits(first)
+    assert not is_blocked(bench)
+    assert bench.seat.is_waiting
     bench.leave()
 
 

@@ -108,25 +108,3 @@ def test_a_wait_that_nobody_suffers_from_forks_nobody(live):
     spawned = live.controls()[0]["spawned"]
     live.submit("wait_for", 0.3).result(GUARD_S)
     assert live.controls()[0]["spawned"] == spawned
-
-
-def test_where_no_row_is_left_for_a_substitute_the_wait_says_so(tmp_path):
-    tasks = TASKS[: TASKS.index("@shmq.task\ndef wait_for")]
-    only = "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n[memory]\nmax_workers = 1\n"
-    with LiveSupervisor(tmp_path, tasks, only) as live:
-        with pytest.raises(WouldDeadlock, match="1 workers of group"):
-            live.submit("nested", 1).result(GUARD_S)
-        slots = live.segment.shape.slots
-        until(lambda: not count_where(live.segment, IS_UNDER_WAY, 0, slots), "the job that was not waited for has run")
-
-
-def test_a_row_that_another_group_may_give_back_is_waited_for(tmp_path):
-    group, others = CONFIG.split("[groups.network]")
-    others = others.replace("min_workers = 1", "min_workers = 0") + "[memory]\nmax_workers = 2\n"
-    with LiveSupervisor(tmp_path, TASKS, f"{group}[groups.network]{others}") as live:
-        live.control("scale", group="network", workers=1)
-        until(lambda: live.live_workers("network"), "the second row is that group's")
-        job = live.submit("nested", 1)
-        until(lambda: any(row[WORKER["blocked"]] for row in live.segment.rows("worker_rows")), "it waits")
-        live.control("scale", group="network", workers=0)
-        assert job.result(GUARD_S) == 1

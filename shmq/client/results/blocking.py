@@ -40,30 +40,30 @@ def is_in_task() -> bool:
     return current.worker() is not None
 
 
-def waiting_for(job: Job[Any]) -> contextlib.AbstractContextManager[None]:
-    """Around a wait for `job`: inside a task the pool must know of it."""
-    return _blocked_worker(job) if is_in_task() else contextlib.nullcontext()
+def waiting_for(*jobs: Job[Any]) -> contextlib.AbstractContextManager[None]:
+    """Around a wait for the first of `jobs` that ends: inside a task the pool must know of it."""
+    return _blocked_worker(jobs) if is_in_task() else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
-def _blocked_worker(job: Job[Any]) -> Iterator[None]:
-    """Inside a task: this worker waits for `job`, so the pool may fork a substitute.
+def _blocked_worker(jobs: tuple[Job[Any], ...]) -> Iterator[None]:
+    """Inside a task: this worker waits for one of `jobs`, so the pool may fork a substitute.
 
     Raises:
-        WouldDeadlock: the job waits in this worker's own group and no further worker can be forked.
+        WouldDeadlock: each of them waits in this worker's own group and no further worker may be forked.
     """
     worker = current.worker()
     assert worker is not None
     wait = object()
     try:
         worker.enter_wait(wait)
-        chain = worker.deadlock(job._slot)
-        if chain:
+        chains = [worker.deadlock(job._slot, job._generation) for job in jobs]
+        if all(chains):
+            job, chain = jobs[0], chains[0]
             raise WouldDeadlock(
                 f"waiting for {job.task_name} (job {job.id}) would never end: {chain}.\n"
                 "Every worker of the group, substitutes included, waits for a job of the same group. Raise max_workers "
-                "or max_substitutes (or max_workers of [memory], rows that all groups share), put the inner task into "
-                "another group, or call it directly."
+                "or max_substitutes, put the inner task into another group, or call it directly."
             )
         yield
     finally:

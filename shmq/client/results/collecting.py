@@ -96,14 +96,16 @@ def sweep(client: Client) -> None:
 
 def make_room_for_results(client: Client) -> None:
     """If a result waits for a free block: move what has ended here out of the blocks, into the handles."""
-    if (
-        len(client._free) >= len(client._jobs) - 1
-    ):  # there is one job, that which is waited for: spare who waits for each
-        return
     if any(client._wanted_blocks) and not client._is_busy():
         with client._lock:
             if client._pid == os.getpid() and not client._is_closed:
                 sweep(client)
+
+
+def make_room_before_sleep(client: Client) -> None:
+    """The same for who is about to wait for a job; spared where that is the only one, which holds no result yet."""
+    if len(client._free) < len(client._jobs) - 1:
+        make_room_for_results(client)
 
 
 def state_of(client: Client, job: Job[Any]) -> str:

@@ -115,7 +115,8 @@ class Registry:
             target = self.target_in(client, task, str(info.options["group"]) if group == AUTO else group)
         if current.worker() is None:  # inside a task the parent changes with each job
             task._target = target
-            self._resolved.add(task)
+            with client._lock:  # `forget_targets` goes through them under it
+                self._resolved.add(task)
             if target.is_plain and target.block is None and client.is_default:
                 task.__dict__["submit"] = target.submit  # the hot path itself: no call in between
         return target

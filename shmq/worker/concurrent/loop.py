@@ -104,6 +104,8 @@ class ConcurrentLoop:
             seat.row[WORKER["heartbeat_ns"]] = now_ns()
             if self.watching is not None:
                 self.watching.tick()
+            if seat.is_waiting:
+                seat.tell_blocked()  # the planner may have changed the number of places
             free = self._most() - len(self._running)
             lanes = claimer.lanes_with_work() if free > 0 and not claimer.is_paused() else []
             if lanes and self._start_some(lanes, free):
@@ -273,6 +275,8 @@ class ConcurrentLoop:
         elif error is not None:
             ended = executor.failing.fail(job.slot, job.word, error)
         self._running.discard(job)
+        if seat.is_waiting:
+            seat.end_waits(job.job)
         executor.decoder.views += job.views
         executor.decoder.pin_living_views()
         if ended and seat.words[job.slot] == job.word:
