@@ -59,13 +59,17 @@ class _JobFuture(concurrent.futures.Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """As of every future. Inside a task the pool must know of the wait."""
-        with contextlib.nullcontext() if self.done() else self._job._origin.client.waiting_for(self._job):
+        with self._counted():
             return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As `result`."""
-        with contextlib.nullcontext() if self.done() else self._job._origin.client.waiting_for(self._job):
+        with self._counted():
             return super().exception(timeout)
+
+    def _counted(self) -> contextlib.AbstractContextManager[None]:
+        """Around a wait, if there is anything to wait for."""
+        return contextlib.nullcontext() if self.done() else self._job._origin.client.waiting_for(self._job)
 
     def cancel(self) -> bool:
         """Cancel the job if it certainly will not run."""
