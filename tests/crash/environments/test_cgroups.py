@@ -73,7 +73,12 @@ def test_after_workers_the_kernel_prefers_the_planner_without_which_all_goes_on(
     with LiveSupervisor(tmp_path, TASKS, ONE_WORKER) as live:
         kinds = ("worker computation", "planner", "fork server", "recovery")
         pids = [*(live.named(f"shmq: {kind}")[0] for kind in kinds), live.pid]
-        worker, planner, *others = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids)
+
+        def scores() -> list[int]:
+            return [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in pids]
+
+        until(lambda: scores()[1], "the planner, which has its name already, has told the kernel")
+        worker, planner, *others = scores()
         assert worker > planner > max(others)
 
 
