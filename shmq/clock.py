@@ -11,6 +11,8 @@ import time
 from functools import cache
 from pathlib import Path
 
+from shmq.probes import stat_of
+
 now_ns = time.monotonic_ns
 """Monotonic nanoseconds, comparable between processes of one boot."""
 
@@ -46,25 +48,10 @@ def time_namespace() -> int:
 
 def start_ticks(pid: int) -> int:
     """Clock ticks after boot at which `pid` started; 0 when there is no such process."""
-    after_name = _stat(pid)
+    after_name = stat_of(pid)
     return int(after_name.split()[19]) if after_name else 0
 
 
 def process_state(pid: int) -> str:
     """The kernel's one-letter state of `pid` (R, S, T, Z ...); "" when there is no such process."""
-    return _stat(pid)[:1].decode()
-
-
-def _stat(pid: int) -> bytes:
-    """What the kernel says of `pid`, from its state on; b"" when there is no such process."""
-    try:
-        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return b""
-    try:
-        stat = os.read(fd, 4096)
-    except ProcessLookupError:
-        return b""
-    finally:
-        os.close(fd)
-    return stat[stat.rindex(b")") + 2 :]
+    return stat_of(pid)[:1].decode()

@@ -13,7 +13,7 @@ from shmq.memory.columns import column
 from shmq.memory.layout import GROUP_CONTROL, HISTOGRAM_BUCKETS, WORKER, WORKER_LIVE
 from shmq.memory.segment import Segment
 from shmq.planner.group import Observed
-from shmq.transport.table import GROUP, GROUP_SHIFT, RUNNING, STATE
+from shmq.transport.table import GROUP, GROUP_SHIFT, LEASED, RUNNING, STATE
 
 _U = np.uint64
 FORGET_STEPS = 50.0  # time constant of the measured service times
@@ -35,6 +35,9 @@ class Known:
     """What is remembered of a group between two steps."""
 
     arrivals: int = -1
+    heads: int = -1
+    running: int = 0
+    is_busy: bool = False  # running or leased jobs
     departures: int = 0
     busy_ns: int = 0
     counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(HISTOGRAM_BUCKETS))
@@ -70,13 +73,15 @@ class Observer:
         if known.arrivals < 0:
             known.arrivals, known.departures, known.busy_ns = arrivals, departures, busy_ns
         done = max(departures - known.departures, 0)
-        self._learn(known, done, max(busy_ns - known.busy_ns, 0), self._services[mine].sum(axis=0), mine)
+        if done:
+            self._learn(known, done, max(busy_ns - known.busy_ns, 0), self._services[mine].sum(axis=0))
+        self._learn_ready(known, self._rows[mine])
         seen = Observed(
             now_s=now_s,
             arrivals=float(max(arrivals - known.arrivals, 0)),
             departures=float(done),
             waiting=max(arrivals - heads, 0),
-            running=self._running(group),
+            running=self._running(known, group, heads),
             service_s=known.busy_s / known.jobs if known.jobs > 0 else 0.0,
             service_cv2=known.cv2,
             ready_s=known.ready_s,
@@ -86,22 +91,25 @@ class Observer:
         known.arrivals, known.departures, known.busy_ns = arrivals, departures, busy_ns
         return seen
 
-    def _running(self, group: int) -> int:
-        kinds = self._words & _U(STATE | GROUP)
-        return int((kinds == _U(RUNNING | group << GROUP_SHIFT)).sum())
+    def _running(self, known: Known, group: int, heads: int) -> int:
+        """Jobs of the group that run. What is claimed moves a head: until then there are none where none was leased."""
+        if heads != known.heads or known.is_busy:
+            kinds = self._words & _U(STATE | GROUP)
+            leased, running = (kinds == _U(state | group << GROUP_SHIFT) for state in (LEASED, RUNNING))
+            known.heads, known.running = heads, int(running.sum())
+            known.is_busy = bool(known.running or leased.any())
+        return known.running
 
-    def _learn(self, known: Known, done: int, busy_ns: int, counts: NDArray[Any], mine: NDArray[Any]) -> None:
-        """Service time and its variation, older steps forgotten slowly; time to have a worker ready."""
-        if done:
-            keep = 1.0 - 1.0 / FORGET_STEPS
-            known.jobs = known.jobs * keep + done
-            known.busy_s = known.busy_s * keep + busy_ns / NS
+    def _learn(self, known: Known, done: int, busy_ns: int, counts: NDArray[Any]) -> None:
+        """Service time and its variation, older steps forgotten slowly."""
+        keep = 1.0 - 1.0 / FORGET_STEPS
+        known.jobs = known.jobs * keep + done
+        known.busy_s = known.busy_s * keep + busy_ns / NS
         total = counts.sum()
         if total:
             mean = float((counts * self._middles).sum() / total)
             square = float((counts * self._middles**2).sum() / total)
             known.cv2 = min(max(square / mean**2 - 1.0, 0.0), 100.0) if mean > 0 else 1.0
-        self._learn_ready(known, self._rows[mine])
 
     @staticmethod
     def _learn_ready(known: Known, rows: NDArray[Any]) -> None:
@@ -110,11 +118,11 @@ class Observer:
         Workers are forked one after the other: one that saw k others start since its order took pace_s for each
         of them, and ready_s for itself. A large order tells more of the pace than two workers do.
         """
-        started = rows[:, WORKER["started_ns"]].astype(np.int64)
-        ordered = rows[:, WORKER["fork_ns"]].astype(np.int64)
-        new = started > known.started_ns
+        new = rows[:, WORKER["started_ns"]] > known.started_ns
         if not new.any():
             return
+        started = rows[:, WORKER["started_ns"]].astype(np.int64)
+        ordered = rows[:, WORKER["fork_ns"]].astype(np.int64)
         at = np.argsort(started[new])
         begun, asked = started[new][at], ordered[new][at]
         gaps = np.diff(begun)[asked[1:] < begun[:-1]]  # of those that had to wait for the one before

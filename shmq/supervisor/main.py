@@ -43,7 +43,7 @@ from shmq.supervisor.stopping import Stopping
 _log = logging.getLogger("shmq.supervisor")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 EXIT_OK, EXIT_FORCED = 0, 1
-_REST_TICKS, _LONGEST_REST_S = 5, 0.5  # a system at rest: so many ticks are one, while that is not longer
+_REST_TICKS, _LONGEST_REST_S = 10, 1.0  # a system at rest: so many ticks are one, while that is not longer
 _DESCRIPTORS = 48  # beside one per worker: files, pipes, fork servers, 32 askers, what a look at /proc takes
 
 

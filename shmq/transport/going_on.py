@@ -9,10 +9,11 @@ from shmq.memory.lanes import lane as lane_of
 from shmq.memory.layout import PRIORITIES, PRODUCER, PRODUCER_WORDS
 from shmq.memory.segment import Segment
 from shmq.transport.table import FREE, STATE
-from shmq.wire.header import SUBMITTED_WORD
+from shmq.wire.header import CALL_WORD, FLAGS_SHIFT, FORGET, SUBMITTED_WORD
 
 _SOON_NS = 250_000
 """From a job to the next but one, of a producer that goes on. Who comes less often is best served on its core."""
+_FORGOTTEN = FORGET << FLAGS_SHIFT
 _WAITING, _POLLING, _WAITS = PRODUCER["waiting"], PRODUCER["polling"], PRODUCER["waits"]
 
 
@@ -24,7 +25,8 @@ class GoingOn:
         self._recovery_row, self._slots, self._capacity = shape.recovery_row, shape.slots, shape.slots_per_producer
         self._lanes = [lane_of(shape, group, row, p) for row in range(shape.producers) for p in range(PRIORITIES)]
         self._heads, self._rings, self._words = (segment.view(name) for name in ("heads", "rings", "words"))
-        self._producers, self._submitted = segment.view("producer_rows"), segment.slot_words(SUBMITTED_WORD)
+        self._producers = segment.view("producer_rows")
+        self._submitted, self._calls = segment.slot_words(SUBMITTED_WORD), segment.slot_words(CALL_WORD)
         self._waits = [0] * shape.producers  # by row: its last wait, when we looked
 
     def sees(self, lane: int) -> bool:
@@ -32,7 +34,7 @@ class GoingOn:
 
         The two jobs before the next one are not FREE, the three came soon after each other, and it has begun no wait
         since it was last asked about: who keeps few under way waits for each in its turn. A `forget` job is FREE as
-        soon as it has run: of who submits only such ones this says no.
+        soon as it has run, but there is nothing to read and so nothing to wait for.
         """
         row, mask = lane // PRIORITIES, self._capacity - 1
         if row == self._recovery_row:
@@ -49,6 +51,8 @@ class GoingOn:
         before = self._rings[ring + (head - 2 & mask)]
         if max(before, last, following) >= self._slots or before in {last, following}:
             return False
-        if FREE in (self._words[before] & STATE, self._words[last] & STATE):
+        if FREE in (self._words[before] & STATE, self._words[last] & STATE) and not (
+            self._calls[following] & _FORGOTTEN
+        ):
             return False
         return bool(0 <= self._submitted[following] - self._submitted[before] < _SOON_NS)

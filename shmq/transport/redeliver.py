@@ -20,10 +20,10 @@ from shmq.memory.lanes import Lane, lane
 from shmq.memory.layout import PRIORITIES
 from shmq.memory.segment import Segment
 from shmq.transport.bells import Bells
+from shmq.transport.states import IS_FREE, IS_SCHEDULED, count_where, slots_where
 from shmq.transport.table import (
     CANCELLED,
     DONE,
-    FREE,
     GENERATION_SHIFT,
     GROUP,
     GROUP_SHIFT,
@@ -32,7 +32,6 @@ from shmq.transport.table import (
     QUEUED,
     REQUEUED,
     RUNNING,
-    SCHEDULED,
     STATE,
     group_of,
     next_free,
@@ -138,9 +137,10 @@ class Redeliverer:
 
     def deliver_due(self, now_ns: int) -> int:
         """Push every SCHEDULED job that is due, end those that were cancelled meanwhile; when the next is due, or 0."""
-        waiting = (self._np_words & _U(STATE) == SCHEDULED).nonzero()[0]
-        if not len(waiting):
+        scheduled = slots_where(self.segment, IS_SCHEDULED, 0, self._shape.slots)
+        if not scheduled:
             return 0
+        waiting = np.array(scheduled)
         cancelled = self._np_cancels[waiting] == (self._np_words[waiting] >> _U(GENERATION_SHIFT))
         for slot in waiting[cancelled].tolist():
             self.end_cancelled(slot)
@@ -217,8 +217,7 @@ class Redeliverer:
             self._words[first + i] = next_free(self._words[first + i])
         return len(ended)
 
-    def used(self, row: int) -> int:
-        """Slots of the row that are not FREE."""
-        first = row * self._shape.slots_per_producer
-        words = self._np_words[first : first + self._shape.slots_per_producer]
-        return int(((words & _U(STATE)) != FREE).sum())
+    def is_used(self, row: int) -> bool:
+        """Is there a slot of the row that is not FREE?"""
+        first, count = row * self._shape.slots_per_producer, self._shape.slots_per_producer
+        return count_where(self.segment, IS_FREE, first, first + count) < count

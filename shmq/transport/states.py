@@ -1,6 +1,7 @@
-"""Slots of a row by state: of many job words only the byte that holds the state, looked at in C.
+"""Slots by state: of many job words only the byte that holds the state, looked at in C.
 
-Without numpy, as all that a producer of small values needs: importing that takes longer than all else together.
+Without numpy, as all that a producer of small values needs: importing that takes longer than all else together. And who
+looks once a second finds the code of numpy, too, in no cache.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from itertools import compress
 
 from shmq.memory.segment import Segment
-from shmq.transport.table import DONE, FREE, STATE
+from shmq.transport.table import DONE, FREE, SCHEDULED, STATE
 
 _FEW_SHIFT = 5  # up to 1/32 of the slots is found one by one, without a step for each of the others
 
@@ -21,6 +22,7 @@ def _bytes_where(holds: Callable[[int], bool]) -> bytes:
 
 IS_FREE = _bytes_where(lambda state: state == FREE)
 IS_UNDER_WAY = _bytes_where(lambda state: FREE < state < DONE)
+IS_SCHEDULED = _bytes_where(lambda state: state == SCHEDULED)
 HAS_ENDED = _bytes_where(lambda state: state >= DONE)
 """DONE, FAILED or CANCELLED."""
 

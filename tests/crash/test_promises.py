@@ -107,6 +107,28 @@ def test_one_job_is_enough_where_its_producer_goes_on_without_reading_the_last_t
     bench.leave()
 
 
+def test_who_submits_what_nobody_reads_goes_on_although_the_last_two_are_gone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(going_on, "_SOON_NS", 60 * NS)
+    client, bench = stage.client(), stage.bench(HELPER)
+
+    def goes_on(number: int, *, forget: bool = True) -> bool:
+        stage.send(client, number, forget=forget)
+        (lane,) = bench.claimer.lanes_with_work()
+        seen = bench.loop._going_on.sees(lane)
+        bench.run_all()
+        return seen
+
+    assert [goes_on(number) for number in range(4)] == [False, False, True, True]
+    assert not goes_on(4, forget=False)  # it may be waited for
+    client._row.begin_wait()
+    client._row.end_wait()
+    assert not goes_on(5)
+    assert goes_on(6)
+    bench.leave()
+
+
 def test_who_goes_on_is_not_told_from_a_lane_of_recovery(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(going_on, "_SOON_NS", 60 * NS)
     client, bench = stage.client(), stage.bench(HELPER)

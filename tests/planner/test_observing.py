@@ -6,6 +6,16 @@ import pytest
 from shmq.clock import NS
 from shmq.memory.layout import WORKER, WORKER_WORDS
 from shmq.planner.observing import Known, Observer
+from shmq.transport.table import FREE, RUNNING, STATE
+from tests.crash.stage.stage import HELPER, Stage
+
+
+@pytest.fixture
+def stage(namespace):
+    stage = Stage(namespace)
+    yield stage
+    stage.drop()
+    stage.close()
 
 
 def rows(*orders):
@@ -47,3 +57,27 @@ def test_orders_of_different_times_say_nothing_of_the_pace():
     Observer._learn_ready(known, rows((1.0, 1.02), (1.0, 1.03)))
     Observer._learn_ready(known, rows((1.0, 1.02), (1.0, 1.03), (2.0, 2.02), (2.5, 2.52)))
     assert known.pace_s == pytest.approx(0.01)
+
+
+def test_a_leased_job_that_begins_to_run_is_seen_without_another_claim(stage):
+    observer, client, bench = Observer(stage.segment), stage.client(), stage.bench(HELPER)
+    words = stage.segment.view("words")
+
+    def becomes(slot, state):
+        words[slot] = words[slot] & ~STATE | state
+        return observer.observe(0, 0.0).running
+
+    assert observer.observe(0, 0.0).running == 0
+    for number in range(2):
+        stage.send(client, number)
+    first, second = bench.claim(2)[0]
+    assert observer.observe(0, 0.0).running == 0
+    assert becomes(first, RUNNING) == 1
+    assert becomes(second, RUNNING) == 2
+    assert becomes(first, FREE) == 1
+    assert becomes(second, FREE) == 0
+    assert becomes(second, RUNNING) == 0  # in a table where nothing was claimed nobody looks
+    stage.send(client, 2)
+    bench.claim(1)
+    assert observer.observe(0, 0.0).running == 1
+    bench.leave()

@@ -52,7 +52,6 @@ class Rows:
         self._sleeping, self._sleepers = segment.view("sleeping"), segment.layout.sleepers
         self._heads, self._tails = segment.view("heads"), segment.view("tails")
         self._lane_words = (segment.shape.producers + 1) * LANE_WORDS
-        self._head_bytes, self._tail_bytes = self._heads.cast("B"), self._tails.cast("B")
         self._words = segment.view("words")
         self._kills = segment.view("kills")
         self._keys = segment.slot_words(KEY_WORD)
@@ -192,8 +191,8 @@ class Rows:
         self._sleeping[group * self._sleepers] = 1 if is_wanted else 0
 
     def has_work(self) -> bool:
-        """Does any lane of any group have entries? Two copies and one comparison: for each tick."""
-        return bytes(self._head_bytes) != bytes(self._tail_bytes)  # heads before tails
+        """Does any lane of any group have entries? One comparison in C, each head before its tail."""
+        return self._heads != self._tails
 
     def heads_with_work(self, group: int) -> dict[int, int]:
         """Head position of each lane of the group whose tail differs."""

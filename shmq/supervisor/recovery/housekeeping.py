@@ -16,7 +16,7 @@ _log = logging.getLogger("shmq.recovery")
 def tidy(segment: Segment, lock_file: locks.LockFile, redeliverer: Redeliverer) -> None:
     """All of it, once."""
     for index, row in enumerate(segment.rows("producer_rows")):
-        if row[PRODUCER["pid"]] or redeliverer.used(index):
+        if row[PRODUCER["pid"]] or redeliverer.is_used(index):
             _tidy_row(segment, lock_file, redeliverer, index, row)
     for group, control in enumerate(segment.rows("group_control")):
         if control[GROUP_CONTROL["paused"]] or not control[GROUP_CONTROL["workers"]]:

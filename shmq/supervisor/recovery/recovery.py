@@ -15,7 +15,7 @@ from shmq.clock import NS, now_ns
 from shmq.config.model import Config
 from shmq.memory import locks
 from shmq.memory.doorbell import FifoBell
-from shmq.memory.layout import WORKER, WORKER_DEAD
+from shmq.memory.layout import WORKER, WORKER_DEAD, WORKER_WORDS
 from shmq.memory.segment import attach
 from shmq.supervisor.recovery import housekeeping
 from shmq.supervisor.recovery.burial import Burial
@@ -36,7 +36,7 @@ class Recovery:
         self._bell = FifoBell(self._segment.state_dir / "recovery.bell", create=True)
         self._redeliverer = Redeliverer(self._segment, self._lock_file)
         self._burial = Burial(self._segment, config)
-        self._rows = self._segment.rows("worker_rows")
+        self._states = self._segment.view("worker_rows")[WORKER["state"] :: WORKER_WORDS]
         self._next_tidy = 0.0
 
     def run(self) -> None:
@@ -51,8 +51,8 @@ class Recovery:
     def step(self) -> float:
         """Do all there is to do; seconds until the next look is due without being rung."""
         self._redeliverer.push_waiting()
-        for index, row in enumerate(self._rows):
-            if row[WORKER["state"]] == WORKER_DEAD:
+        for index, state in enumerate(self._states.tolist()):
+            if state == WORKER_DEAD:
                 self.bury(index)
         next_due_ns = self._redeliverer.deliver_due(now_ns())
         if time.monotonic() >= self._next_tidy:
