@@ -86,9 +86,7 @@ def make_submit(client: Client, target: Target, task: Any) -> Callable[..., Job[
         try:
             acquire()
             tail = tails[lane]
-            if tail >= full_at:
-                full_at = heads[lane] + capacity
-            if tail < full_at and free:
+            if (tail < full_at or tail < (full_at := heads[lane] + capacity)) and free:
                 slot = take()
                 i = slot - first
                 submitted[slot] = now_ns()

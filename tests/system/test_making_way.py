@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
 from shmq.cores import core
-from shmq.transport import bells
+from shmq.transport import bells, membership
 from shmq.transport.bells import Bells
 from shmq.transport.membership import register
 from shmq.worker import making_way
@@ -123,7 +124,14 @@ def test_who_pins_it_meanwhile_is_obeyed(way, row, moves):
     assert moves(lambda: way.leave_core_of(row.index), pin) is None
 
 
-def test_a_producer_tells_its_core_with_each_ring(client, monkeypatch):
+def test_a_producer_tells_its_core_with_each_ring_and_around_each_wait(client, monkeypatch):
     monkeypatch.setattr(bells, "core", lambda: 7)
     client._publisher.bells.ring(0)
-    assert client._publisher.bells.core_of(client._row.index) == 7
+    told = partial(client._publisher.bells.core_of, client._row.index)
+    assert told() == 7
+    monkeypatch.setattr(membership, "core", lambda: 5)
+    client._row.begin_wait()
+    assert told() == 5
+    monkeypatch.setattr(membership, "core", lambda: 6)  # where it woke up
+    client._row.end_wait()
+    assert told() == 6
