@@ -291,8 +291,8 @@ class Supervisor(Table, frozen=True, kw_only=True):
             ge=0.01,
             le=10,
             description="the longest sleep of the supervisor; bounds how late it notices anything. At rest, when all "
-            "workers have slept for a second, only the lanes are looked at so often, all else five times less, up to "
-            "0.5 s",
+            "workers have slept for a second, only the lanes are looked at so often, all else ten times less, up to "
+            "1 s",
         ),
     ] = 0.1
 
