@@ -205,4 +205,5 @@ class Executor:
 
     def _clear_limit(self) -> None:
         self.seat.deadline_ns = 0
+        # SYNC POINT: deadline — cleared before the next job is named
         self.seat.row[WORKER["deadline_ns"]] = 0

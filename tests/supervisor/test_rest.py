@@ -34,6 +34,10 @@ def echo_in_network(x):
 @shmq.task(group="network", timeout=0.2)
 def deaf_in_network():
     time.sleep(1000)
+
+@shmq.task(group="network", timeout=2)
+def deaf_for_long_in_network():
+    time.sleep(1000)
 """
 GROUP = '[groups.computation]\nmin_workers = 1\nmax_workers = 1\nmode = "fixed"\ngrace_s = 0.1\n'
 CONFIG = GROUP + GROUP.replace("computation", "network") + "concurrency = 4\n"
@@ -70,9 +74,12 @@ def test_a_system_at_rest_wakes_seldom(tmp_path):
         until(lambda: wakes(tree, 2.0) <= 36, "fourteen a second")
 
 
-@pytest.mark.parametrize("task", ["deaf", "deaf_in_network"])
+@pytest.mark.parametrize("task", ["deaf", "deaf_in_network", "deaf_for_long_in_network"])
 def test_work_ends_the_supervisors_rest(tmp_path, task):
-    """Only the supervisor can end these jobs, and by itself it would look in five minutes."""
+    """Only the supervisor can end these jobs, and by itself it would look in five minutes.
+
+    Of the last one the worker still has free places, so it sleeps meanwhile, for more than a second.
+    """
     with LiveSupervisor(tmp_path, TASKS, CONFIG, prelude=SUPERVISOR_RESTS) as live:
         rest(live)
         with pytest.raises(TimeoutError, match="past its time limit"):

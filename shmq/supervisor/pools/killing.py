@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import signal
 
-from shmq.clock import NS, now_ns
+from shmq.clock import now_ns, to_ns
 from shmq.supervisor.pools.pools import Pools
 from shmq.supervisor.pools.worker import CANCELLED, TIME_LIMIT, Worker
 
@@ -33,13 +33,16 @@ class Killer:
             if worker.stopping_for is not None:
                 self._decide(worker, *worker.stopping_for)
                 continue
-            deadline = self._rows.word(worker.index, "deadline_ns")
+            settings = self._pools.pools[worker.group].settings
+            # SYNC POINT: deadline — the job before its deadline: a worker clears the one before it names the next job
             job = self._rows.word(worker.index, "job")
-            grace_ns = int(self._pools.pools[worker.group].settings.grace_s * NS)
-            if deadline and now > deadline + grace_ns:
-                self.kill_for(worker, job, TIME_LIMIT)
-            elif self._rows.is_kill_requested(job):
+            deadline = self._rows.word(worker.index, "deadline_ns")
+            # who runs many at once cancels those that it can, and says of another that its time is over
+            is_asked = self._rows.is_kill_requested(job) and (settings.concurrency == 1 or 0 < deadline < now)
+            if is_asked:
                 self.kill_for(worker, job, CANCELLED)
+            elif deadline and now > deadline + to_ns(settings.grace_s):
+                self.kill_for(worker, job, TIME_LIMIT)
 
     def kill_for(self, worker: Worker, job: int, reason: int) -> bool:
         """Begin to kill the worker if it runs the job; False when it does not."""

@@ -50,14 +50,17 @@ class Recycling:
         for pool in self._pools.pools:
             has_limit = pool.settings.hard_worker_memory_bytes or pool.settings.max_worker_memory_bytes
             for worker in list(pool.workers.values()):
-                # a sleeping worker's memory does not grow: once a second is enough
-                is_awake = has_limit and not self._rows.is_asleep(pool.index, worker.index)
-                if worker.is_live and (is_slow_look or is_awake):
+                if worker.is_live and (is_slow_look or (has_limit and self._may_grow(worker))):
                     self._weigh(pool, worker)
                 if worker.is_live and not worker.is_draining and not worker.recycled_for:
                     self._judge(pool, worker, now)
 
     # -- memory --------------------------------------------------------------------------
+
+    def _may_grow(self, worker: Worker) -> bool:
+        """A worker that sleeps and runs nothing does not: once a second is enough for it."""
+        rows = self._rows
+        return not rows.is_asleep(worker.group, worker.index) or bool(rows.running_job(worker.index))
 
     def _weigh(self, pool: Pool, worker: Worker) -> None:
         private, shared = probes.memory_of(worker.pid)
@@ -80,7 +83,7 @@ class Recycling:
             if not worker.recycled_for:
                 worker.recycled_for = f"{what}, without a running job"
                 self._announce(pool, worker)
-        elif pool.settings.concurrency != 1:
+        elif self._rows.running_jobs(worker.index) > 1:
             _log.warning("group %s: worker %d is killed: %s", pool.name, worker.index, what)
             worker.kill(MEMORY)  # which of its jobs took the memory is not known
         elif self._killer.kill_for(worker, job, MEMORY):

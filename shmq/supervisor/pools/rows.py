@@ -148,15 +148,19 @@ class Rows:
 
     def is_in_job(self, index: int) -> bool:
         """Does any job word say that this worker runs it? Looks at all: an async worker runs many."""
-        return bool(self.running_job(index)) or self._owns(index, RUNNING)
+        return bool(self.running_job(index)) or self._owned(index, RUNNING) > 0
+
+    def running_jobs(self, index: int) -> int:
+        """How many jobs the worker runs. Looks at all job words."""
+        return self._owned(index, RUNNING)
 
     def is_leasing(self, index: int) -> bool:
         """Does the worker hold jobs that it has not started?"""
-        return self._owns(index, LEASED)
+        return self._owned(index, LEASED) > 0
 
-    def _owns(self, index: int, state: int) -> bool:
+    def _owned(self, index: int, state: int) -> int:
         wanted = index << OWNER_SHIFT | state
-        return any(word & (OWNER | STATE) == wanted for word in self._words.tolist())
+        return sum(word & (OWNER | STATE) == wanted for word in self._words.tolist())
 
     def is_kill_requested(self, job: int) -> bool:
         """Did its producer ask that the job be killed?"""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from shmq.clock import NS, now_ns
@@ -191,6 +192,8 @@ class ConcurrentLoop:
         head = self._executor.slots.header(slot)
         job = Running(slot, running, head, self._executor.runnables.get(head.key), now_ns())
         self._running.add(job)
+        if len(self._running) == 1:
+            self._show_deadline()
         job.future = asyncio.get_running_loop().create_task(self._run(job))
 
     async def _run(self, job: Running) -> None:
@@ -231,14 +234,18 @@ class ConcurrentLoop:
     # -- limits and kills ------------------------------------------------------------------
 
     def _show_deadline(self) -> None:
-        """The next deadline and its job, for the supervisor's kill after the grace."""
-        first = min((r for r in self._running if r.deadline_ns), key=lambda r: r.deadline_ns, default=None)
+        """The next deadline and its job, for the supervisor's kill after the grace; without one any job that runs."""
+        self._show(min(self._running, key=lambda running: running.deadline_ns or inf, default=None))
+
+    def _show(self, job: Running | None) -> None:
         row = self._seat.row
-        row[WORKER["job"]] = first.job if first is not None else 0
-        row[WORKER["deadline_ns"]] = first.deadline_ns if first is not None else 0
+        row[WORKER["deadline_ns"]] = 0
+        # SYNC POINT: deadline — none is taken for another job's
+        row[WORKER["job"]] = job.job if job is not None else 0
+        row[WORKER["deadline_ns"]] = job.deadline_ns if job is not None else 0
 
     def _enforce_kills(self) -> None:
-        """Coroutines asked to be killed are cancelled here; for a thread the supervisor kills the worker."""
+        """Coroutines asked to be killed are cancelled here; for a thread the supervisor kills the worker, at once."""
         for job in self._running:
             if self._kills[job.slot] != job.word >> GENERATION_SHIFT or job.was_killed:
                 continue
@@ -246,7 +253,8 @@ class ConcurrentLoop:
             if job.runs_on_loop and job.future is not None:
                 job.future.cancel()
             else:
-                self._seat.row[WORKER["job"]] = job.job
+                job.deadline_ns = now_ns()
+                self._show_deadline()
                 self._seat.bells.notify_supervisor()
 
     # -- ending ----------------------------------------------------------------------------
@@ -269,7 +277,7 @@ class ConcurrentLoop:
     def _end(self, job: Running, ended: int, error: BaseException | None) -> None:
         """Store the outcome; the job word is the last store: `ended`, once a result is stored."""
         executor, seat = self._executor, self._seat
-        seat.row[WORKER["job"]] = job.job
+        self._show(job)
         if job.was_killed and isinstance(error, JobCancelled):
             ended = with_state(job.word, CANCELLED)
         elif error is not None:
