@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shmq.client.handle import Job
     from shmq.client.parts.reader import PartStream
 
-_SWEEP_S = 0.2
+_SWEEP_S = 0.02
 _MOST_EARLY = 100_000  # results of one chunk read before its turn; only a generator task has more
 
 
