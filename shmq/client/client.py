@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from shmq.client import hot
-from shmq.client.handle import ERROR, PENDING, Job
+from shmq.client.handle import LOST, PENDING, Job
 from shmq.client.many import mapping, streaming
 from shmq.client.parts import reader
 from shmq.client.results import blocking, cancelling, collecting
@@ -110,7 +110,7 @@ class Client:
         for job in self._jobs:
             if job is not None and job._state == PENDING:
                 job._outcome = collecting.foreign(job)
-                job._state = ERROR
+                job._state = LOST
                 if hasattr(job, "_parts"):
                     job._parts.left.clear()
         self._free.clear()

@@ -71,6 +71,10 @@ class _JobFuture(concurrent.futures.Future[Any]):
         """Around a wait, if there is anything to wait for."""
         return contextlib.nullcontext() if self.done() else self._job._origin.client.waiting_for(self._job)
 
+    def running(self) -> bool:
+        """Does the job run at this moment?"""
+        return not self.done() and self._job.state == "running"
+
     def cancel(self) -> bool:
         """Cancel the job if it certainly will not run."""
         if not self._job.cancel():

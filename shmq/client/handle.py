@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-PENDING, RAW, RAW_ERROR, VALUE, ERROR = range(5)
-"""How far a handle knows its job: not ended, ended with undecoded bytes, decoded."""
+PENDING, RAW, RAW_ERROR, VALUE, ERROR, LOST = range(6)
+"""How far a handle knows its job: not ended, ended with undecoded bytes, decoded; never to be known here."""
 
 
 class Origin:
@@ -67,7 +67,10 @@ class Job(Generic[R]):
 
     @property
     def state(self) -> str:
-        """queued, scheduled, leased, running, done, failed or cancelled - at this moment."""
+        """queued, scheduled, leased, running, done, failed or cancelled - at this moment.
+
+        "unknown": the handle was made before a fork, or before its client was closed.
+        """
         return self._origin.client.state_of(self)
 
     def done(self) -> bool:

@@ -93,7 +93,7 @@ GROUP_PLAN = {name: i for i, name in enumerate((
 ))}  # fmt: skip
 
 # Words of one `[limits."pattern"]`: configuration and state, the latter under the limit's lock byte.
-MOST_TASK_LIMITS = 64
+MOST_TASK_LIMITS, LIMIT_WORDS = 64, 8
 TASK_LIMIT = {name: i for i, name in enumerate((
     "rate_per_s_milli", "burst", "breaker_share_milli", "breaker_window", "breaker_open_ns", "breaker_fail_fast",
 ))}  # fmt: skip
@@ -148,8 +148,8 @@ FIELDS: tuple[Field, ...] = (
     Field("route_version", WORD, (8,), "planner", "[0] counts changes of the groups in `task_routes`"),
     Field("task_routes", WORD, (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
     Field("task_traits", WORD, ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),
-    Field("task_limits", WORD, (MOST_TASK_LIMITS, 8), "supervisor", "limits of tasks: rate, burst, breaker"),
-    Field("task_limit_states", WORD, (MOST_TASK_LIMITS, 8), "holder of the limit byte", "rate word, breaker"),
+    Field("task_limits", WORD, (MOST_TASK_LIMITS, LIMIT_WORDS), "supervisor", "limits of tasks: rate, burst, breaker"),
+    Field("task_limit_states", WORD, (MOST_TASK_LIMITS, LIMIT_WORDS), "holder of the limit byte", "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
     Field(
         "producer_rows",

@@ -13,9 +13,9 @@ from shmq.memory.columns import column
 from shmq.memory.layout import GROUP_CLAIM, GROUP_CONTROL, GROUP_PLAN, PRIORITIES, WORKER
 from shmq.memory.segment import Segment
 from shmq.observe import histogram
-from shmq.observe.model import Distribution, GroupState, Limits, Snapshot, Workers, WorkerState
-from shmq.observe.reading import DAMAGED, checked, left_s
-from shmq.transport.limits import CLOSED, OPEN
+from shmq.observe.limits import limits_of
+from shmq.observe.model import Distribution, GroupState, Snapshot, Workers, WorkerState
+from shmq.observe.reading import DAMAGED, checked
 from shmq.transport.table import DONE, LEASED, QUEUED, REQUEUED, RUNNING, SCHEDULED
 
 _SHARES = (0.5, 0.95, 0.99)
@@ -72,7 +72,7 @@ def read_groups(
                 done_per_s=_rate(done + failed, before.get(name), elapsed_s),
                 wait=_distribution(wait[g], int(mine[:, WORKER["wait_sum_ns"]].sum())),
                 service=_distribution(service[g], int(mine[:, WORKER["busy_ns"]].sum())),
-                limits=_limits(control, {word: int(claims[g, i]) for word, i in GROUP_CLAIM.items()}, now_ns),
+                limits=limits_of(control, {word: int(claims[g, i]) for word, i in GROUP_CLAIM.items()}, now_ns),
             )
         )
     return tuple(found)
@@ -130,23 +130,3 @@ def _distribution(counts: NDArray[Any], sum_ns: int) -> Distribution:
     total = int(counts.sum())
     p50, p95, p99 = quantiles
     return Distribution(count=total, mean_s=sum_ns / total / NS, p50_s=p50, p95_s=p95, p99_s=p99)
-
-
-def _limits(control: dict[str, int], claim: dict[str, int], now_ns: int) -> Limits:
-    rate_milli, burst = control["rate_per_s_milli"], max(control["burst"], 1)
-    next_ns = claim["rate_ns"] - (burst - 1) * (1000 * NS // rate_milli) if rate_milli else 0
-    circuit = "closed"
-    if control["breaker_share_milli"] and claim["breaker"] != CLOSED:
-        is_open = claim["breaker"] == OPEN and now_ns < claim["breaker_until_ns"]
-        circuit = "open" if is_open else "probing"  # past its time, the next job is the probe
-    return Limits(
-        rate_per_s=rate_milli / 1000 or None,
-        burst=burst if rate_milli else None,
-        held_s=left_s(next_ns, now_ns),
-        breaker_failure_share=control["breaker_share_milli"] / 1000 or None,
-        breaker_window=control["breaker_window"],
-        breaker_open_s=control["breaker_open_ns"] / NS,
-        breaker_mode="fail" if control["breaker_fail_fast"] else "wait",
-        circuit=circuit,
-        circuit_s=left_s(claim["breaker_until_ns"], now_ns) if circuit == "open" else 0.0,
-    )

@@ -39,7 +39,7 @@ class Workers(Struct, frozen=True, kw_only=True):
 
 
 class Limits(Struct, frozen=True, kw_only=True):
-    """Rate limit and circuit breaker of one group, named as in the configuration."""
+    """Rate limit and circuit breaker of one group or `[limits."pattern"]`, named as in the configuration."""
 
     rate_per_s: float | None
     burst: int | None
@@ -166,6 +166,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerState, ...]
     producers: tuple[ProducerState, ...]
     memory: MemoryState
+    task_limits: dict[str, Limits]
+    """By pattern, each `[limits."pattern"]` of the configuration that limits a task."""
 
     def group(self, name: str) -> GroupState:
         """The group of that name. Raises KeyError."""

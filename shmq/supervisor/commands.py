@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shmq.errors import ShmqError, UnknownGroup
+from shmq.supervisor import limits
+from shmq.supervisor.limits import LimitWords
 from shmq.supervisor.pools.worker import Pool
+from shmq.tasks.registry import limit_of
 
 if TYPE_CHECKING:
     from shmq.supervisor.main import Supervisor
 
 Answer = dict[str, Any]
 _LONGEST_TEXT = 8192
-_BREAKER = ("breaker_failure_share", "breaker_window", "breaker_open_s", "breaker_mode")
 
 
 class Commands:
@@ -49,10 +50,9 @@ class Commands:
         return {"pid": os.getpid(), "jobs": self._supervisor.stopping.drain()}
 
     def reload(self) -> Answer:
-        """Import the task modules anew."""
-        if self._supervisor.stopping.has_begun or not self._supervisor.servers.reload():
-            raise ShmqError("a reload is under way, or the supervisor is stopping: nothing was changed")
-        return {"modules": list(self._supervisor.config.tasks)}
+        """Import the task modules anew. `restart`: keys of the configuration that have changed and are not taken."""
+        modules, restart = self._supervisor.reload()
+        return {"modules": list(modules), "restart": restart}
 
     def reload_state(self) -> Answer:
         """Why the last reload was refused; "" while it is under way, or when it went well."""
@@ -99,62 +99,30 @@ class Commands:
         }  # fmt: skip
 
     def limit(self, group: str | None = None, task: str | None = None, *, off: bool = False, **changes: Any) -> Answer:
-        """Change the group's rate limit; what is not named stays as it is."""
-        if group is None or task is not None:
-            raise ShmqError(f"limits of single tasks are set in the configuration: [limits.{task!r}]")
-        pool, pools = self._pool(group), self._supervisor.pools
-        unknown = set(changes) - {"rate_per_s", "burst", *_BREAKER}
-        if unknown:
-            raise ShmqError(
-                f"unknown limit {', '.join(sorted(unknown))}; known: rate_per_s, burst, {', '.join(_BREAKER)}"
-            )
+        """Change the limit of a group, or that of the configuration which a task matches; what is not named stays."""
+        name, words, pools = self._limit_words(group, task)
         if off:
-            pools.set_rate(pool, None, None)
-            pools.rows.set_control(pool.index, "breaker_share_milli", 0)
-        self._set_rate(pool, changes)
-        self._set_breaker(pool, changes)
-        pools.wake(pool)
-        rows = pools.rows
-        return {
-            "group": group,
-            "rate_per_s": rows.control(pool.index, "rate_per_s_milli") / 1000 or None,
-            "burst": rows.control(pool.index, "burst"),
-        }
+            words.remove()
+        words.change(changes)
+        for pool in pools:
+            self._supervisor.pools.wake(pool)
+        return {**name, **words.rate}
 
-    def _set_rate(self, pool: Pool, changes: dict[str, Any]) -> None:
-        if not {"rate_per_s", "burst"} & set(changes):
-            return
-        rows = self._supervisor.pools.rows
-        rate = changes.get("rate_per_s", rows.control(pool.index, "rate_per_s_milli") / 1000 or None)
-        if rate is None:
-            raise ShmqError(f"group {pool.name!r} has no rate limit, so a burst means nothing; give rate_per_s too")
-        burst = changes.get("burst")
-        if burst is None and "rate_per_s" not in changes:
-            burst = rows.control(pool.index, "burst")
-        if not _is_number(rate) or not rate > 0:
-            raise ShmqError(f"rate_per_s must be a positive number of jobs per second, got {rate!r}")
-        if burst is not None and not (_is_whole(burst) and burst >= 1):
-            raise ShmqError(f"burst must be 1 or more jobs, got {burst!r}")
-        self._supervisor.pools.set_rate(pool, float(rate), burst)
-
-    def _set_breaker(self, pool: Pool, changes: dict[str, Any]) -> None:
-        """The words that workers' breakers obey."""
-        for name, word, factor in (
-            ("breaker_failure_share", "breaker_share_milli", 1000),
-            ("breaker_window", "breaker_window", 1),
-            ("breaker_open_s", "breaker_open_ns", 1_000_000_000),
-        ):
-            value = changes.get(name)
-            if value is None:
-                continue
-            if not _is_number(value) or not value > 0:
-                raise ShmqError(f"{name} must be a positive number, got {value!r}")
-            self._supervisor.pools.rows.set_control(pool.index, word, int(min(value, 1e9) * factor))
-        mode = changes.get("breaker_mode")
-        if mode not in {None, "wait", "fail"}:
-            raise ShmqError(f"breaker_mode must be wait or fail, got {mode!r}")
-        if mode is not None:
-            self._supervisor.pools.rows.set_control(pool.index, "breaker_fail_fast", int(mode == "fail"))
+    def _limit_words(self, group: str | None, task: str | None) -> tuple[Answer, LimitWords, list[Pool]]:
+        """What is limited, its words, and the pools whose workers obey them."""
+        segment, pools = self._supervisor.segment, self._supervisor.pools.pools
+        if group is not None:
+            pool = self._pool(group)
+            return {"group": group}, limits.of_group(segment, pool.index, group), [pool]
+        patterns = list(self._supervisor.config.limits)
+        found = (patterns.index(task), task) if task in patterns else limit_of(str(task), patterns)
+        if found is None:
+            raise ShmqError(
+                f"no [limits] table of the configuration matches task {task!r}; there is "
+                f"{', '.join(map(repr, patterns)) or 'none'}.\n"
+                f"Write [limits.{task!r}], then start the supervisor again; or limit its group."
+            )
+        return {"task": found[1]}, limits.of_tasks(segment, *found), pools
 
     def _pool(self, group: str) -> Pool:
         pools = self._supervisor.pools.pools
@@ -162,10 +130,6 @@ class Commands:
         if pool is None:
             raise UnknownGroup(f"no group {group!r}; this supervisor runs {', '.join(p.name for p in pools)}")
         return pool
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_whole(value: Any) -> bool:

@@ -231,7 +231,7 @@ class _Server:
         tasks = load(early, self._setting.folder)
         refuse_unknown_groups(tasks.values(), self._config.groups)
         if not late:
-            publish(tasks, self._setting.state_dir, self._config.routes)
+            publish(tasks, self._setting.state_dir, self._config.routes, self._config.limits)
         if threaded:
             self._channel.send(_encode(Late([*late, *threaded])))
             return None

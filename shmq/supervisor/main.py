@@ -6,6 +6,7 @@ Signal handlers only write to the wake-up descriptor; everything happens in the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -18,6 +19,8 @@ from pathlib import Path
 import setproctitle
 
 from shmq import clock, kernel, probes
+from shmq.config.differ import differing_keys
+from shmq.config.load import load
 from shmq.config.model import Config
 from shmq.errors import ConfigError, ShmqError
 from shmq.memory.doorbell import FifoBell
@@ -70,6 +73,9 @@ class Supervisor:
         kernel.require_pidfds()
         kernel.reserve_descriptors(config.memory.max_workers + _DESCRIPTORS)
         self.config = config
+        self._config_path, self._written = config_path, None  # what the file says, where there is one
+        with contextlib.suppress(ConfigError):
+            self._written = load(config_path)
         self.state_dir = state_dir = namespace.state_dir(config)
         namespace.prepare(state_dir)
         self.lock_file = namespace.lock(state_dir, config.namespace)
@@ -220,8 +226,11 @@ class Supervisor:
 
     def _signalled(self) -> None:
         for number in self._wakeup.recv(4096):
-            if number == signal.SIGHUP and not self.stopping.has_begun:
-                self.servers.reload()
+            if number == signal.SIGHUP:
+                try:
+                    self.reload()
+                except ShmqError as error:
+                    _log.error("reload refused, nothing was changed: %s", error)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._stop_signals += 1
                 self.stopping.stop(self.config.supervisor.grace_s if self._stop_signals == 1 else 0.0)
@@ -253,6 +262,23 @@ class Supervisor:
                 self.servers.reaped(pid, status)  # or an orphan that a task left behind
 
     # -- code ----------------------------------------------------------------------------
+
+    def reload(self) -> tuple[tuple[str, ...], list[str]]:
+        """Import the task modules that the configuration now names: these, and its keys that would take a restart.
+
+        Raises:
+            ShmqError: the configuration cannot be used any more, a reload is under way, or the supervisor is stopping.
+        """
+        modules, restart = tuple(self.config.tasks), list[str]()
+        if self._written is not None:
+            written = load(self._config_path)
+            modules = tuple(written.tasks)
+            restart = [key for key in differing_keys(self._written, written) if key != "tasks"]
+        if self.stopping.has_begun or not self.servers.reload(modules):
+            raise ShmqError("a reload is under way, or the supervisor is stopping: nothing was changed")
+        if restart:
+            _log.warning("reload: %s in %s changed; that takes a restart", ", ".join(restart), self._config_path)
+        return modules, restart
 
     def _announce_tasks(self) -> None:
         self.segment.set_header("registry", (self.segment.header("registry") + 1) & ((1 << 63) - 1))

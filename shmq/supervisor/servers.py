@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from msgspec import structs
+
 from shmq.supervisor import forkserver
 from shmq.supervisor.forkserver import Failed, Forked, ForkServer, Late, Ready, Report, Setting, Unborn
 from shmq.supervisor.pools.endings import describe
@@ -44,7 +46,7 @@ class Servers:
         ready: Callable[[], None],
         give_up: Callable[[str], None],
     ) -> None:
-        self._setting = setting
+        self._setting = self._asked = setting  # of the one in charge, of the next one
         self._pools = pools
         self._watch, self._unwatch = watch, unwatch
         self._ready, self._give_up = ready, give_up
@@ -61,7 +63,7 @@ class Servers:
     def start(self, late: tuple[str, ...] = ()) -> None:
         """Fork a server that imports the task modules, all but the `late` ones."""
         self._start_at = float("inf")
-        server = forkserver.start(replace(self._setting, late=late))
+        server = forkserver.start(replace(self._asked, late=late))
         self._coming = server
         self._all.append(server)
         self._watch(server.socket.fileno(), self.read)
@@ -71,8 +73,8 @@ class Servers:
         """One in charge, and nothing to be done about any other."""
         return [self._pools.fork_server] == self._all and self._coming is None
 
-    def reload(self) -> bool:
-        """Import anew; on success all workers are replaced, on failure nothing changes.
+    def reload(self, modules: tuple[str, ...]) -> bool:
+        """Import these modules, anew; on success all workers are replaced, on failure nothing changes.
 
         False when that is under way already.
         """
@@ -80,6 +82,7 @@ class Servers:
             return False
         _log.info("reload: importing the task modules anew")
         self.refused = ""
+        self._asked = replace(self._setting, config=structs.replace(self._setting.config, tasks=modules))
         self.start()
         return True
 
@@ -140,7 +143,7 @@ class Servers:
 
     def _put_in_charge(self, server: ForkServer, tasks: int) -> None:
         """New code: workers of the old are replaced one by one."""
-        old, self._coming = self._pools.fork_server, None
+        old, self._coming, self._setting = self._pools.fork_server, None, self._asked
         self._pools.fork_server = server
         self._pools.generation += 1
         self._has_been_ready, self._ready_at = True, time.monotonic()
@@ -163,7 +166,7 @@ class Servers:
         """The coming server is none: the first one ends the start, a later one changes nothing."""
         if self._coming is not None:
             self._coming.hang_up()
-        self._coming, self.refused = None, why
+        self._coming, self.refused, self._asked = None, why, self._setting
         if not self._has_been_ready:
             self._give_up(f"{why}\nNothing was started. Correct that, then start again.")
         elif self._pools.fork_server is None:

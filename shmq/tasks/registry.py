@@ -48,7 +48,8 @@ class TaskInfo(msgspec.Struct, frozen=True):
     """One published task.
 
     `options` as in `shmq.tasks.task.Options`, exception types by name; `words`: parameters in order, each with what a
-    plain word stands for there: "int", "float", "bool", or "" for text; `rules` as they apply.
+    plain word stands for there: "int", "float", "bool", or "" for text; `rules` as they apply; `limit`: number and
+    pattern of the `[limits."pattern"]` table that it obeys.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
     doc: str = ""
     words: list[tuple[str, str]] = []
     rules: tuple[Rule, ...] = ()
+    limit: tuple[int, str] | None = None
 
     @property
     def is_auto(self) -> bool:
@@ -158,10 +160,20 @@ def default_group(groups: Collection[str]) -> str:
     return next((name for name in DEFAULT_GROUPS if name in groups), min(groups, default=DEFAULT_GROUPS[0]))
 
 
-def publish(tasks: dict[int, Task[..., Any]], state_dir: Path, routes: Iterable[Route] = ()) -> None:
-    """Write the registry for producers, whole or not at all, each task with the rules that it matches."""
-    routes = tuple(routes)
-    infos = [{**task.describe(), "rules": rules_of(task.name, routes)} for task in tasks.values()]
+def limit_of(name: str, patterns: Iterable[str]) -> tuple[int, str] | None:
+    """Number and pattern of the first `[limits."pattern"]` that a task matches."""
+    return next(((i, pattern) for i, pattern in enumerate(patterns) if fnmatchcase(name, pattern)), None)
+
+
+def publish(
+    tasks: dict[int, Task[..., Any]], state_dir: Path, routes: Iterable[Route] = (), limits: Iterable[str] = ()
+) -> None:
+    """Write the registry for producers, whole or not at all, each task with the rules and limit that it matches."""
+    routes, limits = tuple(routes), tuple(limits)
+    infos = [
+        {**task.describe(), "rules": rules_of(task.name, routes), "limit": limit_of(task.name, limits)}
+        for task in tasks.values()
+    ]
     infos.sort(key=lambda info: info["name"])
     names = {info["name"] for info in infos}
     gone = [name for name in dict.fromkeys([*_former(state_dir), *read(state_dir)]) if name not in names]

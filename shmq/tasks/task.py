@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -55,6 +56,10 @@ class Options:
             yield f"priority must be 1 (first) to 5, got {self.priority!r}"
         if values["retries"] is not None and not (isinstance(values["retries"], int) and 0 <= values["retries"] <= 254):
             yield f"retries must be 0..254, got {self.retries!r}"
+        for what in ("retry_on", "give_up_on"):
+            kinds = values[what]
+            if not (isinstance(kinds, tuple) and all(_is_exception(kind) for kind in kinds)):
+                yield f"{what} must be an exception type, or several, such as (OSError, ValueError); got {kinds!r}"
         if not isinstance(values["group"], str):
             yield f"group must be the name of a group, got {self.group!r}"
         for what in ("timeout", "expires", "block", "eta", "delay", "backoff", "max_backoff"):
@@ -68,8 +73,14 @@ class Options:
                 yield f"{what} must be more than 0 seconds, got {value!r}"
 
 
+def _is_exception(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
+
+
 PRODUCER_OPTIONS = frozenset({"priority", "retries", "timeout", "delay", "eta", "expires", "forget", "block", "group"})
 """Options that `.options(...)` may change for single jobs."""
+DECLARED_OPTIONS = frozenset(Options.__dataclass_fields__) - {"delay", "eta", "block"}
+"""Options of `@shmq.task(...)`."""
 
 
 def key_of(name: str) -> int:
@@ -150,8 +161,30 @@ class Task(Generic[P, R]):
             "yields": self.yields,
         }  # fmt: skip
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled by name, as the function would be, with the options that were changed since the declaration."""
+        declared = self._declared()
+        if declared is None or declared is self:
+            return self.function.__qualname__
+        changes = {
+            name: value for name in PRODUCER_OPTIONS
+            if (value := getattr(self.settings, name)) != getattr(declared.settings, name)
+        }  # fmt: skip
+        return _changed, (declared, changes)
+
+    def _declared(self) -> Task[..., Any] | None:
+        """The task that its module holds under its name."""
+        found: Any = sys.modules.get(self.function.__module__)
+        for part in self.function.__qualname__.split("."):
+            found = getattr(found, part, None)
+        return found if isinstance(found, Task) and found.name == self.name else None
+
     def __repr__(self) -> str:
         return f"<shmq.task {self.name} group={self.settings.group!r}>"
+
+
+def _changed(task: Task[..., Any], changes: dict[str, Any]) -> Task[..., Any]:
+    return task.options(**changes) if changes else task
 
 
 def _default_client() -> Any:
@@ -198,14 +231,33 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         forget: nobody reads results; the slot is free as soon as the job ends.
     """
     for types in ("retry_on", "give_up_on"):
-        if isinstance(options.get(types), type):
-            options[types] = (options[types],)
+        if isinstance(kinds := options.get(types), type):
+            options[types] = (kinds,)
+        elif isinstance(kinds, list | set | frozenset):
+            options[types] = tuple(kinds)
 
     def declare(function: Callable[..., Any]) -> Task[..., Any]:
+        _check_declaration(function, options)
         declared: Task[..., Any] = Task(function, Options(**options))
         return declared
 
     return declare if function is None else declare(function)
+
+
+def _check_declaration(function: Any, options: dict[str, Any]) -> None:
+    """Refuse what cannot be declared: workers find a task by its module and name, and call it as it is."""
+    if not (callable(function) and hasattr(function, "__qualname__")):
+        raise BadArguments(f"@shmq.task declares a function, got {function!r}; options are given by name.")
+    name = f"{function.__module__}.{function.__qualname__}"
+    if unknown := sorted(set(options) - DECLARED_OPTIONS):
+        from shmq.config.check import nearest  # only here: nobody pays for it who makes no mistake
+
+        raise BadArguments(f"task {name}: unknown option {unknown[0]!r}; {nearest(unknown[0], DECLARED_OPTIONS)}")
+    if "." in function.__qualname__.rsplit("<locals>.", 1)[-1]:
+        raise BadArguments(
+            f"task {name}: workers find a task by the name of its module and its own, so it must not be inside a "
+            "class.\nMake it a function of the module that calls the method."
+        )
 
 
 class _Decorator:

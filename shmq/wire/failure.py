@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import os
 import traceback
+from functools import cache
 
 import msgspec
 
@@ -96,11 +97,20 @@ def rebuild(failure: Failure) -> BaseException:
     return error
 
 
+@cache
+def _ended(name: str) -> type[errors.ShmqError]:
+    """What a worker refuses is of the kind that the client would have raised, and the end of an accepted job."""
+    kind = _OWN[name]
+    return type(kind.__name__, (kind, errors.JobError), {"__doc__": kind.__doc__, "__module__": kind.__module__})
+
+
 def _instance(failure: Failure) -> BaseException:
     kind = _OWN.get(failure.type_name) or _BUILTIN.get(failure.type_name)
     if kind is None:
         shown = failure.type_name.rsplit(".", 1)[-1]
         return errors.TaskFailed(f"{shown}: {failure.message}", failure.type_name)
+    if issubclass(kind, errors.SubmitError):
+        kind = _ended(failure.type_name)
     try:
         error = kind(*msgspec.msgpack.decode(failure.args)) if failure.args else kind(failure.message)
     except Exception:  # noqa: BLE001 - a constructor may refuse; the message still tells

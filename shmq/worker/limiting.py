@@ -6,12 +6,12 @@ One `[limits."pattern"]` is one limit, shared by all tasks that match the patter
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from shmq.clock import now_ns
 from shmq.memory import locks
 from shmq.memory.layout import TASK_LIMIT, TASK_LIMIT_STATE
+from shmq.tasks.registry import limit_of
 from shmq.transport.limits import Limit
 from shmq.transport.table import with_state
 from shmq.wire.header import KEY_WORD
@@ -36,9 +36,9 @@ class TaskLimits:
             self._limits = [Limit(configs[i], TASK_LIMIT, states[i], TASK_LIMIT_STATE) for i in range(len(names))]
         self._of_key: dict[int, int] = {}
         for key, task in tasks.items():
-            index = next((i for i, pattern in enumerate(names) if fnmatchcase(task.name, pattern)), None)
-            if index is not None:
-                self._of_key[key] = index
+            found = limit_of(task.name, names)
+            if found is not None:
+                self._of_key[key] = found[0]
         self._keys = seat.segment.slot_words(KEY_WORD)
         self._jobs: dict[int, int] = {}
         self._failures: dict[int, int] = {}

@@ -298,6 +298,11 @@ def nothing() -> None:
 
 
 @shmq.task
+def wrong_result() -> int:
+    return "three"  # type: ignore[return-value]
+
+
+@shmq.task
 def typed_number(n: int) -> int:
     return n
 
@@ -361,6 +366,12 @@ def spin_for(seconds: float) -> None:
     give_up = time.monotonic() + seconds
     while time.monotonic() < give_up:
         pass
+
+
+@shmq.task(group="many", timeout=0.2)
+async def block_the_loop(seconds: float) -> float:
+    time.sleep(seconds)  # noqa: ASYNC251 - what it must not do
+    return seconds
 
 
 @shmq.task

@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 import shmq
-from shmq.errors import JobRejected, TaskFailed, WorkerLost
+from shmq.errors import BadArguments, JobError, JobRejected, TaskFailed, TooLarge, Unencodable, WorkerLost
 from tests.client import declared
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -147,3 +147,29 @@ def test_a_job_that_kills_its_workers_is_lost_and_says_how():
     with pytest.raises(WorkerLost, match="SIGKILL"):
         declared.die.submit().result(20)
     assert declared.echo.submit(1).result(10) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "args", "kind"),
+    [
+        (declared.typed_number, ("three",), BadArguments),
+        (declared.unencodable_result, (), Unencodable),
+        (declared.give, (1 << 30,), TooLarge),
+    ],
+)
+def test_what_only_the_worker_could_refuse_is_the_end_of_an_accepted_job_as_well(task, args, kind):
+    with pytest.raises(JobError) as caught:
+        task.submit(*args).result(10)
+    assert isinstance(caught.value, kind)
+    assert type(caught.value).__name__ == kind.__name__
+
+
+def test_a_result_that_is_not_what_the_task_says_is_a_job_error():
+    with pytest.raises(JobError, match="Does the task return what its annotation says"):
+        declared.wrong_result.submit().result(10)
+
+
+def test_a_coroutine_that_kept_the_loop_past_its_time_limit_has_timed_out():
+    with pytest.raises(shmq.TaskTimeout, match=r"time limit of 0\.2 s"):
+        declared.block_the_loop.submit(0.5).result(10)
+    assert declared.block_the_loop.submit(0.0).result(10) == 0.0

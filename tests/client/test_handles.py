@@ -248,6 +248,12 @@ class TestCallbacks:
         until(lambda: len(seen) == 5)
         assert seen == [0, 1, 2, 3, 4]
 
+    def test_a_callback_on_an_ended_job_that_raises_is_logged_as_well(self, caplog):
+        job = declared.echo.submit(1)
+        job.result(10)
+        job.add_done_callback(lambda _: 1 / 0)
+        assert "ZeroDivisionError" in caplog.text
+
     def test_a_callback_that_raises_is_logged_and_the_others_run(self, caplog):
         seen: list[shmq.Job] = []
         job = declared.nap.submit(0.05)

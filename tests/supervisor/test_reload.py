@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from shmq.errors import ShmqError
 from shmq.transport.dead import DeadLetters
 from tests.live import GUARD_S, LiveSupervisor, until
 
@@ -98,3 +99,52 @@ def reload_with(live, tasks):
     live.write_module("jobs", tasks)
     live.control("reload")
     until(lambda: live.live_workers() and not old & {worker["pid"] for worker in live.workers()}, "new workers")
+
+
+@pytest.fixture
+def changing(tmp_path):
+    """A supervisor whose configuration may change, and what its file says."""
+    config = "[groups.computation]\nmin_workers = 1\nmax_workers = 1\n"
+    with LiveSupervisor(tmp_path, TASKS, config) as live:
+        assert live.submit("version").result(GUARD_S) == 1
+        yield live, live.config_path.read_text()
+
+
+def test_reload_takes_the_modules_that_the_configuration_names_by_now(changing):
+    live, text = changing
+    live.write_module("more", "import shmq\n@shmq.task\ndef answer():\n    return 42\n")
+    live.config_path.write_text(text.replace('"jobs"', '"jobs", "more"'))
+    live.control("reload")
+    until(lambda: {w["generation"] for w in live.live_workers()} == {2}, "new workers")
+    assert live.submit("more.answer").result(GUARD_S) == 42
+
+
+def test_reload_tells_which_changes_take_a_restart(changing):
+    live, text = changing
+    live.config_path.write_text(text.replace("max_workers = 1\n", "max_workers = 3\nretries = 2\n", 1) + "[groups.third]\n")
+    answer = live.control("reload")
+    assert answer["restart"] == ["groups.computation.max_workers", "groups.computation.retries", "groups.third"]
+    assert "groups.third in " in live.log()
+    until(lambda: {w["generation"] for w in live.live_workers()} == {2}, "new workers")
+
+
+def test_a_configuration_that_cannot_be_used_refuses_the_reload_and_changes_nothing(changing):
+    live, text = changing
+    live.config_path.write_text(text.replace("max_workers = 1", "max_wrkers = 1"))
+    with pytest.raises(ShmqError, match="unknown key groups.computation.max_wrkers; did you mean max_workers"):
+        live.control("reload")
+    os.kill(live.pid, signal.SIGHUP)
+    until(lambda: "reload refused, nothing was changed" in live.log(), "the refusal")
+    assert {w["generation"] for w in live.live_workers()} == {1}
+    assert live.submit("version").result(GUARD_S) == 1
+
+
+def test_a_new_module_that_cannot_be_imported_is_not_named_any_more(changing):
+    live, text = changing
+    live.config_path.write_text(text.replace('"jobs"', '"jobs", "missing"'))
+    live.control("reload")
+    until(lambda: "reload refused" in live.log(), "the refusal")
+    until(lambda: len(live.named("shmq: fork server")) == 1, "the refused one is gone")
+    (old,) = live.named("shmq: fork server")
+    os.kill(old, signal.SIGKILL)  # the next one imports what the one in charge had
+    until(lambda: live.log().count("1 tasks of jobs are ready") == 2, "it is in charge")

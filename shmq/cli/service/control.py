@@ -109,12 +109,13 @@ def _open(pid: int) -> int:
 def reload(namespace: str, timeout: float) -> None:
     """Take new task code without losing a job.
 
-    The task modules are imported anew, then workers are replaced one by one. When a module fails to import,
-    the old code goes on, and its traceback is shown here and in the supervisor's log.
+    The task modules that the configuration names by now are imported anew, then workers are replaced one by one.
+    When a module fails to import, the old code goes on, and its traceback is shown here and in the supervisor's
+    log. Other keys of the configuration are not taken: which of them have changed is shown.
     """
     with attached(namespace) as segment:
         before = segment.header("registry")
-        ask(namespace, "reload")
+        restart = ask(namespace, "reload")["restart"]
         give_up = time.monotonic() + timeout
         while segment.header("registry") == before:
             why = ask(namespace, "reload_state")["refused"]
@@ -128,6 +129,8 @@ def reload(namespace: str, timeout: float) -> None:
                 sys.exit(exits.FAILED)
             time.sleep(_LOOK_EVERY_S)
     click.echo("reloaded: new workers run the new code")
+    if restart:
+        click.echo(f"not taken, for that needs a restart of the supervisor: {', '.join(restart)}", err=True)
 
 
 @click.command()

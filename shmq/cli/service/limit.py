@@ -9,7 +9,7 @@ import click
 from shmq.cli.options import ask, attached, namespace_option
 from shmq.cli.text import NOTHING, number, seconds, table
 from shmq.config.check import nearest
-from shmq.errors import UnknownGroup
+from shmq.errors import ShmqError, UnknownGroup
 from shmq.memory.segment import Segment
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None:
     """Show or change rate limit and circuit breaker.
 
-    Without options the limits in force are shown. Changes hold until the supervisor ends or reloads; to keep
-    them write them into the configuration, where the keys have the same names.
+    Without options the limits in force are shown. A task has those of the [limits] table that matches it, which it
+    shares with all tasks that match. Changes hold until the supervisor ends; to keep them write them into the
+    configuration, where the keys have the same names.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     if target is None and (changes or off):
@@ -43,23 +44,33 @@ def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None
     if changes and off:
         raise click.UsageError("--off removes all limits; leave out the other options.")
     with attached(namespace) as segment:
-        kind = "group" if target is None else _known(segment, target)
+        kind, name = ("group", None) if target is None else _known(segment, target)
         if not changes and not off:
-            click.echo(_in_force(segment, target))
+            click.echo(_in_force(segment, name))
             return
-    ask(namespace, "limit", **{kind: target}, **(changes or {"off": True}))
-    click.echo(f"{target}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in changes.items())))
+    answer = ask(namespace, "limit", **{kind: name}, **(changes or {"off": True}))
+    click.echo(f"{answer[kind]}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in changes.items())))
 
 
-def _known(segment: Segment, target: str) -> str:
-    """Is the name that of a "group" or of a "task"? Raises UnknownGroup."""
+def _known(segment: Segment, target: str) -> tuple[str, str]:
+    """("group", its name) or ("task", pattern of its limit). Raises UnknownGroup, or ShmqError for no limit."""
     from shmq.tasks.registry import read
 
     if target in (groups := segment.group_names()):
-        return "group"
-    if target in (tasks := read(segment.state_dir)):
-        return "task"
-    raise UnknownGroup(f"there is no group and no task {target!r}; {nearest(target, [*groups, *tasks])}")
+        return "group", target
+    tasks = read(segment.state_dir)
+    patterns = {info.limit[1] for info in tasks.values() if info.limit is not None}
+    if target in patterns:
+        return "task", target
+    if target not in tasks:
+        raise UnknownGroup(f"there is no group and no task {target!r}; {nearest(target, [*groups, *tasks])}")
+    limit = tasks[target].limit
+    if limit is None:
+        raise ShmqError(
+            f"no [limits] table of the configuration matches task {target!r}.\n"
+            f"Write [limits.{target!r}], then start the supervisor again; or limit its group."
+        )
+    return "task", limit[1]
 
 
 def _breaker(limits: Limits) -> list[str]:
@@ -71,17 +82,18 @@ def _breaker(limits: Limits) -> list[str]:
 def _in_force(segment: Segment, target: str | None) -> str:
     from shmq.observe.snapshot import take
 
+    snapshot = take(segment)
+    named = [(group.name, group.limits) for group in snapshot.groups] + list(snapshot.task_limits.items())
     rows = [
         [
-            group.name,
+            name,
             f"{limits.rate_per_s:g}/s" if limits.rate_per_s else NOTHING,
             number(limits.burst),
             seconds(limits.held_s or None),
             *_breaker(limits),
             limits.circuit + (f" ({seconds(limits.circuit_s)})" if limits.circuit_s else ""),
         ]
-        for group in take(segment).groups
-        if target in {None, group.name}
-        for limits in [group.limits]
+        for name, limits in named
+        if target in {None, name}
     ]
-    return table(["group", ">rate", ">burst", ">held for", "breaker opens at", "and jobs", "circuit"], rows)
+    return table(["group or task", ">rate", ">burst", ">held for", "breaker opens at", "and jobs", "circuit"], rows)

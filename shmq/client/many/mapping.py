@@ -3,7 +3,8 @@
 A chunk is one job whose message is a list of argument arrays; the worker answers with
 (run ns, values of the calls that succeeded, {index: failure}). "auto" starts small and aims at CHUNK_S of work per
 chunk, measured by how fast results come back. Whatever the chunk size, what is under way at once
-fits a part of the block budget: results wait in blocks until their turn.
+fits a part of the block budget: results wait in blocks until their turn. Where a rate limit counts, a chunk holds one
+call.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
 from shmq.client.submitting.kinds import ChunkOf
-from shmq.client.submitting.slow_path import bind_calls, submit_message
+from shmq.client.submitting.slow_path import bind_calls, submit_message, target_of
 from shmq.errors import BadArguments, TooLarge, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.codec import PoolFull
@@ -119,10 +120,11 @@ def _chunks(
     try:
         while True:
             while len(waiting) < pace.ahead:
-                held += itertools.islice(source, max(pace.size - len(held), 0))
+                size = 1 if target_of(client, task).is_rate_limited else pace.size
+                held += itertools.islice(source, max(size - len(held), 0))
                 if not held:
                     break
-                calls_now = held[: pace.size]
+                calls_now = held[:size]
                 before = client.placed_bytes
                 try:
                     job = submit_chunk(client, task, calls_now)

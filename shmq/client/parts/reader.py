@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE
+from shmq.client.handle import ERROR, LOST, PENDING, RAW, RAW_ERROR, VALUE
 from shmq.client.parts.unread import Nothing, parts_of
 from shmq.client.results.blocking import waiting_for
 from shmq.client.results.collecting import check_own, foreign
@@ -32,7 +32,7 @@ class PartStream(Generic[T]):
     def __init__(self, client: Client, job: Job[Any], timeout: float | None) -> None:
         self._client, self._job, self._timeout = client, job, timeout
         self._pid = os.getpid()
-        self._keeps = job._state in (VALUE, ERROR)  # `result()` was called before
+        self._keeps = job._state in (VALUE, ERROR, LOST)  # `result()` was called before
         self._rest: deque[Any] | None = None  # of a job that ended before anybody asked for parts
         self._left: deque[Any] = job._parts.left if hasattr(job, "_parts") else deque()
         self.is_over = False  # read to its end, failed or closed
@@ -178,7 +178,7 @@ class PartStream(Generic[T]):
         if left:
             found.append(left.popleft())
             return True
-        if job._state in (RAW_ERROR, ERROR):
+        if job._state in (RAW_ERROR, ERROR, LOST):
             raise job._error()
         if self._rest is None:
             self._rest = deque(job._outcome if job._outcome is not None else ())
@@ -219,7 +219,7 @@ def stream_of(client: Client, job: Job[Any], timeout: float | None) -> PartStrea
             check_own(client, job)
             parts_of(client, job)
         is_whole = job._state == VALUE and not hasattr(job, "_parts")
-        if not is_whole and job._state != ERROR:
+        if not is_whole and job._state not in (ERROR, LOST):
             parts = parts_of(client, job)
             if parts.is_taken:
                 raise ShmqError(

@@ -36,7 +36,7 @@ class Callbacks:
                 self._jobs.add(job)
                 self._ensure_poller()
                 return
-        function(job)
+        _call(function, job)
 
     @contextlib.contextmanager
     def waking(self, is_ready: Callable[[], bool], wake: Callable[[], None]) -> Iterator[None]:

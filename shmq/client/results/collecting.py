@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmq.client.handle import ERROR, PENDING, RAW, RAW_ERROR, VALUE, Job
+from shmq.client.handle import ERROR, LOST, PENDING, RAW, RAW_ERROR, VALUE, Job
 from shmq.client.parts.unread import rescue
-from shmq.errors import JobCancelled, ShmqError
+from shmq.errors import JobCancelled, JobError, ShmqError
 from shmq.memory import late
 from shmq.transport.table import CANCELLED, CRASHES, DONE, GENERATION_SHIFT, STATE, STATE_NAMES
 from shmq.wire.failure import Failure, rebuild
@@ -112,6 +112,8 @@ def state_of(client: Client, job: Job[Any]) -> str:
     """The job's state in words."""
     if job._state == ERROR and isinstance(job._outcome, JobCancelled):
         return "cancelled"
+    if job._state == LOST:
+        return "unknown"
     if job._state in (VALUE, ERROR):
         return "done" if job._state == VALUE else "failed"
     if job._state in (RAW, RAW_ERROR):
@@ -141,8 +143,8 @@ def foreign(job: Job[Any]) -> ShmqError:
     )
 
 
-def _unreadable(job: Job[Any], error: Exception) -> ShmqError:
-    return ShmqError(
+def _unreadable(job: Job[Any], error: Exception) -> JobError:
+    return JobError(
         f"job {job.id} of {job.task_name}: its result cannot be read: {error!r}.\n"
         "Does the task return what its annotation says? Else some process damaged the segment."
     )

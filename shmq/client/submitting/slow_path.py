@@ -55,13 +55,17 @@ def submit_any(
     return submit_message(client, target, task, message, nargs, CALL, block)
 
 
+def target_of(client: Client, task: Task[..., Any]) -> Target:
+    """Where jobs of the task go; that of a routed one asks its router for each."""
+    target: Target | None = task._target
+    return client._target_of(task) if target is None or target.client is not client else target
+
+
 def bind_calls(
     client: Client, task: Task[..., Any], calls: list[tuple[Any, ...]]
 ) -> tuple[Target, list[tuple[Any, ...]], int]:
     """Of calls that go as one job: where they go, the calls as the task takes them, how many arguments each has."""
-    target = task._target
-    if target is None or target.client is not client:
-        target = client._target_of(task)
+    target = target_of(client, task)
     lengths = set(map(len, calls))
     if min(lengths) < target.least or max(lengths) > target.most:
         calls = [target.bind(call, {})[0] for call in calls]

@@ -14,6 +14,7 @@ from shmq.client.submitting.routing import Router, is_routed
 from shmq.clock import to_ns
 from shmq.errors import BadArguments, UnknownGroup, UnknownTask
 from shmq.memory.lanes import lane
+from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, LIMIT_WORDS, TASK_LIMIT
 from shmq.memory.segment import Segment
 from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo, nearest, read
@@ -46,7 +47,13 @@ class Target:
     expires_s: float | None
     origin: Origin
     submit: Callable[..., Job[Any]]
+    rates: tuple[memoryview, ...]  # one word each, 0: no limit
     router: Router | None = None  # set: each job asks it for its own target
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """Does its group or its task have a rate limit at this moment? That counts jobs, so each call is to be one."""
+        return any(rate[0] for rate in self.rates)
 
 
 class Registry:
@@ -139,10 +146,18 @@ class Registry:
             VARIADIC - 1 if is_remote else task.signature.most,
             _as_they_are if is_remote else task.signature.bind,
             is_plain, options.block, options.delay, options.eta, options.expires,
-            Origin(client, task, self.decoder(client._decoder, task)), _not_ready,
+            Origin(client, task, self.decoder(client._decoder, task)), _not_ready, self._rates(task, group),
         )  # fmt: skip
         target.submit = make_submit(client, target, task)
         return target
+
+    def _rates(self, task: Task[..., Any], group: int) -> tuple[memoryview, ...]:
+        """The words with the rate limits of its jobs."""
+        words = [("group_control", group * GROUP_CONTROL_WORDS + GROUP_CONTROL["rate_per_s_milli"])]
+        limit = self.info(task.name).limit
+        if limit is not None:
+            words.append(("task_limits", limit[0] * LIMIT_WORDS + TASK_LIMIT["rate_per_s_milli"]))
+        return tuple(self._segment.view(name)[at : at + 1] for name, at in words)
 
     def forget_targets(self) -> None:
         """The row is gone: every task works its target out again."""

@@ -9,11 +9,11 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from shmq.clock import NS
 from shmq.config.model import Config
 from shmq.errors import SystemRefused
 from shmq.memory import locks
 from shmq.memory.doorbell import FifoBell
+from shmq.supervisor import limits
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import CRASHED, Pool, Worker
 from shmq.transport.bells import concurrent_bell_path
@@ -46,20 +46,9 @@ class Pools:
             for word, value in (
                 ("min_workers", settings.min_workers), ("max_workers", pool.most), ("workers", 0),
                 ("concurrency", 0 if settings.concurrency == "auto" else settings.concurrency),
-                ("breaker_share_milli", int((settings.breaker_failure_share or 0.0) * 1000)),
-                ("breaker_window", settings.breaker_window),
-                ("breaker_open_ns", int(settings.breaker_open_s * NS)),
-                ("breaker_fail_fast", int(settings.breaker_mode == "fail")),
             ):  # fmt: skip
                 rows.set_control(pool.index, word, value)
-            self.set_rate(pool, settings.rate_per_s, settings.burst)
-
-    def set_rate(self, pool: Pool, rate_per_s: float | None, burst: int | None) -> None:
-        """Limit the jobs that the group starts per second; None: no limit."""
-        self.rows.set_control(pool.index, "burst", burst if burst is not None else max(int(rate_per_s or 0), 1))
-        milli = max(int(min(rate_per_s, 1e12) * 1000), 1) if rate_per_s else 0
-        self.rows.set_control(pool.index, "rate_per_s_milli", milli)
-        self.wake(pool)
+            limits.of_group(rows.segment, pool.index, pool.name).write(settings)
 
     def wake(self, pool: Pool) -> None:
         """Ring every sleeper of the pool: what it waits for may have changed.

@@ -104,14 +104,17 @@ class ConcurrentCalling:
 
     @contextlib.contextmanager
     def _limited(self, job: Running) -> Iterator[None]:
-        """Meanwhile the time limit runs."""
-        timer = None
+        """Meanwhile the time limit runs. What kept the loop from interrupting it was too late all the same."""
+        timer, deadline_ns = None, 0
         if job.limit_ns:
-            job.deadline_ns = now_ns() + job.limit_ns
+            job.deadline_ns = deadline_ns = now_ns() + job.limit_ns
             self._show_deadline()
             timer = asyncio.get_running_loop().call_later(job.limit_ns / NS, job.time_out)
         try:
             yield
+            if deadline_ns and now_ns() > deadline_ns and not job.has_timed_out:
+                job.has_timed_out = True
+                raise TaskTimeout
         finally:
             if timer is not None:
                 timer.cancel()
