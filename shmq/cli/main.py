@@ -53,6 +53,10 @@ COMMANDS = {name: entry for section in SECTIONS.values() for name, entry in sect
 _STDOUT = 1
 
 
+ELSEWHERE = {"top": "status --watch", "ps": "status", "start": "supervise", "run": "supervise or submit"}
+"""What other tools call a command."""
+
+
 class Commands(click.Group):
     """The commands of SECTIONS, each imported when it is asked for."""
 
@@ -74,7 +78,7 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the first argument names; a misspelt one gets the nearest names."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = difflib.get_close_matches(args[0], COMMANDS, n=2)
+            close = [ELSEWHERE[args[0]]] if args[0] in ELSEWHERE else difflib.get_close_matches(args[0], COMMANDS, n=2)
             hint = f"Did you mean {' or '.join(close)}?" if close else "`shmq --help` lists all."
             ctx.fail(f"there is no command {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)

@@ -131,6 +131,8 @@ def why_not_loaded(error: BaseException) -> str:
     lines = told.format() if theirs else told.format_exception_only()
     text = "a task module cannot be imported\n" + "".join(lines).rstrip()
     if isinstance(error, ModuleNotFoundError) and not theirs:
+        if error.name is not None and error.name.endswith(".py"):
+            return f"{text}\n`tasks` names modules, not files: {error.name.removesuffix('.py')!r}."
         text += "\nTask modules are looked for in the configuration's folder, then as Python does."
     return text
 
@@ -163,6 +165,17 @@ def default_group(groups: Collection[str]) -> str:
 def limit_of(name: str, patterns: Iterable[str]) -> tuple[int, str] | None:
     """Number and pattern of the first `[limits."pattern"]` that a task matches."""
     return next(((i, pattern) for i, pattern in enumerate(patterns) if fnmatchcase(name, pattern)), None)
+
+
+def idle_tables(names: Collection[str], limits: Iterable[str], routes: Iterable[Route]) -> list[str]:
+    """Of tables that are for tasks of a pattern, one sentence for each that no task matches."""
+    tables = [(f'[limits."{pattern}"]', pattern) for pattern in limits]
+    tables += [(f'[[routes]] with task = "{route.task}"', route.task) for route in routes]
+    return [
+        f"no task matches {table}: it does nothing. {nearest(pattern, list(names))}"
+        for table, pattern in tables
+        if not any(fnmatchcase(name, pattern) for name in names)
+    ]
 
 
 def publish(

@@ -65,6 +65,31 @@ def test_a_module_that_fails_to_import_shows_its_traceback(check):
     assert check('tasks = ["failing"]', "--no-import").exit_code == exits.OK
 
 
+def test_a_file_instead_of_a_module_is_told(check):
+    done = check('tasks = ["fine.py"]', module=MODULE.format(group="network"), name="fine")
+    assert done.exit_code == exits.BAD_CONFIG
+    assert "`tasks` names modules, not files: 'fine'." in done.output
+
+
+def test_a_declaration_that_cannot_mean_anything_is_told_with_its_line(check):
+    done = check(
+        'tasks = ["odd"]', module='import shmq\n\n@shmq.task(retry_on=["OSError"])\ndef f(): ...\n', name="odd"
+    )
+    assert done.exit_code == exits.BAD_CONFIG
+    assert "line 3" in done.output
+    assert "task odd.f: retry_on must be an exception type" in done.output
+
+
+def test_tables_that_no_task_matches_are_told(check):
+    text = 'tasks = ["idle"]\n[limits."idle.oen"]\nrate_per_s = 1\n[limits."idle.*"]\nrate_per_s = 1\n'
+    text += '[[routes]]\ntask = "other.*"\ngroup = "network"\n'
+    done = check(text, module=MODULE.format(group="network"), name="idle")
+    assert done.exit_code == exits.OK
+    assert 'no task matches [limits."idle.oen"]: it does nothing. Did you mean idle.one?' in done.stderr
+    assert 'no task matches [[routes]] with task = "other.*"' in done.stderr
+    assert "idle.*" not in done.stderr
+
+
 def test_all_problems_of_a_configuration_are_told_at_once(check):
     done = check("tasks = 3\n[groups.g]\nmin_worker = 1\nmax_batch = 0\n")
     assert done.exit_code == exits.BAD_CONFIG

@@ -226,6 +226,9 @@ def test_dead_letters_are_listed_filtered_and_shown(shmq, letters):
 
     assert [line.split()[0] for line in shmq("dead", "list").output.splitlines()] == ["job", "1-1", "1-2"]
     assert "\x1b" not in shmq("dead", "list").output
+    done = shmq("dead", "list", "--limit", "1")
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["job", "1-1"]
+    assert done.stderr == "the newest 1; there are more: --limit\n"
     assert "1-1" not in shmq("dead", "list", "--task", "*.other").output
     assert "1-2" not in shmq("dead", "list", "--since", "2h").output
     assert shmq("dead", "list", "--since", "yesterday").exit_code == exits.USAGE

@@ -69,6 +69,10 @@ def test_a_misspelt_command_gets_the_nearest_name():
     assert "there is no command 'stauts'. Did you mean status?" in done.output
 
 
+def test_what_other_tools_call_a_command_is_not_taken_for_the_nearest_name():
+    assert "Did you mean status --watch?" in run("top").output
+
+
 def test_python_m_shmq_is_the_same_command():
     done = subprocess.run([sys.executable, "-m", "shmq", "--version"], capture_output=True, text=True)
     assert done.stdout.startswith("shmq, version ")

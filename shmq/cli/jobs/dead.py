@@ -58,9 +58,12 @@ def dead() -> None:
 @_filters
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="At most so many.")
 @json_option
-def list_letters(namespace: str, as_json: bool, **filters: Any) -> None:
+def list_letters(namespace: str, as_json: bool, limit: int, **filters: Any) -> None:
     """Show dead jobs, the newest first."""
-    letters = _letters(namespace).list(**filters)
+    found = _letters(namespace).list(**filters, limit=limit + 1)
+    letters = found[:limit]
+    if len(found) > limit:
+        click.echo(f"the newest {limit}; there are more: --limit", err=True)
     if as_json:
         for letter in letters:
             click.echo(to_json(_plain(letter)))
