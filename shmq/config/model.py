@@ -60,7 +60,10 @@ class Limit(Table, frozen=True, kw_only=True):
 
     rate_per_s: Annotated[
         Rate | None,
-        Meta(description="jobs started per second, all workers together; without it no limit"),
+        Meta(
+            description="jobs started per second, all workers together; each call of `map` and `stream` is then a job. "
+            "Without it no limit"
+        ),
     ] = None
     burst: Annotated[
         Count | None,
@@ -216,7 +219,7 @@ class Memory(Table, frozen=True, kw_only=True):
         Meta(
             ge=16,
             le=65536,
-            description="jobs that one producer may have unfinished or unread; then submit waits",
+            description="jobs that one producer may have unfinished; then submit waits",
             extra={"is": "an integer from 16 to 65536 that is a power of two"},
         ),
     ] = 1024

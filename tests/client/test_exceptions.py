@@ -154,7 +154,7 @@ def test_a_job_that_kills_its_workers_is_lost_and_says_how():
     [
         (declared.typed_number, ("three",), BadArguments),
         (declared.unencodable_result, (), Unencodable),
-        (declared.give, (1 << 30,), TooLarge),
+        (declared.give, (1 << 25,), TooLarge),
     ],
 )
 def test_what_only_the_worker_could_refuse_is_the_end_of_an_accepted_job_as_well(task, args, kind):
