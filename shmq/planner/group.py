@@ -19,6 +19,7 @@ LEVEL_STEPS = 5.0  # time constant of the present rate
 CHANCE = 2.0  # standard deviations of Poisson arrivals that are no surprise
 MOST_STEPS = 15  # looked ahead for orders that take long to fork
 ERROR_STEPS = 200.0  # and of the measured error of taking it for the future
+LONGER = 2.0  # times the known service time: then the jobs that run are of another kind
 NOBODY = 0.5  # arrivals at the upper end of the band: fewer mean none, or no group would ever come to rest
 
 
@@ -28,7 +29,7 @@ class Observed:
 
     `service_s`, `service_cv2`: of the jobs done lately; 0 while none is known. `ready_s`: from order to
     first claim of a worker; `pace_s`: so much later each further one of the same order. `workers`: live ones;
-    None: as many as were ordered.
+    None: as many as were ordered. `stalled_s`: for so long jobs have run and none has ended.
     """
 
     now_s: float
@@ -41,6 +42,7 @@ class Observed:
     ready_s: float = 0.5
     pace_s: float = 0.0
     workers: int | None = None
+    stalled_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,17 @@ class GroupPlanner:
         Where anything came, waits or runs, somebody is needed: rare jobs keep their worker for the hold time, and are
         not forked one each.
         """
-        return max(self._for_present_load(seen, expected), int(seen.arrivals + seen.waiting + seen.running > 0))
+        someone = int(seen.arrivals + seen.waiting + seen.running > 0)
+        return max(self._for_present_load(seen, expected), self._for_longer_jobs(seen), someone)
+
+    def _for_longer_jobs(self, seen: Observed) -> int:
+        """While others wait, the jobs that run take longer than any that is known: step by step twice as many at once.
+
+        Of jobs that have not ended nothing else is known: the mean is that of those before them.
+        """
+        if not seen.waiting or seen.stalled_s <= max(LONGER * seen.service_s, self.step_s):
+            return 0
+        return math.ceil(min(2 * seen.running, seen.running + seen.waiting) / self.concurrency)
 
     def _for_present_load(self, seen: Observed, expected: float) -> int:
         """Beside a forecast the present rate counts as far as chance does not explain it (two standard deviations of

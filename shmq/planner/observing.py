@@ -19,6 +19,7 @@ _U = np.uint64
 FORGET_STEPS = 50.0  # time constant of the measured service times
 _READY_S = 0.1  # until the first worker has shown how long it takes
 READY_WEIGHT = 0.3  # of the newest order in the time to have a worker ready
+_LONGEST_START_NS = 3_600 * NS
 PACE_WORKERS = 10  # started together: their pace counts alone
 
 
@@ -38,6 +39,7 @@ class Known:
     heads: int = -1
     running: int = 0
     is_busy: bool = False  # running or leased jobs
+    ended_s: float = 0.0  # when one ended last, or none ran
     departures: int = 0
     busy_ns: int = 0
     counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(HISTOGRAM_BUCKETS))
@@ -76,12 +78,16 @@ class Observer:
         if done:
             self._learn(known, done, max(busy_ns - known.busy_ns, 0), self._services[mine].sum(axis=0))
         self._learn_ready(known, self._rows[mine])
+        running = self._running(known, group, heads)
+        if done or not running:
+            known.ended_s = now_s
         seen = Observed(
             now_s=now_s,
             arrivals=float(max(arrivals - known.arrivals, 0)),
             departures=float(done),
             waiting=max(arrivals - heads, 0),
-            running=self._running(known, group, heads),
+            running=running,
+            stalled_s=now_s - known.ended_s,
             service_s=known.busy_s / known.jobs if known.jobs > 0 else 0.0,
             service_cv2=known.cv2,
             ready_s=known.ready_s,
@@ -118,11 +124,10 @@ class Observer:
         Workers are forked one after the other: one that saw k others start since its order took pace_s for each
         of them, and ready_s for itself. A large order tells more of the pace than two workers do.
         """
-        new = rows[:, WORKER["started_ns"]] > known.started_ns
+        started, ordered = (rows[:, WORKER[word]].astype(np.int64) for word in ("started_ns", "fork_ns"))
+        new = (started > known.started_ns) & (started - ordered < _LONGEST_START_NS)  # damaged? then not that long
         if not new.any():
             return
-        started = rows[:, WORKER["started_ns"]].astype(np.int64)
-        ordered = rows[:, WORKER["fork_ns"]].astype(np.int64)
         at = np.argsort(started[new])
         begun, asked = started[new][at], ordered[new][at]
         gaps = np.diff(begun)[asked[1:] < begun[:-1]]  # of those that had to wait for the one before

@@ -20,7 +20,7 @@ from shmq.memory.lanes import Lane, lane
 from shmq.memory.layout import PRIORITIES
 from shmq.memory.segment import Segment
 from shmq.transport.bells import Bells
-from shmq.transport.states import IS_FREE, IS_SCHEDULED, count_where, slots_where
+from shmq.transport.states import IS_FREE, IS_SCHEDULED, count_where
 from shmq.transport.table import (
     CANCELLED,
     DONE,
@@ -32,6 +32,7 @@ from shmq.transport.table import (
     QUEUED,
     REQUEUED,
     RUNNING,
+    SCHEDULED,
     STATE,
     group_of,
     next_free,
@@ -61,6 +62,9 @@ class Redeliverer:
         self._np_cancels: NDArray[Any] = column(segment, "cancels")
         self._fence = new_fence()
         self._unpushed: list[int] = self.slots_in(REQUEUED)
+        self._has_scheduled = (
+            True  # were there any at the last look? Else a look without numpy, whose code is cold then
+        )
 
     def slots_in(self, *states: int) -> list[int]:
         """Slots whose job word is in one of the states."""
@@ -137,10 +141,12 @@ class Redeliverer:
 
     def deliver_due(self, now_ns: int) -> int:
         """Push every SCHEDULED job that is due, end those that were cancelled meanwhile; when the next is due, or 0."""
-        scheduled = slots_where(self.segment, IS_SCHEDULED, 0, self._shape.slots)
-        if not scheduled:
+        if not self._has_scheduled and not count_where(self.segment, IS_SCHEDULED, 0, self._shape.slots):
             return 0
-        waiting = np.array(scheduled)
+        waiting = (self._np_words & _U(STATE) == SCHEDULED).nonzero()[0]
+        self._has_scheduled = len(waiting) > 0
+        if not self._has_scheduled:
+            return 0
         cancelled = self._np_cancels[waiting] == (self._np_words[waiting] >> _U(GENERATION_SHIFT))
         for slot in waiting[cancelled].tolist():
             self.end_cancelled(slot)

@@ -52,6 +52,19 @@ def test_without_new_workers_nothing_changes():
     assert (known.ready_s, known.pace_s) == (0.5, 0.0)
 
 
+@pytest.mark.parametrize("garbage", [(1 << 63) + 5, 1 << 62, (1 << 64) - 1])
+@pytest.mark.parametrize("word", ["started_ns", "fork_ns"])
+def test_a_damaged_row_does_not_make_workers_slow_for_ever(garbage, word):
+    known = Known()
+    Observer._learn_ready(known, rows((1.0, 1.02)))
+    damaged = rows((1.0, 1.02), (2.0, 2.02))
+    damaged[1, WORKER[word]] = garbage
+    Observer._learn_ready(known, damaged)
+    assert 0.0 < known.ready_s < 1.0
+    Observer._learn_ready(known, rows((1.0, 1.02), (3.0, 3.04)))
+    assert 0.0 < known.ready_s < 1.0
+
+
 def test_orders_of_different_times_say_nothing_of_the_pace():
     known = Known()
     Observer._learn_ready(known, rows((1.0, 1.02), (1.0, 1.03)))

@@ -207,3 +207,24 @@ def test_the_first_job_of_an_unknown_kind_gets_one_worker():
     planner = GroupPlanner(1.0, Goal(0.05, 0.05), Rules(0, 8))
     assert planner.step(Observed(0.0, 0)).target == 0
     assert planner.step(Observed(1.0, 3, waiting=3)).target == 1
+
+
+def test_where_jobs_turn_out_to_be_long_those_that_wait_get_workers_before_the_first_has_ended():
+    planner = GroupPlanner(1.0, Goal(0.05, 0.05), Rules(0, 16))
+    planner.step(Observed(0.0, 1.0, departures=1.0, service_s=0.001))
+
+    def targets(stalled, jobs=8, service_s=0.001):
+        target = planner.policy.target = 1
+        found = []
+        for step, stalled_s in enumerate(stalled, 1):
+            running = min(target, jobs)
+            seen = Observed(
+                float(step), 0.0, waiting=jobs - running, running=running, service_s=service_s, stalled_s=stalled_s
+            )
+            target = planner.step(seen).target
+            found.append(target)
+        return found
+
+    assert targets([1.5, 2.5, 3.5, 4.5]) == [2, 4, 8, 8]
+    assert targets([0.5, 0.9]) == [1, 1]  # no longer than a step
+    assert targets([1.5, 2.5], jobs=1) == [1, 1]  # nobody waits
