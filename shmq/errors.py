@@ -29,8 +29,8 @@ ShmqError
 │   └── WouldDeadlock        a wait inside a task can never end
 └── TracingError             memory tracing cannot start or go on
 
-What only the worker finds - an argument of a wrong type, a result that cannot travel - is raised by `result()` as
-BadArguments, Unencodable or TooLarge, and is a JobError as well: the job had been accepted.
+What only the worker finds - an argument of a wrong type, a result that cannot travel - is raised by `result()` as the
+SubmitError that it is (BadArguments, Unencodable, TooLarge, ...), and is a JobError as well: the job had been accepted.
 
 Raised by tasks, for the worker: Retry, Reject.
 """

@@ -5,31 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from shmq.config.model import Config, Table
+import msgspec
+
+from shmq.config.load import key_path
+from shmq.config.model import Config
 
 
 def differing_keys(before: Config, after: Config) -> list[str]:
     """Keys whose value differs, as `groups.network.rate_per_s`; of a table that only one has, its name."""
-    return sorted(_differing("", before, after))
+    return sorted(_differing("", msgspec.to_builtins(before), msgspec.to_builtins(after)))
 
 
 def _differing(where: str, before: Any, after: Any) -> Iterator[str]:
     if before == after:
         return
-    left, right = _keys(before), _keys(after)
-    if left is None or right is None:
+    if not (isinstance(before, dict) and isinstance(after, dict)):
         yield where
         return
-    for key in left.keys() | right.keys():
-        name = f"{where}.{key}" if where else key
-        if key in left and key in right:
-            yield from _differing(name, left[key], right[key])
+    for key in before.keys() | after.keys():
+        name = key_path(where, key)
+        if key in before and key in after:
+            yield from _differing(name, before[key], after[key])
         else:
             yield name
-
-
-def _keys(value: Any) -> dict[str, Any] | None:
-    """Of a table; None for a plain value."""
-    if isinstance(value, Table):
-        return {name: getattr(value, name) for name in value.__struct_fields__}
-    return value if isinstance(value, dict) else None

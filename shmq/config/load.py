@@ -118,7 +118,7 @@ def _table(kind: type[Table], value: object, where: str, problems: list[str]) ->
     problems += [_unknown_key(key, where, fields.keys()) for key in value if key not in fields]
     given: dict[str, object] = {}
     for name, field in fields.items():
-        at = _join(where, name)
+        at = key_path(where, name)
         if name in value:
             given[name] = _value(field.type, value[name], at, problems)
         elif field.required:
@@ -149,8 +149,8 @@ def _named(
     """A table of tables, such as [groups.*]."""
     good: dict[str, object] = {}
     for key, item in value.items():
-        _leaf(key_type, key, f"the name of {_join(where, key)}", problems)
-        if (converted := _value(item_type, item, _join(where, key), problems)) is not BAD:
+        _leaf(key_type, key, f"the name of {key_path(where, key)}", problems)
+        if (converted := _value(item_type, item, key_path(where, key), problems)) is not BAD:
             good[key] = converted
     return good
 
@@ -171,13 +171,13 @@ def _unknown_key(key: str, where: str, known: Collection[str]) -> str:
     """
     slips = difflib.get_close_matches(key, known, n=1, cutoff=0.9)
     if slips:
-        return f"unknown key {_join(where, key)}; did you mean {slips[0]}?"
+        return f"unknown key {key_path(where, key)}; did you mean {slips[0]}?"
     homes = [row.key for row in rows() if row.key.rpartition(".")[2] == key]
     hint = f"it belongs to {' and '.join(homes)}" if homes else nearest(key, known)
-    return f"unknown key {_join(where, key)}; {hint}"
+    return f"unknown key {key_path(where, key)}; {hint}"
 
 
-def _join(where: str, key: str) -> str:
+def key_path(where: str, key: str) -> str:
     """The path of a key; a key that TOML must quote is quoted."""
     name = key if key.replace("-", "").isidentifier() else f'"{key}"'
     return f"{where}.{name}" if where else name

@@ -125,10 +125,13 @@ WORKER = {
     ))
 }  # fmt: skip
 
+AT_ONCE_NS = 1
+"""A `deadline_ns` whose grace is over as well: the worker wants to be killed for that job."""
 WORKER_FREE, WORKER_STARTING, WORKER_LIVE, WORKER_DEAD = range(4)
 
 _PRODUCER_BYTE = "holder of the producer byte"
 _GROUP_BYTE = "holder of the group byte"
+_LIMIT_BYTE = "holder of the limit byte; while no worker lives: supervisor"
 _WORKER = "by state: starting, dead: supervisor; live: the worker; dead to free: recovery"
 
 FIELDS: tuple[Field, ...] = (
@@ -149,7 +152,7 @@ FIELDS: tuple[Field, ...] = (
     Field("task_routes", WORD, (MOST_ROUTED_TASKS, 16), "planner", 'tasks with group = "auto": group, mean traits'),
     Field("task_traits", WORD, ("workers", MOST_ROUTED_TASKS, 8), "the worker", "sums of what its jobs took, by task"),
     Field("task_limits", WORD, (MOST_TASK_LIMITS, LIMIT_WORDS), "supervisor", "limits of tasks: rate, burst, breaker"),
-    Field("task_limit_states", WORD, (MOST_TASK_LIMITS, LIMIT_WORDS), "holder of the limit byte", "rate word, breaker"),
+    Field("task_limit_states", WORD, (MOST_TASK_LIMITS, LIMIT_WORDS), _LIMIT_BYTE, "rate word, breaker"),
     Field("sleeping", "B", ("groups", "sleepers"), "its worker; entry 0: supervisor", "1 = asleep, ring me"),
     Field(
         "producer_rows",

@@ -166,8 +166,6 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     workers: tuple[WorkerState, ...]
     producers: tuple[ProducerState, ...]
     memory: MemoryState
-    task_limits: dict[str, Limits]
-    """By pattern, each `[limits."pattern"]` of the configuration that limits a task."""
 
     def group(self, name: str) -> GroupState:
         """The group of that name. Raises KeyError."""

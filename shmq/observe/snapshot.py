@@ -10,7 +10,6 @@ from shmq.memory.blocks import SLOT_OF_TAG
 from shmq.memory.columns import column
 from shmq.memory.segment import Segment
 from shmq.observe.groups import read_groups
-from shmq.observe.limits import read_task_limits
 from shmq.observe.model import MemoryState, Snapshot
 from shmq.observe.reading import DAMAGED, age_s, checked_pid, count_jobs, is_running
 from shmq.observe.rows import read_producers, read_workers
@@ -46,7 +45,6 @@ def take(segment: Segment, previous: Snapshot | None = None) -> Snapshot:
         workers=workers,
         producers=read_producers(segment),
         memory=_memory(segment, jobs),
-        task_limits=read_task_limits(segment, now),
     )
 
 

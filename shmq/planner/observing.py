@@ -37,7 +37,6 @@ class Known:
 
     arrivals: int = -1
     heads: int = -1
-    running: int = 0
     is_busy: bool = False  # running or leased jobs
     ended_s: float = 0.0  # when one ended last, or none ran
     departures: int = 0
@@ -98,13 +97,13 @@ class Observer:
         return seen
 
     def _running(self, known: Known, group: int, heads: int) -> int:
-        """Jobs of the group that run. What is claimed moves a head: until then there are none where none was leased."""
-        if heads != known.heads or known.is_busy:
-            kinds = self._words & _U(STATE | GROUP)
-            leased, running = (kinds == _U(state | group << GROUP_SHIFT) for state in (LEASED, RUNNING))
-            known.heads, known.running = heads, int(running.sum())
-            known.is_busy = bool(known.running or leased.any())
-        return known.running
+        """Jobs of the group that run."""
+        if heads == known.heads and not known.is_busy:
+            return 0  # what is claimed moves a head, and at the last look nothing was leased or ran
+        kinds = self._words & _U(STATE | GROUP)
+        leased, running = (int((kinds == _U(state | group << GROUP_SHIFT)).sum()) for state in (LEASED, RUNNING))
+        known.heads, known.is_busy = heads, bool(leased or running)
+        return running
 
     def _learn(self, known: Known, done: int, busy_ns: int, counts: NDArray[Any]) -> None:
         """Service time and its variation, older steps forgotten slowly."""

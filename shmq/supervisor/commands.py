@@ -51,8 +51,7 @@ class Commands:
 
     def reload(self) -> Answer:
         """Import the task modules anew. `restart`: keys of the configuration that have changed and are not taken."""
-        modules, restart = self._supervisor.reload()
-        return {"modules": list(modules), "restart": restart}
+        return {"restart": self._supervisor.reload()}
 
     def reload_state(self) -> Answer:
         """Why the last reload was refused; "" while it is under way, or when it went well."""
@@ -98,31 +97,30 @@ class Commands:
             ]
         }  # fmt: skip
 
-    def limit(self, group: str | None = None, task: str | None = None, *, off: bool = False, **changes: Any) -> Answer:
-        """Change the limit of a group, or that of the configuration which a task matches; what is not named stays."""
-        name, words, pools = self._limit_words(group, task)
+    def limit(self, target: str, *, off: bool = False, **changes: Any) -> Answer:
+        """Change a limit: of a group, or of the `[limits]` table that is named or that a task matches."""
+        segment, pools = self._supervisor.segment, self._supervisor.pools
+        pool = next((pool for pool in pools.pools if pool.name == target), None)
+        name, words = (target, limits.of_group(segment, pool.index, target)) if pool else self._of_tasks(target)
         if off:
             words.remove()
         words.change(changes)
-        for pool in pools:
-            self._supervisor.pools.wake(pool)
-        return {**name, **words.rate}
+        if pool is not None:  # what the limit of a task holds back is delayed instead
+            pools.wake(pool)
+        return {"name": name, **words.rate}
 
-    def _limit_words(self, group: str | None, task: str | None) -> tuple[Answer, LimitWords, list[Pool]]:
-        """What is limited, its words, and the pools whose workers obey them."""
-        segment, pools = self._supervisor.segment, self._supervisor.pools.pools
-        if group is not None:
-            pool = self._pool(group)
-            return {"group": group}, limits.of_group(segment, pool.index, group), [pool]
+    def _of_tasks(self, target: str) -> tuple[str, LimitWords]:
+        """The pattern that a task matches, or that was named itself, and its words."""
         patterns = list(self._supervisor.config.limits)
-        found = (patterns.index(task), task) if task in patterns else limit_of(str(task), patterns)
+        found = (patterns.index(target), target) if target in patterns else limit_of(target, patterns)
         if found is None:
-            raise ShmqError(
-                f"no [limits] table of the configuration matches task {task!r}; there is "
-                f"{', '.join(map(repr, patterns)) or 'none'}.\n"
-                f"Write [limits.{task!r}], then start the supervisor again; or limit its group."
+            groups = ", ".join(pool.name for pool in self._supervisor.pools.pools)
+            raise UnknownGroup(
+                f"{target!r} is no group ({groups}), and no [limits] table of the configuration matches a task of that "
+                f"name; there is {', '.join(map(repr, patterns)) or 'none'}.\n"
+                f"Write [limits.{target!r}], then start the supervisor again; or limit its group."
             )
-        return {"task": found[1]}, limits.of_tasks(segment, *found), pools
+        return found[1], limits.of_tasks(self._supervisor.segment, *found)
 
     def _pool(self, group: str) -> Pool:
         pools = self._supervisor.pools.pools

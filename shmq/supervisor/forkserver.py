@@ -218,7 +218,7 @@ class _Server:
         Only the first server of a row knows all tasks; those that follow leave out what starts threads.
         """
         import shmq.worker.boot  # noqa: F401 - what every worker needs, imported once
-        from shmq.tasks.registry import idle_tables, load, publish, refuse_unknown_groups
+        from shmq.tasks.registry import load, publish, refuse_unknown_groups, unmatched_tables
 
         late = self._setting.late
         early = [name for name in self._config.tasks if name not in late]
@@ -233,7 +233,7 @@ class _Server:
         if not late:
             publish(tasks, self._setting.state_dir, self._config.routes, self._config.limits)
             names = {task.name for task in tasks.values()}
-            for line in idle_tables(names, self._config.limits, self._config.routes):
+            for line in unmatched_tables(names, self._config.limits, self._config.routes):
                 _log.warning("%s", line)
         if threaded:
             self._channel.send(_encode(Late([*late, *threaded])))

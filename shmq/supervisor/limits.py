@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+import msgspec
 
 from shmq.clock import NS
 from shmq.config.model import Config, Limit
 from shmq.errors import ConfigError, ShmqError
-from shmq.memory.layout import GROUP_CONTROL, MOST_TASK_LIMITS, TASK_LIMIT
+from shmq.memory.layout import GROUP_CONTROL, LIMIT_WORDS, MOST_TASK_LIMITS, TASK_LIMIT, WORD
 from shmq.memory.segment import Segment
 
-_MOST_PER_S, _LONGEST_S, _MOST_WORD = 1e12, 1e9, (1 << 63) - 1
-_KNOWN = ("rate_per_s", "burst", "breaker_failure_share", "breaker_window", "breaker_open_s", "breaker_mode")
+_MOST_WORD = (1 << 63) - 1
+_WORDS = {
+    "rate_per_s": ("burst", "rate_per_s_milli"),  # the burst first: a worker sees no rate without its burst
+    "burst": ("burst",),
+    "breaker_failure_share": ("breaker_share_milli",),
+    "breaker_window": ("breaker_window",),
+    "breaker_open_s": ("breaker_open_ns",),
+    "breaker_mode": ("breaker_fail_fast",),
+}
+"""By key of the configuration: the words that say it."""
 
 
 class LimitWords:
@@ -29,82 +38,48 @@ class LimitWords:
 
     def write(self, limit: Limit) -> None:
         """As configured."""
-        self._put_rate(limit.rate_per_s, limit.burst)
-        self._put("breaker_share_milli", int((limit.breaker_failure_share or 0.0) * 1000))
-        self._put("breaker_window", limit.breaker_window)
-        self._put("breaker_open_ns", int(limit.breaker_open_s * NS))
-        self._put("breaker_fail_fast", int(limit.breaker_mode == "fail"))
+        self._put(_words_of(limit), _WORDS)
 
     def remove(self) -> None:
         """No rate limit, no breaker."""
-        self._put_rate(None, None)
-        self._put("breaker_share_milli", 0)
+        self._put(_words_of(Limit()), ("rate_per_s", "breaker_failure_share"))
 
     def change(self, changes: Mapping[str, Any]) -> None:
-        """Change what is named, as the configuration's keys are; the rest stays as it is. Raises ShmqError."""
-        if unknown := sorted(set(changes) - set(_KNOWN)):
-            raise ShmqError(f"unknown limit {', '.join(unknown)}; known: {', '.join(_KNOWN)}")
-        words = self._rate_words(changes) | self._breaker_words(changes)  # all are checked before one is written
-        for word, value in words.items():
-            self._put(word, value)
+        """Change what is named, with the keys and bounds of the configuration; the rest stays. Raises ShmqError."""
+        try:
+            limit = msgspec.convert(changes, Limit)
+        except msgspec.ValidationError as error:
+            raise ShmqError(f"this is no limit: {error}; known are {', '.join(_WORDS)}") from None
+        if limit.burst and limit.rate_per_s is None and not self._get("rate_per_s_milli"):
+            raise ShmqError(f"{self._what} has no rate limit, so a burst means nothing; give rate_per_s too")
+        self._put(_words_of(limit), changes)
 
     @property
     def rate(self) -> dict[str, Any]:
         """The rate limit in force."""
         return {"rate_per_s": self._get("rate_per_s_milli") / 1000 or None, "burst": self._get("burst")}
 
-    def _rate_words(self, changes: Mapping[str, Any]) -> dict[str, int]:
-        if not {"rate_per_s", "burst"} & set(changes):
-            return {}
-        rate, burst = changes.get("rate_per_s", self.rate["rate_per_s"]), changes.get("burst")
-        if rate is None:
-            raise ShmqError(f"{self._what} has no rate limit, so a burst means nothing; give rate_per_s too")
-        if burst is None and "rate_per_s" not in changes:
-            burst = self._get("burst")
-        if not _is_number(rate) or not rate > 0:
-            raise ShmqError(f"rate_per_s must be a positive number of jobs per second, got {rate!r}")
-        if burst is not None and not (isinstance(burst, int) and not isinstance(burst, bool) and burst >= 1):
-            raise ShmqError(f"burst must be 1 or more jobs, got {burst!r}")
-        return _rate(float(rate), burst)
-
-    @staticmethod
-    def _breaker_words(changes: Mapping[str, Any]) -> dict[str, int]:
-        found = {}
-        for name, word, factor in (
-            ("breaker_failure_share", "breaker_share_milli", 1000),
-            ("breaker_window", "breaker_window", 1),
-            ("breaker_open_s", "breaker_open_ns", NS),
-        ):
-            value = changes.get(name)
-            if value is None:
-                continue
-            if not _is_number(value) or not value > 0:
-                raise ShmqError(f"{name} must be a positive number, got {value!r}")
-            found[word] = int(min(value, _LONGEST_S) * factor)
-        mode = changes.get("breaker_mode")
-        if mode not in {None, "wait", "fail"}:
-            raise ShmqError(f"breaker_mode must be wait or fail, got {mode!r}")
-        return found | ({"breaker_fail_fast": int(mode == "fail")} if mode is not None else {})
-
-    def _put_rate(self, rate_per_s: float | None, burst: int | None) -> None:
-        for word, value in _rate(rate_per_s, burst).items():
-            self._put(word, value)
-
     def _get(self, word: str) -> int:
         return int(self._row[self._places[word]])
 
-    def _put(self, word: str, value: int) -> None:
-        self._row[self._places[word]] = max(0, min(value, _MOST_WORD))
+    def _put(self, words: Mapping[str, int], keys: Iterable[str]) -> None:
+        for word in (word for key in keys for word in _WORDS[key]):
+            self._row[self._places[word]] = min(words[word], _MOST_WORD)
 
 
 def write(segment: Segment, config: Config) -> None:
-    """One row per `[limits."pattern"]`, in the order of the configuration.
+    """One row per `[limits."pattern"]`, in the order of the configuration. Caller must: know that no worker lives.
 
     Raises:
         ConfigError: more limits than rows.
     """
     if len(config.limits) > MOST_TASK_LIMITS:
         raise ConfigError(f"[limits]: {len(config.limits)} task limits; at most {MOST_TASK_LIMITS} are possible")
+    for field in (
+        "task_limits",
+        "task_limit_states",
+    ):  # under a former supervisor a number may have meant another pattern
+        segment.view(field)[:] = memoryview(bytes(8 * MOST_TASK_LIMITS * LIMIT_WORDS)).cast(WORD)
     for number, (pattern, limit) in enumerate(config.limits.items()):
         of_tasks(segment, number, pattern).write(limit)
 
@@ -119,11 +94,13 @@ def of_tasks(segment: Segment, number: int, pattern: str) -> LimitWords:
     return LimitWords(f"[limits.{pattern!r}]", segment.rows("task_limits")[number], TASK_LIMIT)
 
 
-def _rate(rate_per_s: float | None, burst: int | None) -> dict[str, int]:
-    """The words of a rate limit, the burst first: a worker sees none without its burst."""
-    milli = max(int(min(rate_per_s, _MOST_PER_S) * 1000), 1) if rate_per_s else 0
-    return {"burst": burst if burst is not None else max(int(rate_per_s or 0), 1), "rate_per_s_milli": milli}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _words_of(limit: Limit) -> dict[str, int]:
+    rate = limit.rate_per_s
+    return {
+        "burst": limit.burst or max(int(rate or 0), 1),
+        "rate_per_s_milli": max(round(rate * 1000), 1) if rate else 0,
+        "breaker_share_milli": max(round(limit.breaker_failure_share * 1000), 1) if limit.breaker_failure_share else 0,
+        "breaker_window": limit.breaker_window,
+        "breaker_open_ns": int(limit.breaker_open_s * NS),
+        "breaker_fail_fast": int(limit.breaker_mode == "fail"),
+    }

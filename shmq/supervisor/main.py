@@ -230,7 +230,7 @@ class Supervisor:
                 try:
                     self.reload()
                 except ShmqError as error:
-                    _log.error("reload refused, nothing was changed: %s", error)
+                    _log.error("reload refused: %s", error)
             elif number in (signal.SIGTERM, signal.SIGINT):
                 self._stop_signals += 1
                 self.stopping.stop(self.config.supervisor.grace_s if self._stop_signals == 1 else 0.0)
@@ -263,22 +263,24 @@ class Supervisor:
 
     # -- code ----------------------------------------------------------------------------
 
-    def reload(self) -> tuple[tuple[str, ...], list[str]]:
-        """Import the task modules that the configuration now names: these, and its keys that would take a restart.
+    def reload(self) -> list[str]:
+        """Import the task modules that the configuration names by now; its keys that have changed and take a restart.
 
         Raises:
             ShmqError: the configuration cannot be used any more, a reload is under way, or the supervisor is stopping.
         """
-        modules, restart = tuple(self.config.tasks), list[str]()
+        if self.stopping.has_begun:
+            raise ShmqError("the supervisor is stopping: nothing was changed")
+        modules, restart = self.config.tasks, list[str]()
         if self._written is not None:
             written = load(self._config_path)
-            modules = tuple(written.tasks)
+            modules = written.tasks
             restart = [key for key in differing_keys(self._written, written) if key != "tasks"]
-        if self.stopping.has_begun or not self.servers.reload(modules):
-            raise ShmqError("a reload is under way, or the supervisor is stopping: nothing was changed")
+        if not self.servers.reload(modules):
+            raise ShmqError("a reload is under way: nothing was changed")
         if restart:
             _log.warning("reload: %s in %s changed; that takes a restart", ", ".join(restart), self._config_path)
-        return modules, restart
+        return restart
 
     def _announce_tasks(self) -> None:
         self.segment.set_header("registry", (self.segment.header("registry") + 1) & ((1 << 63) - 1))

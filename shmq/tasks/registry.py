@@ -167,7 +167,7 @@ def limit_of(name: str, patterns: Iterable[str]) -> tuple[int, str] | None:
     return next(((i, pattern) for i, pattern in enumerate(patterns) if fnmatchcase(name, pattern)), None)
 
 
-def idle_tables(names: Collection[str], limits: Iterable[str], routes: Iterable[Route]) -> list[str]:
+def unmatched_tables(names: Collection[str], limits: Iterable[str], routes: Iterable[Route]) -> list[str]:
     """Of tables that are for tasks of a pattern, one sentence for each that no task matches."""
     tables = [(f'[limits."{pattern}"]', pattern) for pattern in limits]
     tables += [(f'[[routes]] with task = "{route.task}"', route.task) for route in routes]

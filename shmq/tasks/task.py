@@ -170,6 +170,8 @@ class Task(Generic[P, R]):
             name: value for name in PRODUCER_OPTIONS
             if (value := getattr(self.settings, name)) != getattr(declared.settings, name)
         }  # fmt: skip
+        if self.has_chosen_group:
+            changes["group"] = self.settings.group  # also where it is the declared one: rules do not decide then
         return _changed, (declared, changes)
 
     def _declared(self) -> Task[..., Any] | None:
@@ -184,7 +186,7 @@ class Task(Generic[P, R]):
 
 
 def _changed(task: Task[..., Any], changes: dict[str, Any]) -> Task[..., Any]:
-    return task.options(**changes) if changes else task
+    return task.options(**changes)
 
 
 def _default_client() -> Any:

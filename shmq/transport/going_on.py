@@ -32,9 +32,9 @@ class GoingOn:
     def sees(self, lane: int) -> bool:
         """Does the producer of the group's lane (row * PRIORITIES + priority) go on?
 
-        The two jobs before the next one are not FREE, the three came soon after each other, and it has begun no wait
-        since it was last asked about: who keeps few under way waits for each in its turn. A `forget` job is FREE as
-        soon as it has run, but there is nothing to read and so nothing to wait for.
+        The two jobs before the next one are not FREE, or it is one that nobody reads (`forget`: FREE as soon as it has
+        run); the three came soon after each other, and it has begun no wait since it was last asked about: who keeps
+        few under way waits for each in its turn.
         """
         row, mask = lane // PRIORITIES, self._capacity - 1
         if row == self._recovery_row:
@@ -51,8 +51,7 @@ class GoingOn:
         before = self._rings[ring + (head - 2 & mask)]
         if max(before, last, following) >= self._slots or before in {last, following}:
             return False
-        if FREE in (self._words[before] & STATE, self._words[last] & STATE) and not (
-            self._calls[following] & _FORGOTTEN
-        ):
+        reads = not self._calls[following] & _FORGOTTEN
+        if reads and FREE in (self._words[before] & STATE, self._words[last] & STATE):
             return False
         return bool(0 <= self._submitted[following] - self._submitted[before] < _SOON_NS)

@@ -58,7 +58,7 @@ class ProducerRow:
 
     def end_wait(self) -> None:
         """No thread sleeps on the bell any more."""
-        self._rows[self._at + _CORE] = core()
+        self._rows[self._at + _CORE] = core()  # it may have woken up on another one
         self._rows[self._waiting_at] = 0
 
     def release(self, lock_file: locks.LockFile, blocks: BlockPool) -> None:

@@ -101,7 +101,19 @@ def rebuild(failure: Failure) -> BaseException:
 def _ended(name: str) -> type[errors.ShmqError]:
     """What a worker refuses is of the kind that the client would have raised, and the end of an accepted job."""
     kind = _OWN[name]
-    return type(kind.__name__, (kind, errors.JobError), {"__doc__": kind.__doc__, "__module__": kind.__module__})
+    return type(
+        kind.__name__,
+        (kind, errors.JobError),
+        {
+            "__doc__": kind.__doc__,
+            "__module__": kind.__module__,
+            "__reduce__": lambda error: (_made_again, (name, error.args)),  # no module holds it: pickled by its parts
+        },
+    )
+
+
+def _made_again(name: str, args: tuple[object, ...]) -> BaseException:
+    return _ended(name)(*args)
 
 
 def _instance(failure: Failure) -> BaseException:

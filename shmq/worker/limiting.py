@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from shmq.worker.seat import Seat
 
 
+_LONGEST_HOLD_NS = 5_000_000_000
+"""Then a job that is held back is asked about again: the limit may have been changed."""
+
+
 class TaskLimits:
     """The task limits as one worker obeys them. Falsy when no task here is limited."""
 
@@ -57,6 +61,7 @@ class TaskLimits:
             index = self._of_key.get(self._keys[slot])
             if index is not None:
                 by_limit.setdefault(index, []).append(i)
+        latest_ns = now_ns() + _LONGEST_HOLD_NS
         removed: list[int] = []
         refused: list[tuple[int, int]] = []
         for index, places in by_limit.items():
@@ -67,7 +72,7 @@ class TaskLimits:
                 if fails_fast:
                     refused.append((slots[i], words[i]))
                 else:  # one after the other, or all would come back at the same moment
-                    due = again_ns + n * self._interval_ns(index)
+                    due = min(again_ns + n * self._interval_ns(index), latest_ns)
                     self._seat.reschedule(slots[i], with_state(words[i], 0), due)
         if removed and len(removed) > len(refused):
             self._seat.bells.notify_recovery()

@@ -73,6 +73,11 @@ def test_with_other_options_it_is_pickled_with_these():
     assert copy(3) == 3
 
 
+def test_a_group_that_was_chosen_stays_chosen():
+    changed = declared.echo.options(group=declared.echo.settings.group)
+    assert pickle.loads(pickle.dumps(changed)).has_chosen_group
+
+
 def test_a_declared_task_can_be_given_to_another_pool():
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         assert pool.submit(declared.echo, 5).result() == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import pickle
 import traceback
 
 import pytest
@@ -162,6 +163,8 @@ def test_what_only_the_worker_could_refuse_is_the_end_of_an_accepted_job_as_well
         task.submit(*args).result(10)
     assert isinstance(caught.value, kind)
     assert type(caught.value).__name__ == kind.__name__
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (type(copy), copy.args) == (type(caught.value), caught.value.args)
 
 
 def test_a_result_that_is_not_what_the_task_says_is_a_job_error():

@@ -6,8 +6,13 @@ import time
 
 import pytest
 
+from shmq.client.submitting.slow_path import most_calls
+from shmq.clock import now_ns
+from shmq.config.model import Config
 from shmq.errors import ShmqError
+from shmq.observe.limits import read_task_limits
 from shmq.observe.snapshot import take
+from shmq.supervisor import limits
 from tests.live import GUARD_S, LiveSupervisor
 
 TASKS = """
@@ -83,11 +88,11 @@ def test_the_limit_of_a_task_counts_calls(live, way, task):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_limit_of_a_group_counts_calls(live, way):
-    live.control("limit", group="network", rate_per_s=RATE, burst=1)
+    live.control("limit", target="network", rate_per_s=RATE, burst=1)
     try:
         assert takes(live, way, "free", group="network") > LEAST_S
     finally:
-        live.control("limit", group="network", off=True)
+        live.control("limit", target="network", off=True)
 
 
 def test_without_a_limit_many_calls_are_one_job(live):
@@ -100,26 +105,61 @@ def test_without_a_limit_many_calls_are_one_job(live):
 
 def test_the_limit_of_a_task_is_changed_and_removed_while_running(live):
     pattern = "jobs.limited*"
-    assert take(live.segment).task_limits[pattern].rate_per_s == RATE
-    assert live.control("limit", task="jobs.limited", burst=CALLS) == {
-        "task": pattern,
+    assert read_task_limits(live.segment, now_ns())[pattern].rate_per_s == RATE
+    assert live.control("limit", target="jobs.limited", burst=CALLS) == {
+        "name": pattern,
         "rate_per_s": RATE,
         "burst": CALLS,
     }
-    live.control("limit", task=pattern, breaker_failure_share=0.5, breaker_mode="fail")
-    limits = take(live.segment).task_limits[pattern]
+    live.control("limit", target=pattern, breaker_failure_share=0.5, breaker_mode="fail")
+    limits = read_task_limits(live.segment, now_ns())[pattern]
     assert (limits.burst, limits.breaker_failure_share, limits.breaker_mode) == (CALLS, 0.5, "fail")
-    assert live.control("limit", task=pattern, off=True)["rate_per_s"] is None
-    assert take(live.segment).task_limits[pattern].rate_per_s is None
-    live.control("limit", task=pattern, rate_per_s=RATE, burst=1)
+    assert live.control("limit", target=pattern, off=True)["rate_per_s"] is None
+    assert read_task_limits(live.segment, now_ns())[pattern].rate_per_s is None
+    live.control("limit", target=pattern, rate_per_s=RATE, burst=1)
 
 
 def test_a_task_without_a_limit_is_told_how_to_get_one(live):
-    with pytest.raises(ShmqError, match=r"no \[limits\] table .* matches task 'jobs.free'; there is 'jobs.limited\*'"):
-        live.control("limit", task="jobs.free", rate_per_s=3)
+    with pytest.raises(ShmqError, match=r"'jobs.free' is no group .* there is 'jobs.limited\*'"):
+        live.control("limit", target="jobs.free", rate_per_s=3)
 
 
 def test_what_is_wrong_in_one_value_changes_none(live):
     with pytest.raises(ShmqError, match="breaker_mode"):
-        live.control("limit", task="jobs.limited", rate_per_s=3, breaker_mode="perhaps")
-    assert take(live.segment).task_limits["jobs.limited*"].rate_per_s == RATE
+        live.control("limit", target="jobs.limited", rate_per_s=3, breaker_mode="perhaps")
+    assert read_task_limits(live.segment, now_ns())["jobs.limited*"].rate_per_s == RATE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"breaker_failure_share": 1.5},
+        {"breaker_window": 0.5},
+        {"burst": 0},
+        {"rate_per_s": 0},
+        {"colour": 3},
+    ],
+)
+def test_values_have_the_bounds_of_the_configuration(live, changes):
+    with pytest.raises(ShmqError, match=r"this is no limit: .* known are rate_per_s"):
+        live.control("limit", target="network", **changes)
+
+
+def test_of_a_routed_task_the_limit_of_any_group_that_may_get_its_jobs_counts(tmp_path):
+    config = CONFIG + '[[routes]]\ntask = "jobs.free"\ngroup = "network"\nmin_payload_bytes = 5\n'
+    with LiveSupervisor(tmp_path, TASKS, config) as live:
+        client = live.client()
+        task = client._registry.task("jobs.free")
+        assert most_calls(client, task, 50) == 50
+        live.control("limit", target="network", rate_per_s=RATE)
+        assert most_calls(client, task, 50) == 1
+        assert most_calls(client, task.options(group="computation"), 50) == 50
+
+
+def test_a_supervisor_with_other_limits_begins_with_none_of_the_former_ones(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
+        segment = live.segment
+        segment.rows("task_limits")[5][0] = segment.rows("task_limit_states")[0][0] = 1 << 40
+        limits.write(segment, Config())
+        assert not any(segment.view("task_limits"))
+        assert not any(segment.view("task_limit_states"))

@@ -105,7 +105,7 @@ def test_garbage_in_any_shared_word_does_not_end_the_supervisor(tmp_path):
                         deaths += 1
                         break
                 time.sleep(0.05)  # exposure, not a wait: some ticks shall see the garbage
-                assert live.control("limit", group="computation", rate_per_s=source.randint(1, 9))
+                assert live.control("limit", target="computation", rate_per_s=source.randint(1, 9))
                 assert live.control("ping")["pid"] == live.pid
             view[:] = before
             if field in {"group_plan", "worker_rows", "words", "tails"}:

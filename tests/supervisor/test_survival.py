@@ -128,9 +128,9 @@ def test_recovery_is_replaced_when_it_dies(live):
         ("scale", {"group": []}, "workers"),
         ("stop", {"grace_s": -1}, "0 or more"),
         ("stop", {"grace_s": "soon"}, "soon"),
-        ("limit", {"group": "computation", "burst": 3}, "rate_per_s too"),
-        ("limit", {"group": "computation", "rate_per_s": -3}, "positive"),
-        ("limit", {"group": "computation", "colour": 3}, "colour"),
+        ("limit", {"target": "computation", "burst": 3}, "rate_per_s too"),
+        ("limit", {"target": "computation", "rate_per_s": -3}, "rate_per_s"),
+        ("limit", {"target": "computation", "colour": 3}, "colour"),
     ],
 )
 def test_a_request_that_cannot_be_done_is_refused_and_changes_nothing(live, command, arguments, part):
@@ -140,27 +140,27 @@ def test_a_request_that_cannot_be_done_is_refused_and_changes_nothing(live, comm
 
 
 def test_a_rate_limit_is_set_changed_and_removed_while_running(live):
-    assert live.control("limit", group="computation", rate_per_s=2.5)["rate_per_s"] == 2.5
-    assert live.control("limit", group="computation", burst=7) == {
-        "group": "computation",
+    assert live.control("limit", target="computation", rate_per_s=2.5)["rate_per_s"] == 2.5
+    assert live.control("limit", target="computation", burst=7) == {
+        "name": "computation",
         "rate_per_s": 2.5,
         "burst": 7,
     }
     words = live.controls()[0]
     assert (words["rate_per_s_milli"], words["burst"]) == (2500, 7)
-    assert live.control("limit", group="computation", off=True)["rate_per_s"] is None
+    assert live.control("limit", target="computation", off=True)["rate_per_s"] is None
     assert live.submit("echo", 5).result(GUARD_S) == 5
 
 
 def test_a_rate_limit_holds_for_all_workers_together(live):
     import time
 
-    live.control("limit", group="computation", rate_per_s=20, burst=1)
+    live.control("limit", target="computation", rate_per_s=20, burst=1)
     started = time.monotonic()
     jobs = [live.submit("echo", i) for i in range(8)]
     assert [job.result(GUARD_S) for job in jobs] == list(range(8))
     assert time.monotonic() - started > 7 / 20 * 0.9  # eight starts are seven intervals apart
-    live.control("limit", group="computation", off=True)
+    live.control("limit", target="computation", off=True)
 
 
 def test_a_paused_group_starts_nothing_until_it_is_resumed(live):

@@ -53,19 +53,24 @@ def check(
         _litmus(seconds)
     if config is None:
         return
-    from shmq.tasks.registry import idle_tables
+    from shmq.tasks.registry import unmatched_tables
 
     settings = with_namespace(load(config), namespace, lambda line: click.echo(f"shmq check: {line}", err=True))
     room = _room(settings)
     problems, tasks = _import(settings, config.absolute().parent) if is_importing else ([], [])
-    idle = idle_tables([t.name for t in tasks], settings.limits, settings.routes) if tasks else []
+    unmatched = unmatched_tables([t.name for t in tasks], settings.limits, settings.routes) if tasks else []
     if as_json:
-        report = {"config": msgspec.to_builtins(settings), **room, "tasks": [t.name for t in tasks], "idle": idle}
+        report = {
+            "config": msgspec.to_builtins(settings),
+            **room,
+            "tasks": [t.name for t in tasks],
+            "unmatched": unmatched,
+        }
         click.echo(msgspec.json.encode(report | {"problems": problems}))
     else:
         click.echo(as_toml(settings))
         click.echo("\n".join(f"# {line}" for line in _in_words(room, tasks, is_importing=is_importing)))
-        for line in idle:
+        for line in unmatched:
             click.echo(f"shmq check: {line}", err=True)
     if problems:
         raise ConfigError([f"{config}: {problem}" for problem in problems])

@@ -43,34 +43,12 @@ def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None
         raise click.UsageError("name the group or task to limit: shmq limit GROUP --rate 10")
     if changes and off:
         raise click.UsageError("--off removes all limits; leave out the other options.")
-    with attached(namespace) as segment:
-        kind, name = ("group", None) if target is None else _known(segment, target)
-        if not changes and not off:
-            click.echo(_in_force(segment, name))
-            return
-    answer = ask(namespace, "limit", **{kind: name}, **(changes or {"off": True}))
-    click.echo(f"{answer[kind]}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in changes.items())))
-
-
-def _known(segment: Segment, target: str) -> tuple[str, str]:
-    """("group", its name) or ("task", pattern of its limit). Raises UnknownGroup, or ShmqError for no limit."""
-    from shmq.tasks.registry import read
-
-    if target in (groups := segment.group_names()):
-        return "group", target
-    tasks = read(segment.state_dir)
-    patterns = {info.limit[1] for info in tasks.values() if info.limit is not None}
-    if target in patterns:
-        return "task", target
-    if target not in tasks:
-        raise UnknownGroup(f"there is no group and no task {target!r}; {nearest(target, [*groups, *tasks])}")
-    limit = tasks[target].limit
-    if limit is None:
-        raise ShmqError(
-            f"no [limits] table of the configuration matches task {target!r}.\n"
-            f"Write [limits.{target!r}], then start the supervisor again; or limit its group."
-        )
-    return "task", limit[1]
+    if not changes and not off:
+        with attached(namespace) as segment:
+            click.echo(_in_force(segment, target))
+        return
+    answer = ask(namespace, "limit", target=target, **(changes or {"off": True}))
+    click.echo(f"{answer['name']}: " + ("no limits" if off else ", ".join(f"{k} = {v}" for k, v in changes.items())))
 
 
 def _breaker(limits: Limits) -> list[str]:
@@ -80,10 +58,23 @@ def _breaker(limits: Limits) -> list[str]:
 
 
 def _in_force(segment: Segment, target: str | None) -> str:
+    """All limits, or that of a group, of a `[limits]` table, or of the one that a task matches."""
+    from shmq.clock import now_ns
+    from shmq.observe.limits import read_task_limits
     from shmq.observe.snapshot import take
+    from shmq.tasks.registry import read
 
-    snapshot = take(segment)
-    named = [(group.name, group.limits) for group in snapshot.groups] + list(snapshot.task_limits.items())
+    named = {group.name: group.limits for group in take(segment).groups} | read_task_limits(segment, now_ns())
+    if target is not None and target not in named:
+        tasks = read(segment.state_dir)
+        if target not in tasks:
+            raise UnknownGroup(f"there is no group and no task {target!r}; {nearest(target, [*named, *tasks])}")
+        limit = tasks[target].limit
+        if limit is None:
+            raise ShmqError(
+                f"no [limits] table of the configuration matches task {target!r}; its group may have a limit."
+            )
+        target = limit[1]
     rows = [
         [
             name,
@@ -93,7 +84,7 @@ def _in_force(segment: Segment, target: str | None) -> str:
             *_breaker(limits),
             limits.circuit + (f" ({seconds(limits.circuit_s)})" if limits.circuit_s else ""),
         ]
-        for name, limits in named
+        for name, limits in named.items()
         if target in {None, name}
     ]
     return table(["group or task", ">rate", ">burst", ">held for", "breaker opens at", "and jobs", "circuit"], rows)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
 from shmq.client.submitting.kinds import ChunkOf
-from shmq.client.submitting.slow_path import bind_calls, submit_message, target_of
+from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message
 from shmq.errors import BadArguments, TooLarge, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.codec import PoolFull
@@ -120,7 +120,7 @@ def _chunks(
     try:
         while True:
             while len(waiting) < pace.ahead:
-                size = 1 if target_of(client, task).is_rate_limited else pace.size
+                size = most_calls(client, task, pace.size)
                 held += itertools.islice(source, max(size - len(held), 0))
                 if not held:
                     break

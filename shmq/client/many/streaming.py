@@ -20,7 +20,7 @@ import msgspec
 
 from shmq.client.many.window import Calls, Items, Window, checked
 from shmq.client.submitting.kinds import StreamOf
-from shmq.client.submitting.slow_path import bind_calls, submit_message, target_of
+from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message
 from shmq.errors import QueueFull, TaskTimeout, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.failure import Failure
@@ -104,7 +104,7 @@ def _run(client: Client, task: Task[..., Any], source: Items, window: Window, ch
         while True:
             while held is not None or (source.has_more() and window.has_room(source.next_bytes)):
                 if held is None:
-                    held = source.chunk(1 if target_of(client, task).is_rate_limited else chunk_size)
+                    held = source.chunk(most_calls(client, task, chunk_size))
                 calls, nbytes = held
                 try:
                     job = _submit(client, task, calls, window.chunk_bytes, block=0.0 if waiting else None)

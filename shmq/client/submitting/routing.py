@@ -54,6 +54,10 @@ class Router:
         rule = next((rule for rule in self._rules if size >= rule.min_payload_bytes), None)
         return self._otherwise if rule is None else self._target(rule.group)
 
+    def groups(self) -> set[int]:
+        """Where its jobs may go at this moment."""
+        return {self.pick(()).route.group, *(self._target(rule.group).route.group for rule in self._rules)}
+
     def submit(self, *args: Any, **kwargs: Any) -> Job[Any]:
         """Queue one call by the hot path of its group."""
         if kwargs:

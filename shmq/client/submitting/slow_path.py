@@ -61,6 +61,11 @@ def target_of(client: Client, task: Task[..., Any]) -> Target:
     return client._target_of(task) if target is None or target.client is not client else target
 
 
+def most_calls(client: Client, task: Task[..., Any], size: int) -> int:
+    """Of a chunk of that size: a rate limit counts jobs, so with one each call is to be one."""
+    return 1 if client._registry.is_rate_limited(target_of(client, task), task) else size
+
+
 def bind_calls(
     client: Client, task: Task[..., Any], calls: list[tuple[Any, ...]]
 ) -> tuple[Target, list[tuple[Any, ...]], int]:

@@ -47,13 +47,7 @@ class Target:
     expires_s: float | None
     origin: Origin
     submit: Callable[..., Job[Any]]
-    rates: tuple[memoryview, ...]  # one word each, 0: no limit
     router: Router | None = None  # set: each job asks it for its own target
-
-    @property
-    def is_rate_limited(self) -> bool:
-        """Does its group or its task have a rate limit at this moment? That counts jobs, so each call is to be one."""
-        return any(rate[0] for rate in self.rates)
 
 
 class Registry:
@@ -65,6 +59,8 @@ class Registry:
         self._infos: dict[str, TaskInfo] = {}
         self._remote: dict[str, Task[..., Any]] = {}
         self._groups = {name: g for g, name in enumerate(segment.group_names())}
+        self._group_rates = segment.view("group_control")[GROUP_CONTROL["rate_per_s_milli"] :: GROUP_CONTROL_WORDS]
+        self._task_rates = segment.view("task_limits")[TASK_LIMIT["rate_per_s_milli"] :: LIMIT_WORDS]
         self._decoders: dict[int, Callable[[bytes], Any]] = {}
         self._resolved: weakref.WeakSet[Task[..., Any]] = weakref.WeakSet()  # `options` may make one for each job
 
@@ -146,18 +142,16 @@ class Registry:
             VARIADIC - 1 if is_remote else task.signature.most,
             _as_they_are if is_remote else task.signature.bind,
             is_plain, options.block, options.delay, options.eta, options.expires,
-            Origin(client, task, self.decoder(client._decoder, task)), _not_ready, self._rates(task, group),
+            Origin(client, task, self.decoder(client._decoder, task)), _not_ready,
         )  # fmt: skip
         target.submit = make_submit(client, target, task)
         return target
 
-    def _rates(self, task: Task[..., Any], group: int) -> tuple[memoryview, ...]:
-        """The words with the rate limits of its jobs."""
-        words = [("group_control", group * GROUP_CONTROL_WORDS + GROUP_CONTROL["rate_per_s_milli"])]
+    def is_rate_limited(self, target: Target, task: Task[..., Any]) -> bool:
+        """Does the task, or a group where its jobs may go, have a rate limit at this moment?"""
+        groups = {target.route.group} if target.router is None else target.router.groups()
         limit = self.info(task.name).limit
-        if limit is not None:
-            words.append(("task_limits", limit[0] * LIMIT_WORDS + TASK_LIMIT["rate_per_s_milli"]))
-        return tuple(self._segment.view(name)[at : at + 1] for name, at in words)
+        return any(self._group_rates[group] for group in groups) or bool(limit and self._task_rates[limit[0]])
 
     def forget_targets(self) -> None:
         """The row is gone: every task works its target out again."""

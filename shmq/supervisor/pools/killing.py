@@ -13,6 +13,7 @@ import os
 import signal
 
 from shmq.clock import now_ns, to_ns
+from shmq.memory.layout import AT_ONCE_NS
 from shmq.supervisor.pools.pools import Pools
 from shmq.supervisor.pools.worker import CANCELLED, TIME_LIMIT, Worker
 
@@ -37,12 +38,11 @@ class Killer:
             # SYNC POINT: deadline — the job before its deadline: a worker clears the one before it names the next job
             job = self._rows.word(worker.index, "job")
             deadline = self._rows.word(worker.index, "deadline_ns")
-            # who runs many at once cancels those that it can, and says of another that its time is over
-            is_asked = self._rows.is_kill_requested(job) and (settings.concurrency == 1 or 0 < deadline < now)
-            if is_asked:
-                self.kill_for(worker, job, CANCELLED)
-            elif deadline and now > deadline + to_ns(settings.grace_s):
-                self.kill_for(worker, job, TIME_LIMIT)
+            is_asked = self._rows.is_kill_requested(job)
+            is_over = deadline == AT_ONCE_NS or (deadline and now > deadline + to_ns(settings.grace_s))
+            # who runs many at once cancels those that it can, and says of another that it is to be killed at once
+            if is_over or (is_asked and settings.concurrency == 1):
+                self.kill_for(worker, job, CANCELLED if is_asked else TIME_LIMIT)
 
     def kill_for(self, worker: Worker, job: int, reason: int) -> bool:
         """Begin to kill the worker if it runs the job; False when it does not."""

@@ -129,7 +129,7 @@ class Rows:
         return bool(self._sleeping[group * self._sleepers + 1 + index])
 
     def running_job(self, index: int) -> int:
-        """Id of the job that the worker runs at this moment, as the job word confirms; 0 for none."""
+        """Id of a job that the worker runs at this moment, as the job word confirms; 0 for none."""
         job = self.word(index, "job")
         return job if self.is_running(index, job) else 0
 

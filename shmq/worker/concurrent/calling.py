@@ -32,11 +32,11 @@ class ConcurrentCalling:
     """Calls tasks for a worker that runs many jobs at once.
 
     Args:
-        show_deadline: called when a job's deadline begins.
+        show_next: called when a job's deadline begins.
     """
 
-    def __init__(self, seat: Seat, executor: Executor, most_threads: int, show_deadline: Callable[[], None]) -> None:
-        self._seat, self._executor, self._show_deadline = seat, executor, show_deadline
+    def __init__(self, seat: Seat, executor: Executor, most_threads: int, show_next: Callable[[], None]) -> None:
+        self._seat, self._executor, self._show_next = seat, executor, show_next
         self.room = asyncio.Event()  # set at each ring, for generators that wait for room
         self._threads = concurrent.futures.ThreadPoolExecutor(
             most_threads,  # started as they are needed
@@ -104,20 +104,23 @@ class ConcurrentCalling:
 
     @contextlib.contextmanager
     def _limited(self, job: Running) -> Iterator[None]:
-        """Meanwhile the time limit runs. What kept the loop from interrupting it was too late all the same."""
-        timer, deadline_ns = None, 0
-        if job.limit_ns:
-            job.deadline_ns = deadline_ns = now_ns() + job.limit_ns
-            self._show_deadline()
-            timer = asyncio.get_running_loop().call_later(job.limit_ns / NS, job.time_out)
+        """Meanwhile the time limit runs. A coroutine that kept the loop from interrupting it was late all the same."""
+        if not job.limit_ns:
+            yield
+            return
+        job.deadline_ns = deadline_ns = now_ns() + job.limit_ns
+        self._show_next()
+        timer = asyncio.get_running_loop().call_later(job.limit_ns / NS, job.time_out)
         try:
             yield
-            if deadline_ns and now_ns() > deadline_ns and not job.has_timed_out:
+            if job.runs_on_loop and now_ns() > deadline_ns and not job.has_timed_out:
                 job.has_timed_out = True
                 raise TaskTimeout
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
+            if job.deadline_ns == deadline_ns:  # else that of another call of the chunk, or of a kill
+                job.deadline_ns = 0
+                self._show_next()
 
     async def _in_thread(self, job: Running, call: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         """A plain function in a pool thread, in the job's context."""

@@ -21,7 +21,7 @@ from shmq.errors import JobCancelled, ShmqError, TaskTimeout
 from shmq.heap import Trim
 from shmq.memory import doorbell
 from shmq.memory.doorbell import IDLE_S, RESCUE_S, FifoBell
-from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, WORKER
+from shmq.memory.layout import AT_ONCE_NS, GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.transport.bells import concurrent_bell_path
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, next_free, with_state
@@ -81,7 +81,7 @@ class ConcurrentLoop:
         self._shift = segment.shape.slots_per_producer.bit_length() - 1
         most = _AUTO_MOST if seat.settings.concurrency == "auto" else self._most()
         seat.places = self._most
-        self._calling = ConcurrentCalling(seat, executor, most, self._show_deadline)
+        self._calling = ConcurrentCalling(seat, executor, most, self._show_next)
 
     def _most(self) -> int:
         """Places: as configured, or what the planner found."""
@@ -193,7 +193,7 @@ class ConcurrentLoop:
         job = Running(slot, running, head, self._executor.runnables.get(head.key), now_ns())
         self._running.add(job)
         if len(self._running) == 1:
-            self._show_deadline()
+            self._show_next()
         job.future = asyncio.get_running_loop().create_task(self._run(job))
 
     async def _run(self, job: Running) -> None:
@@ -213,7 +213,7 @@ class ConcurrentLoop:
                 self._seat.end_child(error)
             if job.deadline_ns:
                 job.deadline_ns = 0
-                self._show_deadline()
+                self._show_next()
         ended = 0
         if error is None:
             try:
@@ -233,11 +233,9 @@ class ConcurrentLoop:
 
     # -- limits and kills ------------------------------------------------------------------
 
-    def _show_deadline(self) -> None:
+    def _show_next(self) -> None:
         """The next deadline and its job, for the supervisor's kill after the grace; without one any job that runs."""
-        self._show(min(self._running, key=lambda running: running.deadline_ns or inf, default=None))
-
-    def _show(self, job: Running | None) -> None:
+        job = min(self._running, key=lambda running: running.deadline_ns or inf, default=None)
         row = self._seat.row
         row[WORKER["deadline_ns"]] = 0
         # SYNC POINT: deadline — none is taken for another job's
@@ -253,8 +251,8 @@ class ConcurrentLoop:
             if job.runs_on_loop and job.future is not None:
                 job.future.cancel()
             else:
-                job.deadline_ns = now_ns()
-                self._show_deadline()
+                job.deadline_ns = AT_ONCE_NS
+                self._show_next()
                 self._seat.bells.notify_supervisor()
 
     # -- ending ----------------------------------------------------------------------------
@@ -277,7 +275,6 @@ class ConcurrentLoop:
     def _end(self, job: Running, ended: int, error: BaseException | None) -> None:
         """Store the outcome; the job word is the last store: `ended`, once a result is stored."""
         executor, seat = self._executor, self._seat
-        self._show(job)
         if job.was_killed and isinstance(error, JobCancelled):
             ended = with_state(job.word, CANCELLED)
         elif error is not None:
@@ -290,7 +287,7 @@ class ConcurrentLoop:
         if ended and seat.words[job.slot] == job.word:
             # SYNC POINT: result-visible
             seat.words[job.slot] = ended if not job.head.flags & FORGET else next_free(job.word)
-        self._show_deadline()
+        self._show_next()
         executor.account([job.slot], 1, now_ns() - job.started_ns)
         if self._claimer.limit.has_breaker:
             self._claimer.report(1, int(error is not None))

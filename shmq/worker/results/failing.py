@@ -63,7 +63,7 @@ class Failing:
             return self._again(slot, with_state(running - CRASH, 0), 0)
         runnable = self._runnables.get(head.key)
         seat.row[WORKER["failed"]] += 1
-        error = outcome.named(error, seat.task_name(), runnable.task.signature if runnable else None)
+        error = outcome.named(error, seat.name_in(slot), runnable.task.signature if runnable else None)
         retries = runnable.retries if runnable and head.retries == INHERIT_RETRIES else head.retries
         due = outcome.retry_due(error, running, runnable.task.settings if runnable else None, retries)
         can_retry = head.kind == CALL and seat.words[slot] == running and not self._outlets.was_read(slot, running)
