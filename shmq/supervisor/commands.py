@@ -102,9 +102,9 @@ class Commands:
         segment, pools = self._supervisor.segment, self._supervisor.pools
         pool = next((pool for pool in pools.pools if pool.name == target), None)
         name, words = (target, limits.of_group(segment, pool.index, target)) if pool else self._of_tasks(target)
+        words.change(changes)
         if off:
             words.remove()
-        words.change(changes)
         if pool is not None:  # what the limit of a task holds back is delayed instead
             pools.wake(pool)
         return {"name": name, **words.rate}

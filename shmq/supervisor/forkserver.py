@@ -250,6 +250,7 @@ class _Server:
             segment.view(name)
         self._lock_file = locks.open_once(segment.state_dir / "lock")
         self._former_names = former_names(segment.state_dir)
+        self._registry = segment.header("registry") + 1  # the supervisor counts when it puts this server in charge
         rehearse(segment, self._lock_file)
 
     def _fork(self, order: ForkOrder, tasks: dict[int, Task[..., Any]]) -> None:
@@ -288,7 +289,7 @@ class _Server:
                         order.index, order.serial, order.group, name, settings,
                         self._supervisor_pid, setting.task_output, setting.log_format, setting.late, setting.folder,
                         self._config.namespace,
-                        tuple(self._config.limits),
+                        tuple(self._config.limits), self._registry,
                     ),
                     tasks,
                 )  # fmt: skip

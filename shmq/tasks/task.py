@@ -248,7 +248,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 def _check_declaration(function: Any, options: dict[str, Any]) -> None:
     """Refuse what cannot be declared: workers find a task by its module and name, and call it as it is."""
-    if not (callable(function) and hasattr(function, "__qualname__")):
+    if not (callable(function) and hasattr(function, "__qualname__") and getattr(function, "__module__", None)):
         raise BadArguments(f"@shmq.task declares a function, got {function!r}; options are given by name.")
     name = f"{function.__module__}.{function.__qualname__}"
     if unknown := sorted(set(options) - DECLARED_OPTIONS):

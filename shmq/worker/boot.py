@@ -67,6 +67,7 @@ class Order:
     folder: Path | None
     namespace: str
     limit_patterns: tuple[str, ...] = ()
+    registry: int = 0
 
 
 def run(order: Order, tasks: dict[int, Task[Any, Any]]) -> None:
@@ -97,6 +98,7 @@ def _run(order: Order, tasks: dict[int, Task[Any, Any]]) -> int:
     lock_file = order.lock_file
     lock_file.forget()  # inherited from the fork server: the bytes stayed there
     seat = Seat(segment, order.index, order.group, order.group_name, order.settings)
+    seat.registry = order.registry
     if not _join(seat, lock_file, order.serial):
         return EXIT_ORPHAN
     writer = redirect(order.task_output, seat, order.log_format)

@@ -70,6 +70,7 @@ class Seat:
         # the job on the main thread
         self.in_user = False  # the task's own code runs; its job is the row's `job`
         self.names: dict[int, str] = {}
+        self.registry = 0  # version of the tasks that it knows
         self.started_ns = 0  # of the running job: when the one before it ended
         self.deadline_ns = 0
         self.timeout_s = 0.0
@@ -156,6 +157,11 @@ class Seat:
             return False
         leased = self.batch_words[-1]
         return self.words[self.batch_slots[-1]] in {leased, leased + START}  # leased: it is measured, and not begun
+
+    @property
+    def is_outdated(self) -> bool:
+        """Has a reload published other tasks than this worker knows?"""
+        return bool(self.segment.header("registry") > self.registry)
 
     def running_job(self) -> CurrentJob | None:
         """The job on the main thread."""

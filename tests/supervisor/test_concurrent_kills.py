@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -28,6 +29,14 @@ async def wait():
 def nap():
     time.sleep(1000)
 
+@shmq.task(group="strict", timeout=0.1)
+def short(nbytes: int):
+    return bytes(nbytes)
+
+@shmq.task(group="strict", timeout=0.1)
+def snap(seconds: float):
+    time.sleep(seconds)
+
 def devour(path):
     with open(path, "a") as file:
         file.write(open("/proc/self/cmdline").read().split("worker ")[1].split()[0] + "\\n")
@@ -50,6 +59,13 @@ min_workers = 1
 max_workers = 1
 mode = "fixed"
 concurrency = 4
+
+[groups.strict]
+min_workers = 1
+max_workers = 1
+mode = "fixed"
+concurrency = 4
+grace_s = 0.5
 
 [groups.small]
 min_workers = 1
@@ -131,3 +147,32 @@ def test_a_job_alone_over_the_hard_limit_goes_where_there_is_more(live, tmp_path
     assert runs.read_text().split() == ["small", "large"]
     (letter,) = DeadLetters(live.state_dir).list(task=f"jobs.{task}")
     assert (letter.group, letter.how) == ("large", "over the memory limit")
+
+
+def test_a_kill_does_not_wait_for_another_job_that_is_overdue(live):
+    overdue = begun(live, "nap", timeout=0.1)
+    job = begun(live, "nap")
+    job.cancel(kill=True)
+    with pytest.raises(JobCancelled):
+        job.result(GUARD_S)
+    with pytest.raises(TimeoutError):
+        overdue.result(GUARD_S)
+
+
+def test_a_slow_reader_is_not_the_time_of_the_call_before(live):
+    client = live.client()
+    task = client._registry.task("jobs.short")
+    seen = []
+    for value in client.stream(task, [200_000] * 12, chunk_size=12, memory_limit="1 MB"):
+        seen.append(len(value))
+        time.sleep(0.7 if len(seen) in {1, 6} else 0.0)  # longer than a call may take, with its grace
+    assert seen == [200_000] * 12
+    live.close_clients()
+
+
+def test_a_call_of_a_chunk_that_is_too_long_is_told_and_the_others_count(live):
+    client = live.client()
+    ends = list(client.map_calls("jobs.snap", [(0.0,), (0.5,), (0.0,)], chunk_size=3))
+    assert [ok for _, ok, _ in ends] == [True, False, True]
+    assert "jobs.snap ran past its time limit of 0.1 s" in str(ends[1][2])
+    live.close_clients()

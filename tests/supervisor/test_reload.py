@@ -119,6 +119,20 @@ def test_reload_takes_the_modules_that_the_configuration_names_by_now(changing):
     assert live.submit("more.answer").result(GUARD_S) == 42
 
 
+def test_a_new_task_is_never_unknown_once_reload_is_done(changing):
+    """Workers of the old code still claim for a while."""
+    live, text = changing
+    for number in range(5):
+        live.write_module(f"more{number}", f"import shmq\n@shmq.task\ndef answer():\n    return {number}\n")
+        names = "".join(f', "more{n}"' for n in range(number + 1))
+        live.config_path.write_text(text.replace('"jobs"', f'"jobs"{names}'))
+        version = live.segment.header("registry")
+        live.control("reload")
+        until(lambda version=version: live.segment.header("registry") > version, "the new tasks")
+        jobs = [live.submit(f"more{number}.answer") for _ in range(20)]
+        assert [job.result(GUARD_S) for job in jobs] == [number] * 20
+
+
 def test_reload_tells_which_changes_take_a_restart(changing):
     live, text = changing
     text = text.replace("max_workers = 1\n", "max_workers = 3\nretries = 2\n", 1)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmq.cli.jobs.lines import Line, Lines
 from shmq.cli.jobs.values import Arguments, Malformed
 from shmq.client.many import mapping
+from shmq.client.submitting.slow_path import most_calls
 from shmq.errors import BadArguments, QueueFull, TooLarge, Unencodable
 from shmq.memory.layout import GROUP_CONTROL
 from shmq.memory.segment import Segment
@@ -144,7 +145,8 @@ class Window:
     def _gather(self) -> None:
         """Make the next chunk of the lines at hand: few if there are few, so that none is kept waiting."""
         chunk, size = _Chunk(), 0
-        while len(chunk.lines) < self._pace.size and size < _CHUNK_BYTES:
+        most = most_calls(self._client, self._task, self._pace.size)
+        while len(chunk.lines) < most and size < _CHUNK_BYTES:
             line = self._lines.take()
             if line is None:
                 break

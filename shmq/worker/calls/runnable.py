@@ -23,9 +23,11 @@ def startable(runnable: Runnable | None, head: Header, seat: Seat, slot: int) ->
     """The task of a job that is about to start.
 
     Raises:
-        UnknownTask: this worker has none by its key. JobExpired: it comes too late.
+        UnknownTask: this worker has none by its key. Outdated: nor could it. JobExpired: it comes too late.
     """
     if runnable is None:
+        if seat.is_outdated:
+            raise outcome.Outdated
         raise UnknownTask(
             f"{seat.name_in(slot)} (key {head.key:#018x}) is not registered in this worker.\n"
             "Was it renamed, or its module removed? `shmq tasks` lists what there is."

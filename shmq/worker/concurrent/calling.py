@@ -89,6 +89,8 @@ class ConcurrentCalling:
             for args in calls:
                 try:
                     ends.append(await self._invoke(job, runnable, args, {}))
+                except TaskTimeout as error:
+                    ends.append(error if error.args else job.timeout())  # the one raised in the thread says nothing
                 except Exception as error:
                     ends.append(error)
         return runnable.answer(ends, now_ns() - started)
@@ -108,14 +110,15 @@ class ConcurrentCalling:
         if not job.limit_ns:
             yield
             return
-        job.deadline_ns = deadline_ns = now_ns() + job.limit_ns
-        self._show_next()
+        deadline_ns = now_ns() + job.limit_ns
+        if not job.was_killed:
+            job.deadline_ns = deadline_ns
+            self._show_next()
         timer = asyncio.get_running_loop().call_later(job.limit_ns / NS, job.time_out)
         try:
             yield
             if job.runs_on_loop and now_ns() > deadline_ns and not job.has_timed_out:
-                job.has_timed_out = True
-                raise TaskTimeout
+                raise job.timeout()
         finally:
             timer.cancel()
             if job.deadline_ns == deadline_ns:  # else that of another call of the chunk, or of a kill

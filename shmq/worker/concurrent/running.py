@@ -59,11 +59,15 @@ class Running:
             if self.thread:
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread), ctypes.py_object(TaskTimeout))
 
+    def timeout(self) -> TaskTimeout:
+        """What its end is then."""
+        name = self.runnable.name if self.runnable is not None else "a task"
+        return TaskTimeout(f"{name} ran past its time limit of {self.limit_ns / NS:g} s; raise `timeout`")
+
     def why_cancelled(self) -> BaseException:
         """What ended it, once it has been interrupted."""
-        if self.has_timed_out and self.runnable is not None:
-            limit_s = self.limit_ns / NS
-            return TaskTimeout(f"{self.runnable.name} ran past its time limit of {limit_s:g} s; raise `timeout`")
+        if self.has_timed_out:
+            return self.timeout()
         if self.was_killed:
             return JobCancelled("killed on request")
         return asyncio.CancelledError("the task cancelled itself")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shmq.clock import now_ns
 from shmq.errors import Reject
 from shmq.memory.layout import WORKER
 from shmq.transport.dead import DeadLetter, DeadLetters
@@ -24,7 +25,7 @@ from shmq.wire.codec import Decoder, Encoder
 from shmq.wire.failure import Failure, describe
 from shmq.wire.header import BLOCK, CALL, FORGET, INLINE, STREAM, STREAMED, Header, result_word
 from shmq.worker.results import outcome
-from shmq.worker.results.outcome import StreamClosed, StreamGivenBack
+from shmq.worker.results.outcome import Outdated, StreamClosed, StreamGivenBack
 from shmq.worker.results.outlet import Outlets
 from shmq.worker.seat import Seat
 from shmq.worker.slots import Slots
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from shmq.worker.calls.runnable import Runnable
 
 INHERIT_RETRIES = 255
+
+_UNTIL_REPLACED_NS = 20_000_000
 
 
 class Failing:
@@ -61,6 +64,8 @@ class Failing:
             return with_state(running, CANCELLED)
         if isinstance(error, StreamGivenBack):
             return self._again(slot, with_state(running - CRASH, 0), 0)
+        if isinstance(error, Outdated):
+            return self._again(slot, with_state(running - CRASH, 0), now_ns() + _UNTIL_REPLACED_NS)
         runnable = self._runnables.get(head.key)
         seat.row[WORKER["failed"]] += 1
         error = outcome.named(error, seat.name_in(slot), runnable.task.signature if runnable else None)

@@ -40,6 +40,10 @@ class StreamClosed(Exception):
     """The reader closed the stream, or cancelled a generator's job: it ends as cancelled, at a yield."""
 
 
+class Outdated(Exception):
+    """This worker is about to be replaced, and does not know the task: the job starts again in a newer one."""
+
+
 class StreamGivenBack(Exception):
     """The worker drains while a stream waits of which nothing was read: it starts again elsewhere."""
 
