@@ -63,7 +63,7 @@ def target_of(client: Client, task: Task[..., Any]) -> Target:
 
 def most_calls(client: Client, task: Task[..., Any], size: int) -> int:
     """Of a chunk of that size: a rate limit counts jobs, so with one each call is to be one."""
-    return 1 if client._registry.is_rate_limited(target_of(client, task), task) else size
+    return 1 if size == 1 or client._registry.is_rate_limited(target_of(client, task), task) else size
 
 
 def bind_calls(

@@ -14,7 +14,7 @@ from shmq.client.submitting.routing import Router, is_routed
 from shmq.clock import to_ns
 from shmq.errors import BadArguments, UnknownGroup, UnknownTask
 from shmq.memory.lanes import lane
-from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, LIMIT_WORDS, TASK_LIMIT
+from shmq.memory.layout import GROUP_CONTROL, GROUP_CONTROL_WORDS, HEADER, LIMIT_WORDS, TASK_LIMIT
 from shmq.memory.segment import Segment
 from shmq.tasks import current
 from shmq.tasks.registry import TaskInfo, nearest, read
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
 
+_REGISTRY = HEADER["registry"]
 INHERIT_RETRIES = 255
 """Header value that means: as many retries as the group's configuration says."""
 
@@ -48,6 +49,8 @@ class Target:
     origin: Origin
     submit: Callable[..., Job[Any]]
     router: Router | None = None  # set: each job asks it for its own target
+    rates: tuple[memoryview, ...] = ()  # words with the rate limits of its jobs, as of that version of the registry
+    rates_seen: int = -1
 
 
 class Registry:
@@ -55,6 +58,7 @@ class Registry:
 
     def __init__(self, segment: Segment) -> None:
         self._segment = segment
+        self._header = segment.view("header")
         self._version = -1
         self._infos: dict[str, TaskInfo] = {}
         self._remote: dict[str, Task[..., Any]] = {}
@@ -149,9 +153,19 @@ class Registry:
 
     def is_rate_limited(self, target: Target, task: Task[..., Any]) -> bool:
         """Does the task, or a group where its jobs may go, have a rate limit at this moment?"""
+        version = self._header[_REGISTRY]
+        if target.rates_seen != version or target.router is not None:  # routes change without a new registry
+            target.rates, target.rates_seen = self._rates(target, task), version
+        for rate in target.rates:  # noqa: SIM110 - `map` asks for each chunk; a generator costs more than all else
+            if rate[0]:
+                return True
+        return False
+
+    def _rates(self, target: Target, task: Task[..., Any]) -> tuple[memoryview, ...]:
         groups = {target.route.group} if target.router is None else target.router.groups()
         limit = self.info(task.name).limit
-        return any(self._group_rates[group] for group in groups) or bool(limit and self._task_rates[limit[0]])
+        of_groups = (self._group_rates[group : group + 1] for group in groups)
+        return (*of_groups, *(() if limit is None else (self._task_rates[limit[0] : limit[0] + 1],)))
 
     def forget_targets(self) -> None:
         """The row is gone: every task works its target out again."""
