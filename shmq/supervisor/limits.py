@@ -75,10 +75,8 @@ def write(segment: Segment, config: Config) -> None:
     """
     if len(config.limits) > MOST_TASK_LIMITS:
         raise ConfigError(f"[limits]: {len(config.limits)} task limits; at most {MOST_TASK_LIMITS} are possible")
-    for field in (
-        "task_limits",
-        "task_limit_states",
-    ):  # under a former supervisor a number may have meant another pattern
+    # under a former supervisor a number may have meant another pattern
+    for field in ("task_limits", "task_limit_states"):
         segment.view(field)[:] = memoryview(bytes(8 * MOST_TASK_LIMITS * LIMIT_WORDS)).cast(WORD)
     for number, (pattern, limit) in enumerate(config.limits.items()):
         of_tasks(segment, number, pattern).write(limit)

@@ -74,7 +74,7 @@ class Supervisor:
         kernel.reserve_descriptors(config.memory.max_workers + _DESCRIPTORS)
         self.config = config
         self._config_path, self._written = config_path, None  # what the file says, where there is one
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(ConfigError):  # a program's own Config: nothing to read again
             self._written = load(config_path)
         self.state_dir = state_dir = namespace.state_dir(config)
         namespace.prepare(state_dir)

@@ -28,7 +28,7 @@ HAS_ENDED = _bytes_where(lambda state: state >= DONE)
 
 
 def slots_where(segment: Segment, states: bytes, first: int, last: int) -> list[int]:
-    """Those of slots [first, last) in one of the states (IS_FREE, IS_UNDER_WAY, HAS_ENDED), ascending."""
+    """Those of slots [first, last) in one of the states (a set above), ascending."""
     marks = _marks(segment, states, first, last)
     if marks.count(1) > len(marks) >> _FEW_SHIFT:
         return list(compress(range(first, last), marks))

@@ -8,7 +8,9 @@ import time
 
 import pytest
 
+from shmq.clock import now_ns
 from shmq.errors import JobCancelled, WorkerLost
+from shmq.memory.layout import WORKER
 from shmq.transport.dead import DeadLetters
 from tests.live import GUARD_S, LiveSupervisor, until
 
@@ -59,6 +61,13 @@ min_workers = 1
 max_workers = 1
 mode = "fixed"
 concurrency = 4
+
+[groups.patient]
+min_workers = 1
+max_workers = 1
+mode = "fixed"
+concurrency = 4
+grace_s = 3600
 
 [groups.strict]
 min_workers = 1
@@ -150,12 +159,16 @@ def test_a_job_alone_over_the_hard_limit_goes_where_there_is_more(live, tmp_path
 
 
 def test_a_kill_does_not_wait_for_another_job_that_is_overdue(live):
-    overdue = begun(live, "nap", timeout=0.1)
-    job = begun(live, "nap")
+    overdue = begun(live, "nap", group="patient", timeout=0.1)
+    job = begun(live, "nap", group="patient")
+    rows = live.segment.rows("worker_rows")
+    until(lambda: any(0 < row[WORKER["deadline_ns"]] < now_ns() for row in rows), "its time is over")
     job.cancel(kill=True)
     with pytest.raises(JobCancelled):
         job.result(GUARD_S)
-    with pytest.raises(TimeoutError):
+    assert not overdue.done()  # it runs again, or will: its grace is an hour
+    overdue.cancel(kill=True)
+    with pytest.raises((JobCancelled, TimeoutError)):
         overdue.result(GUARD_S)
 
 

@@ -35,8 +35,8 @@ def limit(namespace: str, target: str | None, off: bool, **changes: Any) -> None
     """Show or change rate limit and circuit breaker.
 
     Without options the limits in force are shown. A task has those of the [limits] table that matches it, which it
-    shares with all tasks that match. Changes hold until the supervisor ends; to keep them write them into the
-    configuration, where the keys have the same names.
+    shares with all tasks that match; jobs that it holds back notice a change within five seconds. Changes hold until
+    the supervisor ends; to keep them write them into the configuration, where the keys have the same names.
     """
     changes = {name: value for name, value in changes.items() if value is not None}
     if target is None and (changes or off):

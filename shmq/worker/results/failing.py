@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 INHERIT_RETRIES = 255
 
 _UNTIL_REPLACED_NS = 20_000_000
+"""Until a job is offered again that an outdated worker has met: others of its age are still there."""
 
 
 class Failing:
