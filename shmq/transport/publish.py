@@ -34,7 +34,7 @@ from shmq.transport.table import (
     next_free,
     owner_of,
 )
-from shmq.wire.header import HEADER, HEADER_BYTES
+from shmq.wire.header import HEADER, HEADER_BYTES, PLAIN, VARIADIC
 
 
 class Route(NamedTuple):
@@ -97,6 +97,8 @@ class Publisher:
                 return 0
             at = slot * stride
             written[slot - first] = None
+            if not (block or kind or expires_ns or timeout_ns) and nargs != VARIADIC:
+                flags |= PLAIN
             pack_into(
                 payload, at, key, length, nargs, kind, flags, retries, now_ns(), block, timeout_ns, expires_ns, parent
             )

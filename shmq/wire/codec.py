@@ -25,7 +25,7 @@ import msgspec
 
 from shmq.errors import TooLarge, Unencodable
 from shmq.memory import late
-from shmq.memory.blocks import BlockPool, bottom_of
+from shmq.memory.blocks import BlockPool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +83,7 @@ def _description(kind: type, dtype: np.dtype[Any], shape: tuple[int, ...]) -> by
 @lru_cache(maxsize=_KINDS)
 def _type_and_shape(description: bytes) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """What a description says. Damaged ones raise almost anything."""
+    late.load()
     import numpy as np
 
     name, dims = description[1 : 1 + description[0]], description[1 + description[0] :]
@@ -184,13 +185,10 @@ class Encoder:
 
     def _shared_unit(self, array: NDArray[Any]) -> int | None:
         """The block the array lies in already (`shmq.empty`), now tagged with this job."""
-        unit = self._blocks.locate(array)
-        if unit is None or not array.flags.c_contiguous or not array.flags.writeable:
-            return None
-        if not self._blocks.adopt(unit, array.nbytes, self.slot, self.generation):
-            return None  # in use by another job: copy
-        self.used_blocks = True
-        self._taken.append((unit, array.nbytes))
+        unit = self._blocks.adopt(array, self.slot, self.generation)
+        if unit is not None:
+            self.used_blocks = True
+            self._taken.append((unit, array.nbytes))
         return unit
 
 
@@ -291,39 +289,35 @@ class Decoder:
             raise
 
     def _extension(self, code: int, data: memoryview) -> NDArray[Any] | str:
-        if code == _TEXT:
-            return bytes(data).decode("utf-8", "surrogateescape")
-        if code not in (_INLINE, _REFERENCE):
-            raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
         try:
-            return self._array(code, data)
+            if code == _REFERENCE:
+                unit, nbytes = _REF.unpack_from(data)
+                return self._view(unit, nbytes, *_type_and_shape(bytes(data[_REF.size :])))
+            if code == _INLINE:
+                at = 2 + data[0] + 8 * data[1]
+                dtype, shape = _type_and_shape(bytes((data[0],)) + bytes(data[2:at]))
+                import numpy as np
+
+                return np.frombuffer(bytes(data[at:]), dtype).reshape(shape)
         except (IndexError, SyntaxError) as error:  # too short; or what numpy makes of a type's name
             raise ValueError(f"a damaged array: {error}") from error
-
-    def _array(self, code: int, data: memoryview) -> NDArray[Any]:
-        late.load()
-        if code == _INLINE:
-            at = 2 + data[0] + 8 * data[1]
-            dtype, shape = _type_and_shape(bytes((data[0],)) + bytes(data[2:at]))
-            import numpy as np
-
-            return np.frombuffer(bytes(data[at:]), dtype).reshape(shape)
-        unit, nbytes = _REF.unpack_from(data)
-        return self._view(unit, nbytes, *_type_and_shape(bytes(data[_REF.size :])))
+        if code == _TEXT:
+            return bytes(data).decode("utf-8", "surrogateescape")
+        raise ValueError(f"ext code {code} is not one of shmq's: damaged record")
 
     def _view(self, unit: int, nbytes: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """An array that cannot be written to: of the block itself, or of a copy where no view may be kept."""
         import numpy as np
 
-        flat = np.frombuffer(self._blocks.bytes_at(unit, nbytes), dtype)
+        flat = np.frombuffer(self._blocks.readable_bytes_at(unit, nbytes), dtype)
         block_bytes = self._blocks.units_for(nbytes) * self._blocks.unit_bytes
         if self._blocks.must_be_copied(unit, self._viewed_bytes + block_bytes):
             flat = flat.copy()
             flat.flags.writeable = False
-            return flat.reshape(shape)
-        flat.flags.writeable = False
-        self._viewed_bytes += block_bytes
-        self.views.append((weakref.ref(bottom_of(flat)), unit, nbytes))
-        return flat.reshape(shape)
+        else:
+            self._viewed_bytes += block_bytes
+            self.views.append((weakref.ref(flat.base), unit, nbytes))
+        return flat if flat.shape == shape else flat.reshape(shape)
 
     def pin_living_views(self) -> None:
         """Pin the blocks whose views outlive the job. Caller must: not have freed or acked it yet."""
@@ -353,7 +347,7 @@ def _with_odd_text(value: Any) -> Any:
 
 def accept(kind: type, value: Any) -> Any:
     """Custom annotations take the value that ext decoding made (ndarray and its generic forms), or text (paths)."""
-    origin = get_origin(kind) or kind
+    origin = kind if kind.__class__ is type else get_origin(kind) or kind
     if isinstance(value, str) and isinstance(origin, type) and issubclass(origin, PurePath):
         return origin(value)
     if isinstance(origin, type) and isinstance(value, origin):

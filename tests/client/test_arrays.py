@@ -124,6 +124,8 @@ class TestBlocks:
         assert not result.flags.owndata
         with pytest.raises(ValueError, match="read-only"):
             result[0] = 1
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            result.flags.writeable = True
 
     def test_a_result_view_keeps_its_block_while_others_come_and_go(self, client):
         first = declared.doubled.submit(np.arange(100_000.0)).result(10)
@@ -167,6 +169,15 @@ class TestBlocks:
         jobs.clear()
         gc.collect()
         until(lambda: client._blocks.used_bytes() == 0)
+
+    @pytest.mark.parametrize("dtype", ["M8[s]", "S3", "V5", "?"])
+    def test_one_of_any_type_is_submitted_without_a_copy(self, client, dtype):
+        array = shmq.empty(50_000, dtype)
+        array[:] = np.zeros(1, dtype)[0]
+        used = client._blocks.used_bytes()
+        job = declared.same_array.options(delay=60).submit(array)
+        assert client._blocks.used_bytes() == used
+        job.cancel()
 
     def test_an_empty_array_of_the_pool_is_submitted_without_a_copy(self, client):
         array = shmq.empty((1000, 200), "f4")
@@ -230,7 +241,7 @@ class TestBlocks:
             kept.extend(shmq.empty(1 << 20, "u1") for _ in range(17))
         with pytest.raises(QueueFull, match="no free block for the arguments") as caught:
             declared.length.options(block=0.05).submit(b"x" * (1 << 20))
-        assert "bytes" in str(caught.value)
+        assert "0 are free in one piece; 8388608 take results only" in str(caught.value)
         del kept
         gc.collect()
         assert declared.length.submit(b"x" * (1 << 20)).result(10) == 1 << 20

@@ -8,7 +8,9 @@ import tracemalloc
 import pytest
 
 import shmq
+from shmq.client.many.mapping import Pace, most_ahead
 from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
+from shmq.memory.layout import GROUP_CONTROL
 from tests.client import declared
 
 pytestmark = pytest.mark.usefixtures("client")
@@ -192,3 +194,51 @@ def test_a_call_that_kills_its_worker_is_lost(client):
     answers = list(client.map_calls(declared.die_at_three, [(i,) for i in range(6)], chunk_size=1))
     assert [ok for _, ok, _ in answers] == [True, True, True, False, True, True]
     assert isinstance(answers[3][2], WorkerLost)
+
+
+class TestSizesOfChunks:
+    def test_they_grow_to_a_time_and_shrink_as_the_end_comes_near(self):
+        pace = Pace("auto", 1 << 25, 24)
+        sizes = []
+        left = 400
+        while left > 0:
+            size = pace.share(left, workers=4)
+            sizes.append(size)
+            left -= size
+            pace.learn(size, size * 0.001, 0)  # calls of 1 ms: 8 of them fill the time
+        assert sizes[:3] == [1, 4, 8]
+        assert max(sizes) == 8
+        assert sizes[-7:] == [1] * 7
+        assert sizes[3:] == sorted(sizes[3:], reverse=True)
+
+    def test_tiny_calls_make_no_tiny_chunks_at_the_end(self):
+        pace = Pace("auto", 1 << 25, 24)
+        for _ in range(8):
+            pace.learn(pace.size, pace.size * 1e-6, 0)
+        assert pace.size == 2048
+        assert pace.share(10, workers=4) == 250
+
+    def test_a_given_size_stays(self):
+        pace = Pace(7, 1 << 25, 24)
+        assert pace.share(1, workers=4) == 7
+
+    def test_many_workers_have_chunks_ahead_of_each(self, client):
+        segment, group = client.segment, client._registry.groups.index("computation")
+        row = segment.rows("group_control")[group]
+        before = row[GROUP_CONTROL["max_workers"]]
+        row[GROUP_CONTROL["max_workers"]] = 64
+        try:
+            assert most_ahead(segment, group) == segment.shape.slots_per_producer // 2
+        finally:
+            row[GROUP_CONTROL["max_workers"]] = before
+        assert most_ahead(segment, group) == 24
+
+    def test_the_length_of_the_input_is_that_of_its_shortest_part_that_is_known(self, client, monkeypatch):
+        seen = []
+        share = Pace.share
+        monkeypatch.setattr(Pace, "share", lambda pace, left, workers: seen.append(left) or share(pace, left, workers))
+        assert len(list(shmq.map(declared.positional, range(30), itertools.count()))) == 30
+        assert seen[0] == 30
+        seen.clear()
+        assert len(list(shmq.map(declared.positional, (n for n in range(30)), itertools.count()))) == 30
+        assert not seen

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmq.cli.jobs.lines import Line, Lines
 from shmq.cli.jobs.values import Arguments, Malformed
 from shmq.client.many import mapping
-from shmq.client.submitting.slow_path import most_calls
+from shmq.client.submitting.slow_path import most_calls, target_of
 from shmq.errors import BadArguments, QueueFull, TooLarge, Unencodable
-from shmq.memory.layout import GROUP_CONTROL
-from shmq.memory.segment import Segment
 from shmq.wire.codec import PoolFull
 
 if TYPE_CHECKING:
@@ -92,8 +90,8 @@ class Window:
         self._parse = parse
         self._ordered = ordered
         self._explain = explain
-        self._pace = mapping.Pace(chunk_size, client.block_budget_bytes)
-        self._most_chunks = _most_chunks(client.segment, task.settings.group)
+        most = mapping.most_ahead(client.segment, target_of(client, self._task).route.group)
+        self._pace = mapping.Pace(chunk_size, client.block_budget_bytes, most)
         self._unsent: deque[_Chunk] = deque()
         self._chunks: deque[_Chunk] = deque()
         self._bytes = 0
@@ -138,9 +136,7 @@ class Window:
                 return
 
     def _has_room(self) -> bool:
-        ahead = self._pace.ahead
-        most = ahead if ahead < mapping._MOST_AHEAD else self._most_chunks
-        return len(self._chunks) < most and self._bytes < _MOST_BYTES
+        return len(self._chunks) < self._pace.ahead and self._bytes < _MOST_BYTES
 
     def _gather(self) -> None:
         """Make the next chunk of the lines at hand: few if there are few, so that none is kept waiting."""
@@ -228,12 +224,3 @@ class Window:
             answers = mapping.answers(self._client, self._task, as_sent, self._pace)
             for line, (_, ok, value) in zip(chunk.lines, answers, strict=True):
                 yield Answer(line, ok, value)
-
-
-def _most_chunks(segment: Segment, group: str) -> int:
-    """Enough that no worker of the group waits for its next chunk; never more than slots and blocks allow."""
-    names = segment.group_names()
-    control = segment.rows("group_control")[names.index(group) if group in names else 0]
-    workers, concurrency = control[GROUP_CONTROL["max_workers"]], control[GROUP_CONTROL["concurrency"]]
-    wanted = max(mapping._MOST_AHEAD, 2 * min(workers, 1000) * max(1, min(concurrency, 1000)))
-    return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))

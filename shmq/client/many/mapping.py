@@ -1,10 +1,11 @@
 """`map`: many calls of one task, in chunks, with bounded memory on both sides.
 
 A chunk is one job whose message is a list of argument arrays; the worker answers with
-(run ns, values of the calls that succeeded, {index: failure}). "auto" starts small and aims at CHUNK_S of work per
-chunk, measured by how fast results come back. Whatever the chunk size, what is under way at once
-fits a part of the block budget: results wait in blocks until their turn. Where a rate limit counts, a chunk holds one
-call.
+(run ns, values of the calls that succeeded, {index: failure}). "auto" starts small, aims at CHUNK_S of work per chunk,
+as the workers measured it, and ends small where the length of the input is known: what is left is shared, so that no
+worker has the last chunk for itself (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers, 1987).
+Whatever the chunk size, what is under way at once fits a part of the block budget: results wait in blocks until their
+turn. Where a rate limit counts, a chunk holds one call.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
 from shmq.client.submitting.kinds import ChunkOf
-from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message
+from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
 from shmq.errors import BadArguments, TooLarge, WorkerLost
+from shmq.memory.layout import GROUP_CONTROL
 from shmq.tasks.task import Task
 from shmq.wire.codec import PoolFull
 from shmq.wire.failure import Failure, rebuild
@@ -26,11 +29,14 @@ from shmq.wire.header import MANY
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
+    from shmq.memory.segment import Segment
 
-CHUNK_S = 0.004
+_WORKERS = GROUP_CONTROL["workers"]
+CHUNK_S = 0.008
 CHUNK_BYTES = 256 * 1024
 _FIRST_CHUNK, _LARGEST_CHUNK = 1, 2048
-_FIRST_AHEAD, _LEAST_AHEAD, _MOST_AHEAD = 4, 2, 24
+_SMALLEST_SHARE = 32  # of CHUNK_S: chunks become no shorter than that at the end
+_FIRST_AHEAD, _LEAST_AHEAD, _AHEAD = 4, 2, 24
 _SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
 Calls = Iterable[tuple[Any, ...]]
@@ -40,12 +46,13 @@ Answer = tuple[int, bool, Any]
 class Pace:
     """How many calls go into the next chunk, and how many chunks may be under way."""
 
-    def __init__(self, chunk_size: int | str, budget_bytes: int) -> None:
+    def __init__(self, chunk_size: int | str, budget_bytes: int, most_ahead: int) -> None:
         if chunk_size != "auto" and not (isinstance(chunk_size, int) and chunk_size >= 1):
             raise BadArguments(f'chunk_size must be "auto" or a number from 1, got {chunk_size!r}')
         self._is_auto = chunk_size == "auto"
         self.size = _FIRST_CHUNK if self._is_auto else int(chunk_size)
-        self.ahead = _FIRST_AHEAD
+        self._smallest = 1
+        self.ahead, self._most_ahead = _FIRST_AHEAD, most_ahead
         self._share_bytes = budget_bytes // _SHARE_OF_BLOCKS
         self._call_bytes = 0.0
 
@@ -53,10 +60,17 @@ class Pace:
         """A chunk of `calls` ran for `run_s` seconds; its arguments and results took `nbytes` of blocks."""
         self._call_bytes = max(nbytes / calls, 0.9 * self._call_bytes)  # large ones are remembered for a while
         if self._is_auto:
-            fitting = min(int(calls * CHUNK_S / max(run_s, 1e-7)), int(CHUNK_BYTES / max(self._call_bytes, 1.0)))
-            self.size = max(1, min(fitting, 4 * calls, _LARGEST_CHUNK))
+            in_time = int(calls * CHUNK_S / max(run_s, 1e-7))
+            self.size = max(1, min(in_time, int(CHUNK_BYTES / max(self._call_bytes, 1.0)), 4 * calls, _LARGEST_CHUNK))
+            self._smallest = max(in_time // _SMALLEST_SHARE, 1)
         fitting = int(self._share_bytes / max(self.size * self._call_bytes, 1.0))
-        self.ahead = max(_LEAST_AHEAD, min(fitting, _MOST_AHEAD))
+        self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_ahead))
+
+    def share(self, left: int, workers: int) -> int:
+        """Calls of the next chunk when `left` are left of the input: half of what there is for each worker, at most."""
+        if not self._is_auto:
+            return self.size
+        return min(self.size, max(-(-left // (2 * workers)), self._smallest))
 
     def shrink(self, calls: int) -> None:
         """A chunk of `calls` was too large for the blocks."""
@@ -78,6 +92,14 @@ class Chunk:
         return len(self.calls)
 
 
+def most_ahead(segment: Segment, group: int) -> int:
+    """Chunks under way: enough that no worker of the group waits for its next, no more than slots and blocks allow."""
+    control = segment.rows("group_control")[group]
+    workers, concurrency = (min(control[GROUP_CONTROL[word]], 1000) for word in ("max_workers", "concurrency"))
+    wanted = max(_AHEAD, 2 * workers * max(1, concurrency))
+    return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))
+
+
 def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ...]]) -> Job[Any]:
     """Queue many calls as one job; its result is (run ns, values, {index: failure}).
 
@@ -88,9 +110,13 @@ def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ..
     return submit_message(client, target, ChunkOf(task), calls, nargs, MANY, None)
 
 
-def values(client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str) -> Iterator[Any]:
+def values(
+    client: Client, task: Task[..., Any], iterables: tuple[Iterable[Any], ...], chunk_size: int | str
+) -> Iterator[Any]:
     """The value of each call, in order; the first failure is raised in its place."""
-    for _, found, rest in _chunks(client, task, calls, chunk_size, ordered=True):
+    total = min((length for each in iterables if (length := length_hint(each))), default=0)
+    calls = zip(*iterables, strict=False)
+    for _, found, rest in _chunks(client, task, calls, chunk_size, total, ordered=True):
         yield from found
         for _, is_value, value in rest:
             if not is_value:
@@ -102,17 +128,19 @@ def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
     """(index, ok, value or exception) of each call; `ordered` or as chunks end."""
-    for chunk, found, rest in _chunks(client, task, calls, chunk_size, ordered=ordered):
+    for chunk, found, rest in _chunks(client, task, calls, chunk_size, length_hint(calls), ordered=ordered):
         for i, value in enumerate(found, chunk.first):
             yield i, True, value
         yield from rest
 
 
 def _chunks(
-    client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool
+    client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, total: int, *, ordered: bool
 ) -> Iterator[tuple[Chunk, list[Any], Iterator[Answer]]]:
-    """Each chunk with what `_end` says of it."""
-    pace = Pace(chunk_size, client.block_budget_bytes)
+    """Each chunk with what `_end` says of it. Of `total` calls, if that is not 0."""
+    group = target_of(client, task).route.group
+    pace = Pace(chunk_size, client.block_budget_bytes, most_ahead(client.segment, group))
+    control = client.segment.rows("group_control")[group]
     source = iter(calls)
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
     waiting: deque[Chunk] = deque()
@@ -120,7 +148,8 @@ def _chunks(
     try:
         while True:
             while len(waiting) < pace.ahead:
-                size = most_calls(client, task, pace.size)
+                share = pace.size if first >= total else pace.share(total - first, max(control[_WORKERS], 1))
+                size = most_calls(client, task, share)
                 held += itertools.islice(source, max(size - len(held), 0))
                 if not held:
                     break
@@ -172,7 +201,8 @@ def _end(client: Client, task: Task[..., Any], chunk: Chunk, pace: Pace) -> tupl
     """
     job, first, count = chunk.job, chunk.first, chunk.count
     try:
-        client.wait_any([job])
+        if not client.collect(job):
+            client.wait_for(job, None)
         raw = job._raw if job._state == RAW else b""
         result_bytes = len(raw or b"")
         run_ns, found, failures = job.result()

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def wait_for(client: Client, job: Job[Any], timeout: float | None) -> None:
-    """Block until the job has ended. Raises TimeoutError."""
+    """Block until the job has ended: who calls has looked already. Raises TimeoutError."""
     client._refuse_reentry()
     check_own(client, job)
     give_up = deadline_after(timeout)
     has_ended = partial(client._peek, job)
-    while not client.collect(job):
+    while True:
         if is_in_task():
             with waiting_for(job):
                 is_ready = client._waiter.wait(has_ended, give_up)
@@ -33,6 +33,8 @@ def wait_for(client: Client, job: Job[Any], timeout: float | None) -> None:
         if not is_ready:
             late = f"job {job.id} of {job.task_name} is {job.state} after {timeout} s; it goes on"
             raise TimeoutError(f"{late}.\n{why_late(client, job)}")
+        if client.collect(job):
+            return
 
 
 def is_in_task() -> bool:
