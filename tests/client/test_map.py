@@ -8,7 +8,8 @@ import tracemalloc
 import pytest
 
 import shmq
-from shmq.client.many.mapping import Pace, most_ahead
+from shmq.client.many.mapping import AHEAD, Pace
+from shmq.client.many.window import most_ahead
 from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
 from shmq.memory.layout import GROUP_CONTROL
 from tests.client import declared
@@ -228,10 +229,10 @@ class TestSizesOfChunks:
         before = row[GROUP_CONTROL["max_workers"]]
         row[GROUP_CONTROL["max_workers"]] = 64
         try:
-            assert most_ahead(segment, group) == segment.shape.slots_per_producer // 2
+            assert most_ahead(segment, group, AHEAD) == segment.shape.slots_per_producer // 2
         finally:
             row[GROUP_CONTROL["max_workers"]] = before
-        assert most_ahead(segment, group) == 24
+        assert most_ahead(segment, group, AHEAD) == 24
 
     def test_the_length_of_the_input_is_that_of_its_shortest_part_that_is_known(self, client, monkeypatch):
         seen = []

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shmq.cli.jobs.lines import Line, Lines
 from shmq.cli.jobs.values import Arguments, Malformed
 from shmq.client.many import mapping
+from shmq.client.many.window import most_ahead
 from shmq.client.submitting.slow_path import most_calls, target_of
 from shmq.errors import BadArguments, QueueFull, TooLarge, Unencodable
 from shmq.wire.codec import PoolFull
@@ -90,7 +91,7 @@ class Window:
         self._parse = parse
         self._ordered = ordered
         self._explain = explain
-        most = mapping.most_ahead(client.segment, target_of(client, self._task).route.group)
+        most = most_ahead(client.segment, target_of(client, self._task).route.group, mapping.AHEAD)
         self._pace = mapping.Pace(chunk_size, client.block_budget_bytes, most)
         self._unsent: deque[_Chunk] = deque()
         self._chunks: deque[_Chunk] = deque()

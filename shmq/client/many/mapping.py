@@ -18,6 +18,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
+from shmq.client.many.window import most_ahead
 from shmq.client.submitting.kinds import ChunkOf
 from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
 from shmq.errors import BadArguments, TooLarge, WorkerLost
@@ -29,14 +30,13 @@ from shmq.wire.header import MANY
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
-    from shmq.memory.segment import Segment
 
 _WORKERS = GROUP_CONTROL["workers"]
 CHUNK_S = 0.008
 CHUNK_BYTES = 256 * 1024
 _FIRST_CHUNK, _LARGEST_CHUNK = 1, 2048
 _SMALLEST_SHARE = 32  # of CHUNK_S: chunks become no shorter than that at the end
-_FIRST_AHEAD, _LEAST_AHEAD, _AHEAD = 4, 2, 24
+_FIRST_AHEAD, _LEAST_AHEAD, AHEAD = 4, 2, 24
 _SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
 Calls = Iterable[tuple[Any, ...]]
@@ -92,14 +92,6 @@ class Chunk:
         return len(self.calls)
 
 
-def most_ahead(segment: Segment, group: int) -> int:
-    """Chunks under way: enough that no worker of the group waits for its next, no more than slots and blocks allow."""
-    control = segment.rows("group_control")[group]
-    workers, concurrency = (min(control[GROUP_CONTROL[word]], 1000) for word in ("max_workers", "concurrency"))
-    wanted = max(_AHEAD, 2 * workers * max(1, concurrency))
-    return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))
-
-
 def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ...]]) -> Job[Any]:
     """Queue many calls as one job; its result is (run ns, values, {index: failure}).
 
@@ -139,7 +131,7 @@ def _chunks(
 ) -> Iterator[tuple[Chunk, list[Any], Iterator[Answer]]]:
     """Each chunk with what `_end` says of it. Of `total` calls, if that is not 0."""
     group = target_of(client, task).route.group
-    pace = Pace(chunk_size, client.block_budget_bytes, most_ahead(client.segment, group))
+    pace = Pace(chunk_size, client.block_budget_bytes, most_ahead(client.segment, group, AHEAD))
     control = client.segment.rows("group_control")[group]
     source = iter(calls)
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmq.client.many.window import Calls, Items, Window, checked
+from shmq.client.many.window import Calls, Items, Window, checked, most_ahead
 from shmq.client.submitting.kinds import StreamOf
-from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message
+from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
 from shmq.errors import QueueFull, TaskTimeout, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.failure import Failure
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from shmq.client.handle import Job
     from shmq.client.parts.reader import PartStream
 
+_AHEAD = 8
 _SWEEP_S = 0.02
 _MOST_EARLY = 100_000  # results of one chunk read before its turn; only a generator task has more
 
@@ -93,7 +94,8 @@ def run(
     client: Client, task: Task[..., Any], items: Iterable[Any], chunk_size: int, memory_limit: int | str
 ) -> Iterator[Any]:
     """The results; of a generator task its parts, item after item. What cannot work is refused at once."""
-    window = Window(task.name, checked(chunk_size, memory_limit), client.block_budget_bytes)
+    ahead = most_ahead(client.segment, target_of(client, task).route.group, _AHEAD)
+    window = Window(task.name, checked(chunk_size, memory_limit), client.block_budget_bytes, ahead)
     return _run(client, task, Items(items, window), window, chunk_size)
 
 

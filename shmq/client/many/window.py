@@ -1,17 +1,20 @@
-"""How much of a stream's input may be under way: sizes of items, chunks and the window they must fit."""
+"""How much of an input may be under way: chunks ahead of the workers; of a stream the window that all must fit."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shmq.errors import BadArguments, TooLarge
+from shmq.memory.layout import GROUP_CONTROL
 from shmq.wire.codec import ENCODING_ERRORS, is_array
 
-_AHEAD = 8  # chunks under way
+if TYPE_CHECKING:
+    from shmq.memory.segment import Segment
+
 _SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
 _ITEM_BYTES = 64  # what a value costs in Python beside its content
 _LEAST_LIMIT = 1_000_000
@@ -19,6 +22,14 @@ _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _NO_MORE = object()
 Calls = list[tuple[Any, ...]]
+
+
+def most_ahead(segment: Segment, group: int, least: int) -> int:
+    """Chunks under way: enough that no worker of the group waits for its next, no more than slots and blocks allow."""
+    control = segment.rows("group_control")[group]
+    workers, concurrency = (min(control[GROUP_CONTROL[word]], 1000) for word in ("max_workers", "concurrency"))
+    wanted = max(least, 2 * workers * max(1, concurrency))
+    return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))
 
 
 def parse_size(size: int | str) -> int:
@@ -38,11 +49,12 @@ class Window:
     may keep; the other half is left for the ring, for the chunk whose results are handed out, and for Python.
     """
 
-    def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int) -> None:
+    def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int, most_ahead: int) -> None:
         self._task = task
         self.limit_bytes = limit_bytes
         self.planned_bytes = limit_bytes // 2
-        self.chunk_bytes = min(self.planned_bytes // (3 * _AHEAD), block_budget_bytes // (4 * _AHEAD))
+        self._most_ahead = most_ahead
+        self.chunk_bytes = min(self.planned_bytes // (3 * most_ahead), block_budget_bytes // (4 * most_ahead))
         self._blocks_bytes = block_budget_bytes // 4
         self._used_bytes = self._item_bytes = 0
         self._chunks = 0
@@ -51,7 +63,7 @@ class Window:
         """May a chunk with this item be sent?"""
         if not self._chunks:
             return True
-        if self._chunks >= _AHEAD or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
+        if self._chunks >= self._most_ahead or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
             return False
         return 2 * (self._item_bytes + item_bytes) <= self._blocks_bytes  # a block may be twice as long as its content
 
