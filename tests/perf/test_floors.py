@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from perf.results import quantile
         (floors.bare_codec, "per_s"),
         (floors.encode_alone, "call_s"),
         (floors.ping_pong, "p50_s"),
+        (lambda: floors.ping_pong(apart=False), "p50_s"),
         (floors.copy_and_sum, "per_s"),
         (floors.serial_spin, "per_s"),
         (lambda: floors.parallel_spin(2), "per_s"),
@@ -38,3 +40,17 @@ def test_ping_pong_gives_one_sample_a_trip_and_leaves_nothing_behind() -> None:
     assert seen.metrics["p50_s"] == quantile(seen.samples, 0.5)
     assert not list(Path("/dev/shm").glob("sem.perf-ping*"))
     assert not [child for child in multiprocessing.active_children() if child.is_alive()]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="two cores can be told apart where there are two")
+def test_who_answers_apart_does_so_on_another_core_and_afterwards_all_cores_are_free_again() -> None:
+    before = os.sched_getaffinity(0)
+    with floors.echoing_process(apart=True) as (ping, pong):
+        ping.release()
+        pong.acquire()  # it answers: it has chosen its core
+        (child,) = multiprocessing.active_children()
+        assert child.pid is not None
+        mine, its = os.sched_getaffinity(0), os.sched_getaffinity(child.pid)
+        assert len(mine) == len(its) == 1
+        assert mine != its
+    assert os.sched_getaffinity(0) == before

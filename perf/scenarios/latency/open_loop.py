@@ -44,6 +44,7 @@ def contestants(setting: Setting) -> list[Contestant]:
         Contestant(rig.NAME, "subject", open_, jobs),
         Contestant("two semaphores at the same due times", "floor", open_bare, jobs),
         floors.ping_pong(),
+        floors.ping_pong(apart=False),
     ]
 
 
