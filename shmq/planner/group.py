@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, replace
 
 from shmq.planner.forecast import Forecaster
+from shmq.planner.forecast.pending import HORIZON
 from shmq.planner.policy import Decision, Needs, Policy, Rules, horizon_steps
 from shmq.planner.staffing import Goal, Load, arrival_cv2, most_arrivals, rate_error, workers_needed
 
@@ -149,6 +150,15 @@ class GroupPlanner:
             self.present.value / self.step_s, *ahead.band,
             soon=soon if is_more else 0, soon_s=ahead.soon_s,
         )  # fmt: skip
+
+    def may_rest(self, seen: Observed, plan: Plan) -> bool:
+        """Would steps without work decide as this one, for as long as is forecast?"""
+        rules = self.policy.rules
+        if rules.mode == "fixed":
+            return True
+        bands = zip(*(ends.tolist() for ends in self.forecaster.forecast(HORIZON)), strict=True)
+        worst = max(bands, key=lambda band: band[2])
+        return plan.target <= rules.min_workers and max(plan.soon, self._predicted(seen, *worst)) <= rules.min_workers
 
     def order_soon(self, now_s: float, plan: Plan) -> Decision:
         """What a plan put off until `soon_s` after it: workers for the next step, just in time."""

@@ -19,6 +19,7 @@ from shmq.planner.group import GroupPlanner, Observed, Plan
 from shmq.planner.observing import Observer
 from shmq.planner.patterns import Patterns, next_boundary
 from shmq.planner.policy import Rules
+from shmq.planner.rest import Rest
 from shmq.planner.routing.learner import Learner
 from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal, Grant, Host, Need, allocate
@@ -43,6 +44,7 @@ class Planner:
         self._cores = len(os.sched_getaffinity(0))
         self._memory_bytes = int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
         self._observer = Observer(self._segment)
+        self._rest = Rest(self._segment)
         self._learner = Learner(self._segment, list(config.groups))
         self._plans = self._segment.rows("group_plan")
         self._control = self._segment.rows("group_control")
@@ -122,18 +124,31 @@ class Planner:
 
     def step(self, now_s: float, missed: int = 0) -> None:
         """One step of every group: observe, plan, share the host, write. `missed`: steps that went by unplanned."""
+        if not missed and self._rest.lasts(now_s):
+            for row in self._plans:
+                row[GROUP_PLAN["updated_ns"]] = now_ns()
+            return
+        for ended_s in self._rest.end():
+            self._take([replace(seen, now_s=ended_s) for seen in self._rest.seen])
         seen = [self._observe(g, now_s, missed) for g in range(len(self._groups))]
-        plans = self._plans_made = [planner.step(s) for planner, s in zip(self._groups, seen, strict=True)]
+        plans, expected = self._take(seen)
         grants = self._share(plans)
-        for g, (plan, observed) in enumerate(zip(plans, seen, strict=True)):
-            expected = self._score(g, observed)
+        for g, plan in enumerate(plans):
             grant = grants[self._names[g]]
             if grant.workers < plan.target:  # the backlog is worked off by those that there are
                 self._groups[g].policy.target = grant.workers
-            self._write(g, plan, observed, grant, expected)
+            self._write(g, plan, seen[g], grant, expected[g])
         self._learner.step()
+        self._rest.begin(self._groups, seen, plans)
         if time.monotonic() - self._saved_at >= self._config.planner.save_s:
             self.save()
+
+    def _take(self, seen: list[Observed]) -> tuple[list[Plan], list[float]]:
+        """One step's counts of each group: its plan, and how many arrivals were expected."""
+        for g, observed in enumerate(seen):
+            self._fit(g, observed)
+        self._plans_made = [planner.step(observed) for planner, observed in zip(self._groups, seen, strict=True)]
+        return self._plans_made, [self._score(g, observed) for g, observed in enumerate(seen)]
 
     def save(self) -> None:
         """Save the learned patterns of all groups."""
@@ -143,7 +158,7 @@ class Planner:
 
     def _observe(self, g: int, now_s: float, missed: int) -> Observed:
         """The last step's counts; those of a longer time are shared out among its steps."""
-        planner, sizing = self._groups[g], self._sizings[g]
+        planner = self._groups[g]
         seen = self._observer.observe(g, now_s)
         if missed:
             planner.forecaster.skip(missed)
@@ -151,11 +166,15 @@ class Planner:
                 planner.policy.watch_anew()
             steps = missed + 1
             seen = replace(seen, arrivals=seen.arrivals / steps, departures=seen.departures / steps)
+        return seen
+
+    def _fit(self, g: int, seen: Observed) -> None:
+        """Concurrency and most workers of a group, where they are found by trying."""
+        planner, sizing = self._groups[g], self._sizings[g]
         sizing.observe(seen, self._step_s, self._control[g][GROUP_CONTROL["workers"]])
         planner.concurrency = sizing.concurrency
         if planner.policy.rules.max_workers != sizing.max_workers:
             planner.policy.rules = replace(planner.policy.rules, max_workers=sizing.max_workers)
-        return seen
 
     def _share(self, plans: list[Plan]) -> dict[str, Grant]:
         """What each group gets of the host; a computation worker needs a core, a network one does not."""

@@ -12,6 +12,7 @@ from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN, GROUP_PLAN_WORDS
 from shmq.planner.group import GroupPlanner, Observed, Plan
 from shmq.planner.policy import Rules
 from shmq.planner.process import Planner
+from shmq.planner.rest import Rest
 from shmq.planner.sizing import Sizing
 from shmq.planner.staffing import Goal
 
@@ -43,6 +44,7 @@ def planner():
     planner._bells.notify_supervisor = lambda: setattr(planner._bells, "rung", planner._bells.rung + 1)
     planner._sizings = [SimpleNamespace(reason="")] * 2
     planner._groups = [GroupPlanner(1.0, Goal(0.1, 0.05), Rules(1, 30)) for _ in range(2)]
+    planner._rest = Rest(SimpleNamespace(view=lambda _name: memoryview(b"")))
     for group in planner._groups:
         group.policy.target = 2
     return planner

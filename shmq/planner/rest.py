@@ -1,0 +1,54 @@
+"""A system with nothing to do: its steps are put off, and taken together later.
+
+    a step without work, nobody needed ──▶ rest ──each step: has an entry come or gone?──▶ no: put off
+                                                └─ yes, or REST_STEPS are over ──▶ take those put off, then this one
+
+Each step is a thousand array operations for a process that the host has forgotten meanwhile: one after the other they
+cost a tenth of that. Nothing is lost by it: what comes ends the rest at the end of its step, as it would without, and
+what is forecast is looked for farther ahead than a rest lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shmq.memory.segment import Segment
+from shmq.planner.group import GroupPlanner, Observed, Plan
+
+REST_STEPS = 6  # of the 15 that are forecast: what comes later is seen in time when they are over
+
+
+class Rest:
+    """Steps of all groups of one segment that are put off. Reads the segment only."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._heads, self._tails = (segment.view(name).cast("B") for name in ("heads", "tails"))
+        self._lanes = b""  # heads and tails alike, as they were when the rest began; empty: no rest
+        self.seen: Sequence[Observed] = ()  # of the step in which it began
+        self._put_off: list[float] = []
+
+    def begin(self, groups: Sequence[GroupPlanner], seen: Sequence[Observed], plans: Sequence[Plan]) -> None:
+        """After a step: may those that follow be put off?"""
+        if not all(map(_is_idle, seen)) or not all(map(GroupPlanner.may_rest, groups, seen, plans)):
+            return
+        lanes = bytes(self._heads)
+        if lanes == self._tails:  # heads before tails
+            self._lanes, self.seen = lanes, seen
+
+    def lasts(self, now_s: float) -> bool:
+        """May the step that ends now be put off? Then it is."""
+        if not self._lanes or len(self._put_off) == REST_STEPS:
+            return False
+        if not self._lanes == self._heads == self._tails:
+            return False
+        self._put_off.append(now_s)
+        return True
+
+    def end(self) -> list[float]:
+        """The ends of the steps that were put off: they are to be taken now."""
+        put_off, self._put_off, self._lanes = self._put_off, [], b""
+        return put_off
+
+
+def _is_idle(seen: Observed) -> bool:
+    return not (seen.arrivals or seen.departures or seen.waiting or seen.running)
