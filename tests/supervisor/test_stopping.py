@@ -245,3 +245,15 @@ def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_job
     live.start()
     assert "replaced" in live.log()
     assert live.submit("echo", 2, group="network").result(GUARD_S) == 2
+
+
+@pytest.mark.parametrize("delay", [0, 3600])
+def test_a_job_that_was_cancelled_before_it_ran_is_not_left(live, delay):
+    live.control("pause", group="computation")
+    job = live.submit("echo", 1, delay=delay)
+    kept = live.submit("echo", 2)
+    assert jobs_left(live.segment) == 2
+    assert job.cancel()
+    until(lambda: jobs_left(live.segment) == 1, "only the other one is left")
+    assert kept.cancel()
+    live.close_clients()

@@ -155,9 +155,9 @@ def test_how_long_jobs_waited_is_measured_by_workers_of_both_kinds(client, servi
     def waited_ns() -> int:
         return sum(row[WORKER["wait_sum_ns"]] for row in rows)
 
-    before, began = waited_ns(), time.monotonic()
+    before = waited_ns()
     service.control("pause", group=group)
-    job = declared.echo.options(group=group).submit(1)
+    job, began = declared.echo.options(group=group).submit(1), time.monotonic()
     until(lambda: time.monotonic() - began > 0.1)
     service.control("resume", group=group)
     assert job.result(30) == 1
