@@ -31,6 +31,10 @@ def test_several_inputs_are_zipped_to_the_shortest():
     assert list(shmq.map(declared.positional, range(5), itertools.count(10))) == [[i, 10 + i] for i in range(5)]
 
 
+def test_an_input_longer_than_any_list_is_read_as_far_as_somebody_reads():
+    assert list(itertools.islice(shmq.map(declared.echo, range(10**25)), 300)) == list(range(300))
+
+
 def test_a_name_works_like_the_object():
     assert list(shmq.map("tests.client.declared.echo", range(100))) == list(range(100))
     with pytest.raises(UnknownTask, match="Did you mean"):

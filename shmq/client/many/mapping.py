@@ -106,7 +106,7 @@ def values(
     client: Client, task: Task[..., Any], iterables: tuple[Iterable[Any], ...], chunk_size: int | str
 ) -> Iterator[Any]:
     """The value of each call, in order; the first failure is raised in its place."""
-    total = min((length for each in iterables if (length := length_hint(each))), default=0)
+    total = min((length for each in iterables if (length := _length_of(each))), default=0)
     calls = zip(*iterables, strict=False)
     for _, found, rest in _chunks(client, task, calls, chunk_size, total, ordered=True):
         yield from found
@@ -120,10 +120,18 @@ def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
     """(index, ok, value or exception) of each call; `ordered` or as chunks end."""
-    for chunk, found, rest in _chunks(client, task, calls, chunk_size, length_hint(calls), ordered=ordered):
+    for chunk, found, rest in _chunks(client, task, calls, chunk_size, _length_of(calls), ordered=ordered):
         for i, value in enumerate(found, chunk.first):
             yield i, True, value
         yield from rest
+
+
+def _length_of(items: Iterable[Any]) -> int:
+    """As far as they tell; 0: they do not, or there is no end to them."""
+    try:
+        return length_hint(items)
+    except OverflowError:
+        return 0
 
 
 def _chunks(
