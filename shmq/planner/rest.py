@@ -3,9 +3,9 @@
     a step without work, nobody needed ──▶ rest ──each step: has an entry come or gone?──▶ no: put off
                                                 └─ yes, or REST_STEPS are over ──▶ take those put off, then this one
 
-Each step is a thousand array operations for a process that the host has forgotten meanwhile: one after the other they
-cost a tenth of that. Nothing is lost by it: what comes ends the rest at the end of its step, as it would without, and
-what is forecast is looked for farther ahead than a rest lasts.
+A step by itself takes 1.5 ms, since after a second nothing of numpy is in any cache; of several at once each further
+one takes 0.1 ms. Nothing is lost by it: work that comes is seen at the end of its step, as without a rest, and what is
+forecast is looked for farther ahead than a rest lasts.
 """
 
 from __future__ import annotations

@@ -127,7 +127,7 @@ def run(
 
 
 def _length_of(items: Iterable[Any]) -> int:
-    """As far as they tell; 0: they do not, or there is no end to them."""
+    """How many they are, as they say; 0: they do not say, or no number that a list could have."""
     try:
         return length_hint(items)
     except OverflowError:
@@ -137,7 +137,7 @@ def _length_of(items: Iterable[Any]) -> int:
 def _chunks(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, total: int, *, ordered: bool
 ) -> Iterator[tuple[Chunk, list[Any], Iterator[Answer]]]:
-    """Each chunk with what `_end` says of it. Of `total` calls, if that is not 0."""
+    """Each chunk with what `_end` says of it. `total`: how many calls there will be, 0 if nobody knows."""
     group = target_of(client, task).route.group
     pace = Pace(chunk_size, client.block_budget_bytes, most_ahead(client.segment, group, AHEAD))
     control = client.segment.rows("group_control")[group]
