@@ -242,7 +242,7 @@ class Client:
         cancels what has not started.
         """
         task = self._registry.resolved(task)
-        return mapping.values(self, task, iterables, chunk_size)
+        return mapping.values(self, task, zip(*iterables, strict=False), chunk_size, mapping.length_of(*iterables))
 
     def map_calls(
         self, task: Task[..., Any] | str, calls: Iterable[tuple[Any, ...]], *,

@@ -304,25 +304,34 @@ class BlockPool:
     def adopt(self, array: NDArray[Any], slot: int, generation: int) -> int | None:
         """Tag the block that the array lies in (`shmq.empty`) with a job: its first unit.
 
-        None when the array lies elsewhere, does not begin where the block does, or must not be written to, and when a
-        live job has the block already: the caller copies instead.
+        Of a part of the block only the run is tagged that a block of that size would have, so it never reaches beyond.
+
+        None when the array lies elsewhere, begins where no such run does, or must not be written to, and when a live
+        job has any of it already: the caller copies instead.
         """
         if array.base is None or not array.flags.carray:  # it owns its memory, or is no whole piece of other memory
             return None
         unit, beside = divmod(_address_of(array) - self._columns.address, self.unit_bytes)
-        if beside or not 0 <= unit < len(self._tags):
+        count = self.units_for(array.nbytes)
+        if beside or not 0 <= unit < len(self._tags) or unit % self._per_arena % count:
             return None
-        arena = locks.arena_byte(self._arena_of(unit))
-        if not self._lock_file.try_acquire(arena):
+        byte = locks.arena_byte(self._arena_of(unit))
+        if not self._lock_file.try_acquire(byte):
             return None  # busy at this moment
         try:
-            tag = self._tags[unit]
-            if tag and self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32:
+            if self._has_live_tag(unit, count):
                 return None
-            self._columns.tags[unit : unit + self.units_for(array.nbytes)] = (generation << 32) | slot
+            self._columns.tags[unit : unit + count] = (generation << 32) | slot
             return unit
         finally:
-            self._lock_file.release(arena)
+            self._lock_file.release(byte)
+
+    def _has_live_tag(self, unit: int, count: int) -> bool:
+        """Does a live job have one of the units? Most often all tags are alike."""
+        first, at = self._tags[unit], self._tags_at + 8 * unit
+        is_uniform = self._map[at : at + 8 * count] == first.to_bytes(8, "little") * count
+        tags = (first,) if is_uniform else set(self._tags[unit : unit + count])
+        return any(tag and self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32 for tag in tags)
 
     def _arena_of(self, unit: int) -> int:
         return unit // self._per_arena

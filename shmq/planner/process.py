@@ -130,6 +130,7 @@ class Planner:
             return
         for ended_s in self._rest.end():
             self._take([replace(seen, now_s=ended_s) for seen in self._rest.seen])
+        heads = self._rest.look()
         seen = [self._observe(g, now_s, missed) for g in range(len(self._groups))]
         plans, expected = self._take(seen)
         grants = self._share(plans)
@@ -139,7 +140,7 @@ class Planner:
                 self._groups[g].policy.target = grant.workers
             self._write(g, plan, seen[g], grant, expected[g])
         self._learner.step()
-        self._rest.begin(self._groups, seen, plans)
+        self._rest.begin(heads, self._groups, seen, plans)
         if time.monotonic() - self._saved_at >= self._config.planner.save_s:
             self.save()
 

@@ -27,13 +27,18 @@ class Rest:
         self.seen: Sequence[Observed] = ()  # of the step in which it began
         self._put_off: list[float] = []
 
-    def begin(self, groups: Sequence[GroupPlanner], seen: Sequence[Observed], plans: Sequence[Plan]) -> None:
-        """After a step: may those that follow be put off?"""
+    def look(self) -> bytes:
+        """The heads of all lanes: to be taken before a step is observed, for `begin`."""
+        return bytes(self._heads)
+
+    def begin(
+        self, heads: bytes, groups: Sequence[GroupPlanner], seen: Sequence[Observed], plans: Sequence[Plan]
+    ) -> None:
+        """After a step: may those that follow be put off? `heads`: as they were before it was observed."""
         if not all(map(_is_idle, seen)) or not all(map(GroupPlanner.may_rest, groups, seen, plans)):
             return
-        lanes = bytes(self._heads)
-        if lanes == self._tails:  # heads before tails
-            self._lanes, self.seen = lanes, seen
+        if heads == self._heads == self._tails:  # heads before tails
+            self._lanes, self.seen = heads, seen
 
     def lasts(self, now_s: float) -> bool:
         """May the step that ends now be put off? Then it is."""

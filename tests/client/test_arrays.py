@@ -195,6 +195,35 @@ class TestBlocks:
         jobs = [declared.described.submit(array) for _ in range(6)]
         assert [job.result(10)[2] for job in jobs] == [50_000.0] * 6
 
+    @pytest.mark.parametrize("begin", [0, 1, 2, 3])
+    def test_a_part_of_a_pool_array_takes_no_block_of_another_job(self, client, begin):
+        unit = client._blocks.unit_bytes
+        array = shmq.empty(4 * unit, "u1")
+        at = client._blocks.adopt(array, 0, 0)
+        tags = client.segment.view("tags")
+        neighbour = declared.same_array.options(delay=60).submit(np.full(4 * unit, 7, "u1"))
+        its = neighbour._generation << 32 | neighbour._slot
+        held = [unit for unit, tag in enumerate(tags) if tag == its]
+        assert len(held) == 4
+        part = declared.same_array.options(delay=60).submit(array[begin * unit :])
+        assert [tags[unit] for unit in held] == [its] * 4
+        mine = part._generation << 32 | part._slot
+        in_place = {0: 4, 2: 2, 3: 1}.get(begin, 0)
+        assert [tags[at + i] == mine for i in range(4)] == [begin <= i < begin + in_place for i in range(4)]
+        assert part.cancel()
+        assert neighbour.cancel()
+
+    def test_a_whole_pool_array_is_copied_while_a_part_of_it_is_on_its_way(self, client):
+        unit = client._blocks.unit_bytes
+        array = shmq.empty(4 * unit, "u1")
+        part = declared.same_array.options(delay=60).submit(array[2 * unit :])
+        at, tags = client._blocks.adopt(array[:unit], 0, 0), client.segment.view("tags")
+        before = tags[at + 2]
+        whole = declared.same_array.options(delay=60).submit(array)
+        assert tags[at + 2] == tags[at + 3] == before
+        assert part.cancel()
+        assert whole.cancel()
+
     def test_a_part_of_a_pool_array_travels_right(self, client):
         array = shmq.empty(100_000)
         array[:] = np.arange(100_000)

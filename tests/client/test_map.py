@@ -35,6 +35,25 @@ def test_an_input_longer_than_any_list_is_read_as_far_as_somebody_reads():
     assert list(itertools.islice(shmq.map(declared.echo, range(10**25)), 300)) == list(range(300))
 
 
+class Unwilling:
+    """An input that cannot say how long it is."""
+
+    def __len__(self):
+        raise RuntimeError("not yet known")
+
+    def __iter__(self):
+        return iter(range(300))
+
+
+def test_a_length_is_asked_for_not_relied_on():
+    assert list(shmq.map(declared.positional, Unwilling(), range(300))) == [[n, n] for n in range(300)]
+
+
+def test_what_cannot_be_read_is_refused_at_once():
+    with pytest.raises(TypeError):
+        shmq.map(declared.echo, 5)
+
+
 def test_a_name_works_like_the_object():
     assert list(shmq.map("tests.client.declared.echo", range(100))) == list(range(100))
     with pytest.raises(UnknownTask, match="Did you mean"):
@@ -246,4 +265,4 @@ class TestSizesOfChunks:
         assert seen[0] == 30
         seen.clear()
         assert len(list(shmq.map(declared.positional, (n for n in range(30)), itertools.count()))) == 30
-        assert not seen
+        assert all(left <= 0 for left in seen)

@@ -106,6 +106,13 @@ def test_what_lies_in_a_lane_ends_the_rest():
     assert run.seen_at == [0.0, 2.0]
 
 
+def test_a_job_that_comes_and_goes_while_a_step_is_taken_is_seen_in_the_next():
+    run = Run(mode="fixed")
+    run.planner._learner.step = lambda: run.lanes.come_and_go(1)
+    run.steps([0, 0, 0])
+    assert run.seen_at == [0.0, 1.0, 2.0]
+
+
 def test_the_plan_stays_fresh():
     run = Run(mode="fixed")
     run.steps([0])

@@ -67,8 +67,8 @@ class Pace:
         self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_ahead))
 
     def share(self, left: int, workers: int) -> int:
-        """Calls of the next chunk when `left` are left of the input: half of what there is for each worker, at most."""
-        if not self._is_auto:
+        """Calls of the next chunk: of what is `left` of the input, if known, half of each worker's part at most."""
+        if not self._is_auto or left <= 0:
             return self.size
         return min(self.size, max(-(-left // (2 * workers)), self._smallest))
 
@@ -102,12 +102,8 @@ def submit_chunk(client: Client, task: Task[..., Any], calls: list[tuple[Any, ..
     return submit_message(client, target, ChunkOf(task), calls, nargs, MANY, None)
 
 
-def values(
-    client: Client, task: Task[..., Any], iterables: tuple[Iterable[Any], ...], chunk_size: int | str
-) -> Iterator[Any]:
-    """The value of each call, in order; the first failure is raised in its place."""
-    total = min((length for each in iterables if (length := _length_of(each))), default=0)
-    calls = zip(*iterables, strict=False)
+def values(client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, total: int) -> Iterator[Any]:
+    """The value of each call, in order; the first failure is raised in its place. `total`: as `length_of` the input."""
     for _, found, rest in _chunks(client, task, calls, chunk_size, total, ordered=True):
         yield from found
         for _, is_value, value in rest:
@@ -120,17 +116,21 @@ def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
     """(index, ok, value or exception) of each call; `ordered` or as chunks end."""
-    for chunk, found, rest in _chunks(client, task, calls, chunk_size, _length_of(calls), ordered=ordered):
+    for chunk, found, rest in _chunks(client, task, calls, chunk_size, length_of(calls), ordered=ordered):
         for i, value in enumerate(found, chunk.first):
             yield i, True, value
         yield from rest
 
 
-def _length_of(items: Iterable[Any]) -> int:
-    """How many they are, as they say; 0: they do not say, or no number that a list could have."""
+def length_of(*inputs: Iterable[Any]) -> int:
+    """Of the shortest that says how long it is; 0: none does, or it is longer than any list."""
+    return min((length for each in inputs if (length := _hint_of(each))), default=0)
+
+
+def _hint_of(items: Iterable[Any]) -> int:
     try:
         return length_hint(items)
-    except OverflowError:
+    except Exception:
         return 0
 
 
@@ -148,8 +148,7 @@ def _chunks(
     try:
         while True:
             while len(waiting) < pace.ahead:
-                share = pace.size if first >= total else pace.share(total - first, max(control[_WORKERS], 1))
-                size = most_calls(client, task, share)
+                size = most_calls(client, task, pace.share(total - first, max(control[_WORKERS], 1)))
                 held += itertools.islice(source, max(size - len(held), 0))
                 if not held:
                     break

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def wait_for(client: Client, job: Job[Any], timeout: float | None) -> None:
-    """Block until the job has ended: who calls has looked already. Raises TimeoutError."""
+    """Block until the job has ended. Caller must: have looked whether it has. Raises TimeoutError."""
     client._refuse_reentry()
     check_own(client, job)
     give_up = deadline_after(timeout)
