@@ -242,7 +242,8 @@ class Client:
         cancels what has not started.
         """
         task = self._registry.resolved(task)
-        return mapping.values(self, task, zip(*iterables, strict=False), chunk_size, mapping.length_of(*iterables))
+        total = mapping.length_of(chunk_size, *iterables)
+        return mapping.values(self, task, zip(*iterables, strict=False), chunk_size, total)
 
     def map_calls(
         self, task: Task[..., Any] | str, calls: Iterable[tuple[Any, ...]], *,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import tracemalloc
+from types import SimpleNamespace
 
 import pytest
 
 import shmq
-from shmq.client.many.mapping import AHEAD, Pace
+from shmq.client.many.mapping import CHUNKS, Pace
 from shmq.client.many.window import most_ahead
-from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
+from shmq.errors import BadArguments, ShmqError, TooLarge, UnknownTask, WorkerLost
 from shmq.memory.layout import GROUP_CONTROL
 from tests.client import declared
+from tests.live import in_child
 
 pytestmark = pytest.mark.usefixtures("client")
 
@@ -33,6 +35,36 @@ def test_several_inputs_are_zipped_to_the_shortest():
 
 def test_an_input_longer_than_any_list_is_read_as_far_as_somebody_reads():
     assert list(itertools.islice(shmq.map(declared.echo, range(10**25)), 300)) == list(range(300))
+
+
+def test_a_forked_child_is_told_that_the_results_are_its_parents(service):
+    beside = [shmq.connect(service.namespace) for _ in range(2)]  # their rows lie between the parent's and the child's
+    values = shmq.map(declared.echo, range(100), chunk_size=1)
+    assert next(values) == 0
+
+    def read_on() -> None:
+        assert declared.echo.submit(1).result(30) == 1  # the client is this process's own now
+        with pytest.raises(ShmqError, match="before a fork"):
+            list(values)
+
+    assert in_child(read_on) == 0
+    assert list(values) == list(range(1, 100))
+    for client in beside:
+        client.close()
+
+
+def test_a_length_is_asked_for_only_where_chunks_are_sized_by_it():
+    class Counting(list):
+        asked = 0
+
+        def __len__(self):
+            Counting.asked += 1
+            return super().__len__()
+
+    assert list(shmq.map(declared.echo, Counting(range(5)), chunk_size=2)) == list(range(5))
+    assert Counting.asked == 0
+    assert list(shmq.map(declared.echo, Counting(range(5)))) == list(range(5))
+    assert Counting.asked == 1
 
 
 class Unwilling:
@@ -246,16 +278,24 @@ class TestSizesOfChunks:
         pace = Pace(7, 1 << 25, 24)
         assert pace.share(1, workers=4) == 7
 
-    def test_many_workers_have_chunks_ahead_of_each(self, client):
-        segment, group = client.segment, client._registry.groups.index("computation")
-        row = segment.rows("group_control")[group]
-        before = row[GROUP_CONTROL["max_workers"]]
-        row[GROUP_CONTROL["max_workers"]] = 64
-        try:
-            assert most_ahead(segment, group, AHEAD) == segment.shape.slots_per_producer // 2
-        finally:
-            row[GROUP_CONTROL["max_workers"]] = before
-        assert most_ahead(segment, group, AHEAD) == 24
+    @pytest.mark.parametrize(
+        ("max_workers", "concurrency", "chunk_size", "most"),
+        [
+            (2, 1, 1, CHUNKS), (64, 1, 1, 128), (4, 100, 1, 800), (64, 0, 1, 128),
+            (4, 100, 10, 80), (64, 100, 1000, 128), (800, 1, 1, 1024), (1, 1, 1000, CHUNKS),
+        ],
+    )  # fmt: skip
+    def test_there_are_chunks_ahead_of_every_worker(self, max_workers, concurrency, chunk_size, most):
+        row = [0] * len(GROUP_CONTROL)
+        row[GROUP_CONTROL["max_workers"]], row[GROUP_CONTROL["concurrency"]] = max_workers, concurrency
+        segment = SimpleNamespace(
+            rows=lambda _name: [row], shape=SimpleNamespace(slots_per_producer=2048, units=1 << 16)
+        )
+        assert most_ahead(segment, 0, CHUNKS, chunk_size) == most
+        segment.shape.units = 64
+        assert most_ahead(segment, 0, CHUNKS, chunk_size) == 16
+        segment.shape.slots_per_producer = 8
+        assert most_ahead(segment, 0, CHUNKS, chunk_size) == 4
 
     def test_the_length_of_the_input_is_that_of_its_shortest_part_that_is_known(self, client, monkeypatch):
         seen = []

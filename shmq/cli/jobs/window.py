@@ -91,7 +91,7 @@ class Window:
         self._parse = parse
         self._ordered = ordered
         self._explain = explain
-        most = most_ahead(client.segment, target_of(client, self._task).route.group, mapping.AHEAD)
+        most = most_ahead(client.segment, target_of(client, self._task).route.group, mapping.CHUNKS)
         self._pace = mapping.Pace(chunk_size, client.block_budget_bytes, most)
         self._unsent: deque[_Chunk] = deque()
         self._chunks: deque[_Chunk] = deque()

@@ -35,8 +35,9 @@ _WORKERS = GROUP_CONTROL["workers"]
 CHUNK_S = 0.008
 CHUNK_BYTES = 256 * 1024
 _FIRST_CHUNK, _LARGEST_CHUNK = 1, 2048
-_SMALLEST_SHARE = 32  # of CHUNK_S: chunks become no shorter than that at the end
-_FIRST_AHEAD, _LEAST_AHEAD, AHEAD = 4, 2, 24
+_SHORTEST = 32  # at the end a chunk lasts CHUNK_S / 32 at least
+CHUNKS = 24  # under way at most, where there are few workers
+_FIRST_AHEAD, _LEAST_AHEAD = 4, 2
 _SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
 Calls = Iterable[tuple[Any, ...]]
@@ -46,13 +47,13 @@ Answer = tuple[int, bool, Any]
 class Pace:
     """How many calls go into the next chunk, and how many chunks may be under way."""
 
-    def __init__(self, chunk_size: int | str, budget_bytes: int, most_ahead: int) -> None:
+    def __init__(self, chunk_size: int | str, budget_bytes: int, most_chunks: int) -> None:
         if chunk_size != "auto" and not (isinstance(chunk_size, int) and chunk_size >= 1):
             raise BadArguments(f'chunk_size must be "auto" or a number from 1, got {chunk_size!r}')
         self._is_auto = chunk_size == "auto"
         self.size = _FIRST_CHUNK if self._is_auto else int(chunk_size)
         self._smallest = 1
-        self.ahead, self._most_ahead = _FIRST_AHEAD, most_ahead
+        self.ahead, self._most_chunks = _FIRST_AHEAD, most_chunks
         self._share_bytes = budget_bytes // _SHARE_OF_BLOCKS
         self._call_bytes = 0.0
 
@@ -62,9 +63,9 @@ class Pace:
         if self._is_auto:
             in_time = int(calls * CHUNK_S / max(run_s, 1e-7))
             self.size = max(1, min(in_time, int(CHUNK_BYTES / max(self._call_bytes, 1.0)), 4 * calls, _LARGEST_CHUNK))
-            self._smallest = max(in_time // _SMALLEST_SHARE, 1)
+            self._smallest = max(in_time // _SHORTEST, 1)
         fitting = int(self._share_bytes / max(self.size * self._call_bytes, 1.0))
-        self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_ahead))
+        self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_chunks))
 
     def share(self, left: int, workers: int) -> int:
         """Calls of the next chunk: of what is `left` of the input, if known, half of each worker's part at most."""
@@ -116,21 +117,27 @@ def run(
     client: Client, task: Task[..., Any], calls: Calls, chunk_size: int | str, *, ordered: bool = True
 ) -> Iterator[Answer]:
     """(index, ok, value or exception) of each call; `ordered` or as chunks end."""
-    for chunk, found, rest in _chunks(client, task, calls, chunk_size, length_of(calls), ordered=ordered):
+    total = length_of(chunk_size, calls)
+    for chunk, found, rest in _chunks(client, task, calls, chunk_size, total, ordered=ordered):
         for i, value in enumerate(found, chunk.first):
             yield i, True, value
         yield from rest
 
 
-def length_of(*inputs: Iterable[Any]) -> int:
-    """Of the shortest that says how long it is; 0: none does, or it is longer than any list."""
+def length_of(chunk_size: int | str, *inputs: Iterable[Any]) -> int:
+    """Of the shortest that says how long it is; 0: none does, it is longer than any list, or nobody wants to know.
+
+    To say it may cost an input a lot, so it is asked only where chunks are sized by it.
+    """
+    if chunk_size != "auto":
+        return 0
     return min((length for each in inputs if (length := _hint_of(each))), default=0)
 
 
 def _hint_of(items: Iterable[Any]) -> int:
     try:
         return length_hint(items)
-    except Exception:
+    except Exception:  # only a hint: what is wrong with the input, if anything, shows where its items are taken
         return 0
 
 
@@ -139,7 +146,7 @@ def _chunks(
 ) -> Iterator[tuple[Chunk, list[Any], Iterator[Answer]]]:
     """Each chunk with what `_end` says of it. `total`: how many calls there will be, 0 if nobody knows."""
     group = target_of(client, task).route.group
-    pace = Pace(chunk_size, client.block_budget_bytes, most_ahead(client.segment, group, AHEAD))
+    pace = Pace(chunk_size, client.block_budget_bytes, most_ahead(client.segment, group, CHUNKS))
     control = client.segment.rows("group_control")[group]
     source = iter(calls)
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
@@ -200,7 +207,7 @@ def _end(client: Client, task: Task[..., Any], chunk: Chunk, pace: Pace) -> tupl
     """
     job, first, count = chunk.job, chunk.first, chunk.count
     try:
-        if not client.collect(job):
+        if not job.done():
             client.wait_for(job, None)
         raw = job._raw if job._state == RAW else b""
         result_bytes = len(raw or b"")

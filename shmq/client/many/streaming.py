@@ -1,6 +1,6 @@
 """`stream`: an input of any length through a task, in order, in bounded memory.
 
-    items ─▶ chunk (at most chunk_size items, at most _chunk_bytes) ─▶ job ─▶ kept by its worker, at most as many bytes
+    items ─▶ chunk (at most chunk_size items, at most chunk_bytes) ─▶ job ─▶ kept by its worker, at most as many bytes
                         │ as long as all that is under way fits               │ its turn: read as a stream
                         └──────────────── next item is taken ◀────────────────┴▶ results, one by one
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shmq.client.handle import Job
     from shmq.client.parts.reader import PartStream
 
-_AHEAD = 8
+_CHUNKS = 8  # under way at most, where there are few workers
 _SWEEP_S = 0.02
 _MOST_EARLY = 100_000  # results of one chunk read before its turn; only a generator task has more
 
@@ -94,8 +94,9 @@ def run(
     client: Client, task: Task[..., Any], items: Iterable[Any], chunk_size: int, memory_limit: int | str
 ) -> Iterator[Any]:
     """The results; of a generator task its parts, item after item. What cannot work is refused at once."""
-    ahead = most_ahead(client.segment, target_of(client, task).route.group, _AHEAD)
-    window = Window(task.name, checked(chunk_size, memory_limit), client.block_budget_bytes, ahead)
+    limit_bytes = checked(chunk_size, memory_limit)
+    ahead = most_ahead(client.segment, target_of(client, task).route.group, _CHUNKS, chunk_size)
+    window = Window(task.name, limit_bytes, client.block_budget_bytes, ahead)
     return _run(client, task, Items(items, window), window, chunk_size)
 
 

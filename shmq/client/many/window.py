@@ -15,6 +15,7 @@ from shmq.wire.codec import ENCODING_ERRORS, is_array
 if TYPE_CHECKING:
     from shmq.memory.segment import Segment
 
+_PARTS = 8  # of what is planned: as many chunks of full size may be under way
 _SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
 _ITEM_BYTES = 64  # what a value costs in Python beside its content
 _LEAST_LIMIT = 1_000_000
@@ -24,11 +25,14 @@ _NO_MORE = object()
 Calls = list[tuple[Any, ...]]
 
 
-def most_ahead(segment: Segment, group: int, least: int) -> int:
-    """Chunks under way: enough that no worker of the group waits for its next, no more than slots and blocks allow."""
+def most_ahead(segment: Segment, group: int, least: int, chunk_size: int = 1) -> int:
+    """Chunks under way at most: no worker of the group waits for its next one, and slots and blocks have that many.
+
+    A worker with `concurrency` runs the calls of a chunk at once: of large chunks it needs fewer.
+    """
     control = segment.rows("group_control")[group]
     workers, concurrency = (min(control[GROUP_CONTROL[word]], 1000) for word in ("max_workers", "concurrency"))
-    wanted = max(least, 2 * workers * max(1, concurrency))
+    wanted = max(least, 2 * workers * max(1, -(-concurrency // chunk_size)))
     return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))
 
 
@@ -49,12 +53,12 @@ class Window:
     may keep; the other half is left for the ring, for the chunk whose results are handed out, and for Python.
     """
 
-    def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int, most_ahead: int) -> None:
+    def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int, most_chunks: int) -> None:
         self._task = task
         self.limit_bytes = limit_bytes
         self.planned_bytes = limit_bytes // 2
-        self._most_ahead = most_ahead
-        self.chunk_bytes = min(self.planned_bytes // (3 * most_ahead), block_budget_bytes // (4 * most_ahead))
+        self._most_chunks = most_chunks
+        self.chunk_bytes = min(self.planned_bytes // (3 * _PARTS), block_budget_bytes // (4 * _PARTS))
         self._blocks_bytes = block_budget_bytes // 4
         self._used_bytes = self._item_bytes = 0
         self._chunks = 0
@@ -63,7 +67,7 @@ class Window:
         """May a chunk with this item be sent?"""
         if not self._chunks:
             return True
-        if self._chunks >= self._most_ahead or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
+        if self._chunks >= self._most_chunks or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
             return False
         return 2 * (self._item_bytes + item_bytes) <= self._blocks_bytes  # a block may be twice as long as its content
 
