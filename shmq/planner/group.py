@@ -3,7 +3,8 @@
     Observed ──▶ forecast ──▶ predicted need ─┐
              ──▶ present rate, backlog ──▶ reactive need ─┴──▶ policy ──▶ Plan
 
-The planner process feeds it from shared memory, the backtest from a file: both run this very code.
+The planner process feeds it from shared memory, the backtest from a file: both run this very code. Only the process
+puts steps off (`rest.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 from dataclasses import dataclass, replace
 
 from shmq.planner.forecast import Forecaster
-from shmq.planner.forecast.pending import HORIZON
 from shmq.planner.policy import Decision, Needs, Policy, Rules, horizon_steps
 from shmq.planner.staffing import Goal, Load, arrival_cv2, most_arrivals, rate_error, workers_needed
 
@@ -151,14 +151,16 @@ class GroupPlanner:
             soon=soon if is_more else 0, soon_s=ahead.soon_s,
         )  # fmt: skip
 
-    def may_rest(self, seen: Observed, plan: Plan) -> bool:
-        """Would steps without work decide as this one, for as long as is forecast?"""
+    def may_rest(self, seen: Observed, plan: Plan, steps: int) -> bool:
+        """Would each of the next `steps` decide as this one, if no work came? As far as the last of them looks."""
         rules = self.policy.rules
         if rules.mode == "fixed":
             return True
-        bands = zip(*(ends.tolist() for ends in self.forecaster.forecast(HORIZON)), strict=True)
-        worst = max(bands, key=lambda band: band[2])
-        return plan.target <= rules.min_workers and max(plan.soon, self._predicted(seen, *worst)) <= rules.min_workers
+        if max(plan.target, plan.soon) > rules.min_workers:
+            return False
+        ends = self.forecaster.forecast(steps + self._reach(seen))
+        worst = max(zip(*(end.tolist() for end in ends), strict=True), key=lambda band: band[2])
+        return self._predicted(seen, *worst) <= rules.min_workers
 
     def order_soon(self, now_s: float, plan: Plan) -> Decision:
         """What a plan put off until `soon_s` after it: workers for the next step, just in time."""
@@ -173,7 +175,7 @@ class GroupPlanner:
         """
         ready_s = seen.ready_s + self.notice_s
         at_once, horizon = (horizon_steps(ready_s, margin_s, self.step_s) for margin_s in (0.0, self.margin_s))
-        steps = max(horizon, MOST_STEPS if seen.pace_s > 0 else 0)
+        steps = self._reach(seen)
         bands = list(zip(*(ends.tolist() for ends in self.forecaster.forecast(steps)), strict=True))
         worst = max(range(at_once), key=lambda h: bands[h][2])
         now, soon, soon_s = self._predicted(seen, *bands[worst]), 0, 0.0
@@ -195,6 +197,11 @@ class GroupPlanner:
                 need = self._predicted(seen, *bands[h]) - later
                 worst, now = (h, need) if need > now else (worst, now)
         return Ahead(now, soon, soon_s, worst + 1, bands[worst], bands[0][0])
+
+    def _reach(self, seen: Observed) -> int:
+        """Steps ahead that a decision looks at."""
+        horizon = horizon_steps(seen.ready_s + self.notice_s, self.margin_s, self.step_s)
+        return max(horizon, MOST_STEPS if seen.pace_s > 0 else 0)
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
         if high < NOBODY:

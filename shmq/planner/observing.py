@@ -96,6 +96,11 @@ class Observer:
         known.arrivals, known.departures, known.busy_ns = arrivals, departures, busy_ns
         return seen
 
+    def was_idle_until(self, now_s: float) -> None:
+        """Nothing ran in a step that ended then, and nobody looked: what runs at the next look has begun since."""
+        for known in self._known:
+            known.ended_s = now_s
+
     def _running(self, known: Known, group: int, heads: int) -> int:
         """Jobs of the group that run."""
         if heads == known.heads and not known.is_busy:

@@ -1,4 +1,4 @@
-"""The planner process: every step it reads the counters, plans each group, and writes the plan.
+"""The planner process: every step it reads the counters, plans each group, and writes the plan; at rest, now and then.
 
 It may crash or hang at any time: the supervisor uses a plan only while it is fresh, and restarts the
 process. The new one goes on from the workers that are there and from what was learned before.
@@ -126,10 +126,12 @@ class Planner:
         """One step of every group: observe, plan, share the host, write. `missed`: steps that went by unplanned."""
         if not missed and self._rest.lasts(now_s):
             for row in self._plans:
+                # SYNC POINT: plan-visible — the numbers are those of the last step: written, and right for one more
                 row[GROUP_PLAN["updated_ns"]] = now_ns()
             return
-        for ended_s in self._rest.end():
-            self._take([replace(seen, now_s=ended_s) for seen in self._rest.seen])
+        for put_off in self._rest.end():
+            self._observer.was_idle_until(put_off[0].now_s)
+            self._take(put_off)
         heads = self._rest.look()
         seen = [self._observe(g, now_s, missed) for g in range(len(self._groups))]
         plans, expected = self._take(seen)

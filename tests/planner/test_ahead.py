@@ -128,3 +128,11 @@ def test_counts_steadier_than_chance_need_less_but_only_as_far_as_they_are_known
     assert arrival_cv2(100.0, 88.4, 111.6, 1.0) > 0.9  # half of the variance of chance: hardly believed
     assert arrival_cv2(100.0, 0.0, 300.0, 1.0) == 1.0  # what is worse than chance is the forecast's error
     assert arrival_cv2(0.0, 0.0, 0.0, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(("ready_s", "pace_s", "reach"), [(0.2, 0.0, 2), (12.0, 0.0, 13), (0.2, 0.1, 15)])
+def test_steps_are_not_put_off_where_one_of_them_would_see_a_need(ready_s, pace_s, reach):
+    idle = Observed(0.0, 0.0, service_s=0.5, ready_s=ready_s, pace_s=pace_s)
+    for comes_in, may_rest in ((6 + reach, False), (7 + reach, True)):
+        group = planner(*[0.0] * (comes_in - 1), BUSY)
+        assert group.may_rest(idle, group.step(idle), 6) is may_rest

@@ -94,3 +94,15 @@ def test_a_leased_job_that_begins_to_run_is_seen_without_another_claim(stage):
     bench.claim(1)
     assert observer.observe(0, 0.0).running == 1
     bench.leave()
+
+
+def test_what_runs_after_steps_in_which_nobody_looked_has_not_run_in_them(stage):
+    observer, client, bench = Observer(stage.segment), stage.client(), stage.bench(HELPER)
+    words = stage.segment.view("words")
+    observer.observe(0, 1.0)
+    observer.was_idle_until(7.0)
+    stage.send(client, 0)
+    (slot,) = bench.claim(1)[0]
+    words[slot] = words[slot] & ~STATE | RUNNING
+    seen = observer.observe(0, 8.0)
+    assert (seen.running, seen.stalled_s) == (1, 1.0)

@@ -37,7 +37,7 @@ class Run:
     """A planner of one group, fed by hand; `rests`: may it?"""
 
     def __init__(self, *, rests=True, mode="predictive", min_workers=1):
-        self.lanes, self.seen_at = Lanes(), []
+        self.lanes, self.seen_at, self.idle_until = Lanes(), [], []
         self.planner = planner = Planner.__new__(Planner)
         settings = Group(min_workers=min_workers, max_workers=8, mode=mode)
         planner._names, planner._config = ["only"], Config(groups={"only": settings})
@@ -49,7 +49,7 @@ class Run:
         planner._groups = [GroupPlanner(1.0, Goal(0.1, 0.05), Rules(min_workers, 8, hold_s=3.0, mode=mode))]
         planner._errors, planner._loads, planner._expected, planner._saved_at = [0.0], [0.0], [-1.0], 1e18
         planner._learner = SimpleNamespace(step=lambda: None)
-        planner._observer = SimpleNamespace(observe=self._observe)
+        planner._observer = SimpleNamespace(observe=self._observe, was_idle_until=self.idle_until.append)
         planner._rest = Rest(self.lanes)
         if not rests:
             planner._rest.begin = lambda *_: None
@@ -93,6 +93,7 @@ def test_a_rest_is_as_long_as_it_may_be_and_ends_with_the_step_in_which_work_cam
     assert run.seen_at == [0.0]
     run.steps([0])
     assert run.seen_at == [0.0, 1.0 + REST_STEPS]
+    assert run.idle_until == [1.0 + step for step in range(REST_STEPS)]  # what runs now began later
     run.steps([0, 5])
     assert run.seen_at[-1] == 3.0 + REST_STEPS
     assert run.planner._groups[0].forecaster.t == len(run.targets)
