@@ -89,7 +89,7 @@ def encode_alone() -> Contestant:
     return _alone(ENCODE, measure)
 
 
-def ping_pong(*, apart: bool = True) -> Contestant:
+def ping_pong(*, apart: bool) -> Contestant:
     """Floor (b): there and back between two processes, seconds.
 
     `apart`: each on a core of its own, which sleeps until it is rung, as those of an idle system do. Left to itself the
@@ -191,7 +191,7 @@ def _alone(name: str, measure: Callable[[int], Observation]) -> Contestant:
 
 
 @contextmanager
-def echoing_process(*, apart: bool = False) -> Iterator[tuple[posix_ipc.Semaphore, posix_ipc.Semaphore]]:
+def echoing_process(*, apart: bool) -> Iterator[tuple[posix_ipc.Semaphore, posix_ipc.Semaphore]]:
     """Two semaphores, the first answered by a child with the second. Names are gone before the child runs.
 
     `apart`: this thread on one core meanwhile, the child on another, if there is one.
@@ -206,8 +206,8 @@ def echoing_process(*, apart: bool = False) -> Iterator[tuple[posix_ipc.Semaphor
     ping, pong = pair
     child = get_context("fork").Process(target=_answer, args=(ping, pong, its), daemon=True)
     child.start()
-    os.sched_setaffinity(0, mine)
     try:
+        os.sched_setaffinity(0, mine)
         yield ping, pong
     finally:
         os.sched_setaffinity(0, cores)

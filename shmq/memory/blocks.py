@@ -11,6 +11,7 @@ it empties by reading alone, so arguments and kept views never keep a job that h
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -52,14 +53,6 @@ def pinned_units(segment: Segment, side: int, mark: int) -> Iterator[int]:
         if place == 4 * side:
             yield unit
         at = segment.map.find(word, at + 1, last)
-
-
-def bottom_of(array: NDArray[Any]) -> object:
-    """What all views of a block share: numpy collapses the base of each to the memoryview at the bottom."""
-    bottom = array.base
-    while isinstance(bottom, type(array)):
-        bottom = bottom.base
-    return bottom
 
 
 def _address_of(array: NDArray[Any]) -> int:
@@ -142,15 +135,18 @@ class BlockPool:
                 "Raise [memory] block_budget_bytes, or pass a path or smaller pieces."
             )
         late.load()  # before, not while others wait for an arena's byte
-        arenas, give_up = deque(range(len(self._mine))), 0.0
+        arenas, give_up = deque(range(len(self._mine))), math.inf
         while arenas:
             arena = arenas.popleft()
             if self._lock_file.try_acquire(locks.arena_byte(arena)):
                 unit = self._take_locked(arena, count, tag, pin=pin)
                 if unit is not None:
                     return unit
-            elif (now := time.monotonic()) < (give_up := give_up or now + _BUSY_S):
-                arenas.append(arena)  # taken at this moment: look again rather than say "full"
+                continue
+            now = time.monotonic()
+            give_up = min(give_up, now + _BUSY_S)
+            if now < give_up:  # taken at this moment: look again rather than say "full"
+                arenas.append(arena)
                 time.sleep(0)
         return None  # full, or its holder is stopped: nobody waits for that one
 
@@ -269,7 +265,7 @@ class BlockPool:
         return next(pinned_units(self._segment, self._side, self._mark), None) is not None
 
     def pin_while_alive(self, bottom: object, unit: int, nbytes: int) -> None:
-        """Keep the block, although its job ends, while `bottom` lives: until the last view goes (see `bottom_of`)."""
+        """Keep the block, although its job ends, while `bottom` lives: the buffer under all views of it."""
         watch = weakref.finalize(bottom, self.unpin, unit, nbytes)
         watch.atexit = False
         self.pin(unit, nbytes)  # in this order: what is cut off between the two is not pinned for ever

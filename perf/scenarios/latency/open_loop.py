@@ -43,7 +43,7 @@ def contestants(setting: Setting) -> list[Contestant]:
     return [
         Contestant(rig.NAME, "subject", open_, jobs),
         Contestant("two semaphores at the same due times", "floor", open_bare, jobs),
-        floors.ping_pong(),
+        floors.ping_pong(apart=True),
         floors.ping_pong(apart=False),
     ]
 
@@ -51,7 +51,7 @@ def contestants(setting: Setting) -> list[Contestant]:
 def _drive_bare(jobs: int) -> Observation:
     """What the machine itself takes from a timer by way of another process and back, both asleep in between."""
     samples = []
-    with floors.echoing_process() as (ping, pong):
+    with floors.echoing_process(apart=False) as (ping, pong):
         begin = time.perf_counter()
         for number in range(jobs):
             due = begin + number / RATE_PER_S

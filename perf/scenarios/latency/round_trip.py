@@ -15,7 +15,7 @@ from perf.verdict import Target
 def contestants(setting: Setting) -> list[Contestant]:
     drive = driver.round_trip(functions.echo)
     subject = driver.contestant(rig.NAME, "subject", lambda: rig.open_session(setting.workers), drive, None, 20_000)
-    return [subject, floors.ping_pong(), floors.ping_pong(apart=False), *driver.peers(setting, drive)]
+    return [subject, floors.ping_pong(apart=True), floors.ping_pong(apart=False), *driver.peers(setting, drive)]
 
 
 SCENARIO = Scenario(

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from shmq.client.results.collecting import sweep
 from shmq.errors import BadArguments, QueueFull
 from shmq.memory import late
-from shmq.memory.blocks import bottom_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -89,5 +88,5 @@ def empty(client: Client, shape: int | tuple[int, ...], dtype: Any) -> NDArray[A
             "Drop arrays and results you no longer need, or raise [memory] block_budget_bytes."
         )
     flat = np.frombuffer(client._blocks.bytes_at(unit, nbytes), kind)
-    client._blocks.pin_while_alive(bottom_of(flat), unit, nbytes)
+    client._blocks.pin_while_alive(flat.base, unit, nbytes)
     return flat.reshape(dims)
