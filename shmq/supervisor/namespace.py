@@ -7,7 +7,7 @@ import os
 import signal
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shmq import clock, probes
@@ -19,13 +19,13 @@ from shmq.memory.segment import SHM, Segment, attach, create, remove_unfinished,
 from shmq.refusal import told
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import STOPPED
-from shmq.transport.states import IS_UNDER_WAY, count_where, slots_where
-from shmq.transport.table import FIRST_FREE, GENERATION_SHIFT, QUEUED, REQUEUED, SCHEDULED, STATE
+from shmq.transport.states import IS_UNDER_WAY, slots_where
+from shmq.transport.table import DONE, FIRST_FREE, FREE, GENERATION_SHIFT, QUEUED, REQUEUED, SCHEDULED, STATE
 
 _log = logging.getLogger("shmq.supervisor")
 _PROVE_S = 10.0
 _MOST = (1 << 63) - 1
-_FEW = 1000
+_WAITING = (QUEUED, REQUEUED, SCHEDULED)
 
 
 def state_dir(config: Config) -> Path:
@@ -233,16 +233,22 @@ def kill_proven(pid: int, is_it: Callable[[int], bool]) -> None:
 
 
 def jobs_left(segment: Segment) -> int:
-    """Jobs that have not ended. Of a few, those do not count that were cancelled while they waited: they never run."""
-    slots = (0, segment.shape.slots)
-    count = count_where(segment, IS_UNDER_WAY, *slots)
-    if count > _FEW:  # whoever waits for them to end looks again
-        return count
+    """Jobs that have not ended, without those that were cancelled while they waited: they never run."""
+    return sum(1 for _ in _unfinished(segment))
+
+
+def is_job_left(segment: Segment) -> bool:
+    """Is there one? Found without looking at all of them."""
+    return next(_unfinished(segment), None) is not None
+
+
+def _unfinished(segment: Segment) -> Iterator[int]:
     words, cancels = segment.view("words"), segment.view("cancels")
-    return sum(
-        words[slot] & STATE not in (QUEUED, REQUEUED, SCHEDULED) or cancels[slot] != words[slot] >> GENERATION_SHIFT
-        for slot in slots_where(segment, IS_UNDER_WAY, *slots)
-    )
+    for slot in slots_where(segment, IS_UNDER_WAY, 0, segment.shape.slots):
+        word = words[slot]
+        state = word & STATE
+        if FREE < state < DONE and not (state in _WAITING and cancels[slot] == word >> GENERATION_SHIFT):
+            yield slot
 
 
 def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) -> bool:
@@ -250,7 +256,7 @@ def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) 
 
     All producer bytes are taken first: a producer that registers meanwhile finds the name gone.
     """
-    if jobs_left(segment):
+    if is_job_left(segment):
         return False
     taken: list[int] = []
     try:
@@ -260,7 +266,7 @@ def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) 
             if not lock_file.try_acquire(locks.producer_byte(row)):
                 return False
             taken.append(row)
-        if jobs_left(segment):
+        if is_job_left(segment):
             return False
         segment.set_header("detached", 1)
         remove_bells(segment, folder)

@@ -61,7 +61,7 @@ class Stopping:
         """Has everybody left? Drains and kills on the way there."""
         supervisor = self._supervisor
         if not self.has_begun:
-            if self._is_draining and not namespace.jobs_left(supervisor.segment):
+            if self._is_draining and not namespace.is_job_left(supervisor.segment):
                 _log.info("drained: no job is left")
                 self.stop(supervisor.config.supervisor.grace_s)
             return False

@@ -115,6 +115,15 @@ class TestValues:
             declared.doubled.submit([1, 2]).result(10)
 
 
+def first_unit(client, array) -> int:
+    """Where an array of `shmq.empty` begins."""
+    return (array.__array_interface__["data"][0] - client._blocks._columns.address) // client._blocks.unit_bytes
+
+
+def tag_of(job) -> int:
+    return job._generation << 32 | job._slot
+
+
 class TestBlocks:
     def test_task_and_reader_see_read_only_views(self, client):
         array = np.arange(100_000.0)
@@ -197,30 +206,27 @@ class TestBlocks:
 
     @pytest.mark.parametrize("begin", [0, 1, 2, 3])
     def test_a_part_of_a_pool_array_takes_no_block_of_another_job(self, client, begin):
-        unit = client._blocks.unit_bytes
-        array = shmq.empty(4 * unit, "u1")
-        at = client._blocks.adopt(array, 0, 0)
-        tags = client.segment.view("tags")
-        neighbour = declared.same_array.options(delay=60).submit(np.full(4 * unit, 7, "u1"))
-        its = neighbour._generation << 32 | neighbour._slot
-        held = [unit for unit, tag in enumerate(tags) if tag == its]
-        assert len(held) == 4
-        part = declared.same_array.options(delay=60).submit(array[begin * unit :])
-        assert [tags[unit] for unit in held] == [its] * 4
-        mine = part._generation << 32 | part._slot
+        unit, tags = client._blocks.unit_bytes, client.segment.view("tags")
+        later = declared.same_array.options(delay=60)
+        array = shmq.empty(8 * unit, "u1")
+        at = first_unit(client, array)
+        neighbour = later.submit(array[4 * unit :])
+        part = later.submit(array[begin * unit : 4 * unit])
+        assert list(tags[at + 4 : at + 8]) == [tag_of(neighbour)] * 4
         in_place = {0: 4, 2: 2, 3: 1}.get(begin, 0)
-        assert [tags[at + i] == mine for i in range(4)] == [begin <= i < begin + in_place for i in range(4)]
+        assert [tags[at + i] == tag_of(part) for i in range(4)] == [begin <= i < begin + in_place for i in range(4)]
         assert part.cancel()
         assert neighbour.cancel()
 
     def test_a_whole_pool_array_is_copied_while_a_part_of_it_is_on_its_way(self, client):
-        unit = client._blocks.unit_bytes
+        unit, tags = client._blocks.unit_bytes, client.segment.view("tags")
+        later = declared.same_array.options(delay=60)
         array = shmq.empty(4 * unit, "u1")
-        part = declared.same_array.options(delay=60).submit(array[2 * unit :])
-        at, tags = client._blocks.adopt(array[:unit], 0, 0), client.segment.view("tags")
-        before = tags[at + 2]
-        whole = declared.same_array.options(delay=60).submit(array)
-        assert tags[at + 2] == tags[at + 3] == before
+        at = first_unit(client, array)
+        part = later.submit(array[2 * unit :])
+        whole = later.submit(array)
+        assert list(tags[at + 2 : at + 4]) == [tag_of(part)] * 2
+        assert tag_of(whole) not in tags[at : at + 4]
         assert part.cancel()
         assert whole.cancel()
 

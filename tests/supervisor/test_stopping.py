@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from shmq.observe.snapshot import take
-from shmq.supervisor.namespace import jobs_left
+from shmq.supervisor.namespace import is_job_left, jobs_left
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -250,10 +250,20 @@ def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_job
 @pytest.mark.parametrize("delay", [0, 3600])
 def test_a_job_that_was_cancelled_before_it_ran_is_not_left(live, delay):
     live.control("pause", group="computation")
-    job = live.submit("echo", 1, delay=delay)
-    kept = live.submit("echo", 2)
-    assert jobs_left(live.segment) == 2
-    assert job.cancel()
-    until(lambda: jobs_left(live.segment) == 1, "only the other one is left")
-    assert kept.cancel()
+    (recovery,) = live.named("shmq: recovery")
+    jobs = [live.submit("echo", i, delay=delay) for i in range(3)]
+    if delay:
+        until(lambda: [job.state for job in jobs] == ["scheduled"] * 3, "recovery has seen them")
+    os.kill(recovery, signal.SIGSTOP)  # it would end what was cancelled
+    try:
+        assert jobs_left(live.segment) == 3
+        assert jobs[0].cancel()
+        assert jobs[2].cancel()
+        assert jobs_left(live.segment) == 1
+        assert is_job_left(live.segment)
+        assert jobs[1].cancel()
+        assert jobs_left(live.segment) == 0
+        assert not is_job_left(live.segment)
+    finally:
+        os.kill(recovery, signal.SIGCONT)
     live.close_clients()

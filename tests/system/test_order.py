@@ -158,7 +158,7 @@ def test_how_long_jobs_waited_is_measured_by_workers_of_both_kinds(client, servi
     before = waited_ns()
     service.control("pause", group=group)
     job, began = declared.echo.options(group=group).submit(1), time.monotonic()
-    until(lambda: time.monotonic() - began > 0.1)
+    until(lambda: time.monotonic() - began > 0.1)  # the wait that is to be booked
     service.control("resume", group=group)
     assert job.result(30) == 1
     until(lambda: waited_ns() - before >= 50_000_000, "the wait is booked")

@@ -24,7 +24,8 @@ def open_files() -> int:
 
 @contextmanager
 def no_descriptors_left() -> Iterator[None]:
-    """This process cannot open one file more."""
+    """This process cannot open one file more, nor is one closed meanwhile because an earlier test's garbage goes."""
+    gc.disable()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
     held = []
@@ -37,6 +38,7 @@ def no_descriptors_left() -> Iterator[None]:
         for fd in held:
             os.close(fd)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        gc.enable()
 
 
 def limited(soft: int, hard: int, open_files: int = 0) -> str:
