@@ -37,6 +37,8 @@ LANE_SHIFT = 4
 KIND_OFFSET, FLAGS_OFFSET = 13, 14
 VARIADIC = 255
 """Argument count that means: the message is [args, kwargs]."""
+INHERIT_RETRIES = 255
+"""Retries that mean: as many as its task says, else its group's configuration."""
 
 INLINE, BLOCK = 0, 1
 REFERENCES = 2

@@ -12,7 +12,7 @@ import shmq
 from shmq.client.many.mapping import CHUNKS, Pace
 from shmq.client.many.window import most_ahead
 from shmq.errors import BadArguments, ShmqError, TooLarge, UnknownTask, WorkerLost
-from shmq.memory.layout import GROUP_CONTROL
+from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN
 from tests.client import declared
 from tests.live import in_child
 
@@ -279,18 +279,19 @@ class TestSizesOfChunks:
         assert pace.share(1, workers=4) == 7
 
     @pytest.mark.parametrize(
-        ("max_workers", "concurrency", "chunk_size", "most"),
+        ("max_workers", "concurrency", "found", "chunk_size", "most"),
         [
-            (2, 1, 1, CHUNKS), (64, 1, 1, 128), (4, 100, 1, 800), (64, 0, 1, 128),
-            (4, 100, 10, 80), (64, 100, 1000, 128), (800, 1, 1, 1024), (1, 1, 1000, CHUNKS),
+            (2, 1, 0, 1, CHUNKS), (64, 1, 0, 1, 128), (4, 100, 0, 1, 800), (4, 100, 8, 1, 800), (64, 0, 0, 1, 128),
+            (4, 0, 50, 1, 400), (4, 100, 0, 10, 80), (64, 100, 0, 1000, 128), (800, 1, 0, 1, 1024),
+            (1, 1, 0, 1000, CHUNKS),
         ],
     )  # fmt: skip
-    def test_there_are_chunks_ahead_of_every_worker(self, max_workers, concurrency, chunk_size, most):
-        row = [0] * len(GROUP_CONTROL)
-        row[GROUP_CONTROL["max_workers"]], row[GROUP_CONTROL["concurrency"]] = max_workers, concurrency
-        segment = SimpleNamespace(
-            rows=lambda _name: [row], shape=SimpleNamespace(slots_per_producer=2048, units=1 << 16)
-        )
+    def test_there_are_chunks_ahead_of_every_worker(self, max_workers, concurrency, found, chunk_size, most):
+        rows = {"group_control": [[0] * len(GROUP_CONTROL)], "group_plan": [[0] * len(GROUP_PLAN)]}
+        rows["group_control"][0][GROUP_CONTROL["max_workers"]] = max_workers
+        rows["group_control"][0][GROUP_CONTROL["concurrency"]] = concurrency
+        rows["group_plan"][0][GROUP_PLAN["concurrency"]] = found
+        segment = SimpleNamespace(rows=rows.__getitem__, shape=SimpleNamespace(slots_per_producer=2048, units=1 << 16))
         assert most_ahead(segment, 0, CHUNKS, chunk_size) == most
         segment.shape.units = 64
         assert most_ahead(segment, 0, CHUNKS, chunk_size) == 16

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shmq.errors import BadArguments, TooLarge
-from shmq.memory.layout import GROUP_CONTROL
+from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN
 from shmq.wire.codec import ENCODING_ERRORS, is_array
 
 if TYPE_CHECKING:
@@ -28,10 +28,12 @@ Calls = list[tuple[Any, ...]]
 def most_ahead(segment: Segment, group: int, least: int, chunk_size: int = 1) -> int:
     """Chunks under way at most: no worker of the group waits for its next one, and slots and blocks have that many.
 
-    A worker with `concurrency` runs the calls of a chunk at once: of large chunks it needs fewer.
+    A worker with `concurrency` (of "auto": what the planner has found) runs the calls of a chunk at once: of large
+    chunks it needs fewer.
     """
-    control = segment.rows("group_control")[group]
-    workers, concurrency = (min(control[GROUP_CONTROL[word]], 1000) for word in ("max_workers", "concurrency"))
+    control, plan = segment.rows("group_control")[group], segment.rows("group_plan")[group]
+    workers = min(control[GROUP_CONTROL["max_workers"]], 1000)
+    concurrency = min(control[GROUP_CONTROL["concurrency"]] or plan[GROUP_PLAN["concurrency"]], 1000)
     wanted = max(least, 2 * workers * max(1, -(-concurrency // chunk_size)))
     return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))
 

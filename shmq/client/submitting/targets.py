@@ -21,15 +21,13 @@ from shmq.tasks.registry import TaskInfo, nearest, read
 from shmq.tasks.task import AUTO, Task
 from shmq.transport.publish import Route
 from shmq.wire.codec import Decoder
-from shmq.wire.header import FORGET, LANE_SHIFT, VARIADIC
+from shmq.wire.header import FORGET, INHERIT_RETRIES, LANE_SHIFT, VARIADIC
 
 if TYPE_CHECKING:
     from shmq.client.client import Client
     from shmq.client.handle import Job
 
 _REGISTRY = HEADER["registry"]
-INHERIT_RETRIES = 255
-"""Header value that means: as many retries as the group's configuration says."""
 
 
 @dataclass(slots=True)

@@ -42,9 +42,9 @@ from shmq.transport.table import (
     with_state,
 )
 from shmq.wire.failure import Failure
+from shmq.wire.header import INHERIT_RETRIES
 
 _log = logging.getLogger("shmq.recovery")
-_INHERIT_RETRIES = 255
 
 
 class Death(NamedTuple):
@@ -181,7 +181,7 @@ class Burial:
     def _timed_out(self, redeliverer: Redeliverer, slot: int, word: int) -> None:
         """The task did not end although TaskTimeout was raised in it."""
         head = self._failures.head(slot)
-        retries = head.retries if head.retries != _INHERIT_RETRIES else self._retries_of(head.key, word)
+        retries = head.retries if head.retries != INHERIT_RETRIES else self._retries_of(head.key, word)
         if failures_of(word) < retries and not self._was_read(slot, word):
             pause_s = random.uniform(0.0, min(2.0 ** failures_of(word), 60.0))
             column(self._segment, "dues")[slot] = now_ns() + to_ns(pause_s)

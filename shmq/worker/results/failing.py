@@ -23,7 +23,7 @@ from shmq.transport.table import (
 )
 from shmq.wire.codec import Decoder, Encoder
 from shmq.wire.failure import Failure, describe
-from shmq.wire.header import BLOCK, CALL, FORGET, INLINE, STREAM, STREAMED, Header, result_word
+from shmq.wire.header import BLOCK, CALL, FORGET, INHERIT_RETRIES, INLINE, STREAM, STREAMED, Header, result_word
 from shmq.worker.results import outcome
 from shmq.worker.results.outcome import Outdated, StreamClosed, StreamGivenBack
 from shmq.worker.results.outlet import Outlets
@@ -32,8 +32,6 @@ from shmq.worker.slots import Slots
 
 if TYPE_CHECKING:
     from shmq.worker.calls.runnable import Runnable
-
-INHERIT_RETRIES = 255
 
 _UNTIL_REPLACED_NS = 20_000_000
 """Until a job is offered again that an outdated worker has met: others of its age are still there."""
