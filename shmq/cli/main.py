@@ -27,7 +27,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "supervise": ("service.supervise:supervise", "Run the supervisor in the foreground."),
         "check": ("service.check:check", "Say what a configuration means and whether it fits this machine."),
         "stop": ("service.control:stop", "Stop the supervisor; jobs that wait stay accepted."),
-        "drain": ("service.control:drain", "Run what was accepted, then stop the supervisor."),
+        "drain": ("service.control:drain", "Run what was submitted, then stop the supervisor."),
         "reload": ("service.control:reload", "Take new task code without losing a job."),
     },
     "Submit jobs": {

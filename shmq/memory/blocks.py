@@ -229,12 +229,13 @@ class BlockPool:
         """Keep the block although its job ends: a view of it lives in this process."""
         self._columns.pins[unit : unit + self.units_for(nbytes), self._side] = self._mark
 
-    def must_be_copied(self, unit: int, viewed_bytes: int) -> bool:
-        """May no view of the block be kept? It is in the way of results, or pinned on this side: for views of a former
-        attempt, in its worker or in this one, whose end is not this one's. Or, with `viewed_bytes` that are not pinned
-        yet, producers' views would fill more than half of what arguments have: who collects results submits again.
+    def must_be_copied(self, unit: int, nbytes: int, viewed_bytes: int) -> bool:
+        """May no view of the block be kept? It is in the way of results, or any of it is pinned on this side: for views
+        of a former attempt, or of a former job with a part of the same array, whose end is not this one's. Or, with
+        `viewed_bytes` that are not pinned yet, producers' views would fill more than half of what arguments have: who
+        collects results submits again.
         """
-        if self._pins[2 * unit + self._side]:
+        if any(self._pins[2 * unit + self._side : 2 * (unit + self.units_for(nbytes)) : 2]):
             return True
         if self._side != PRODUCER_PIN:
             return False
@@ -323,11 +324,10 @@ class BlockPool:
             self._lock_file.release(byte)
 
     def _has_live_tag(self, unit: int, count: int) -> bool:
-        """Does a live job have one of the units? Most often all tags are alike."""
-        first, at = self._tags[unit], self._tags_at + 8 * unit
-        is_uniform = self._map[at : at + 8 * count] == first.to_bytes(8, "little") * count
-        tags = (first,) if is_uniform else set(self._tags[unit : unit + count])
-        return any(tag and self._job_words[tag & SLOT_OF_TAG] >> 32 == tag >> 32 for tag in tags)
+        """Does a live job have one of the units?"""
+        words, last = self._job_words, len(self._job_words) - 1
+        tags = set(self._tags[unit : unit + count])
+        return any(tag and words[min(tag & SLOT_OF_TAG, last)] >> 32 == tag >> 32 for tag in tags)
 
     def _arena_of(self, unit: int) -> int:
         return unit // self._per_arena

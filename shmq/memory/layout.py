@@ -91,6 +91,8 @@ GROUP_PLAN = {name: i for i, name in enumerate((
     "target", "step", "arrivals_milli", "mean_milli", "lo_milli", "hi_milli", "service_ns", "need",
     "updated_ns", "reactive_need", "accuracy_milli", "batch", "concurrency", "came_milli", "expected_milli",
 ))}  # fmt: skip
+AUTO_FIRST, AUTO_MOST = 8, 256
+"""Jobs at once in a worker with `concurrency = "auto"` (in GROUP_CONTROL 0): until GROUP_PLAN tells, and at most."""
 
 # Words of one `[limits."pattern"]`: configuration and state, the latter under the limit's lock byte.
 MOST_TASK_LIMITS, LIMIT_WORDS = 64, 8

@@ -158,9 +158,8 @@ class GroupPlanner:
             return True
         if max(plan.target, plan.soon) > rules.min_workers:
             return False
-        ends = self.forecaster.forecast(steps + self._reach(seen))
-        worst = max(zip(*(end.tolist() for end in ends), strict=True), key=lambda band: band[2])
-        return self._predicted(seen, *worst) <= rules.min_workers
+        bands = zip(*(ends.tolist() for ends in self.forecaster.forecast(steps + self._reach(seen))), strict=True)
+        return all(self._predicted(seen, *band) <= rules.min_workers for band in bands)
 
     def order_soon(self, now_s: float, plan: Plan) -> Decision:
         """What a plan put off until `soon_s` after it: workers for the next step, just in time."""
@@ -174,8 +173,7 @@ class GroupPlanner:
         now who could not be forked in time, one after the other, from the next decision on.
         """
         ready_s = seen.ready_s + self.notice_s
-        at_once, horizon = (horizon_steps(ready_s, margin_s, self.step_s) for margin_s in (0.0, self.margin_s))
-        steps = self._reach(seen)
+        at_once, horizon, steps = self._horizon(seen, 0.0), self._horizon(seen, self.margin_s), self._reach(seen)
         bands = list(zip(*(ends.tolist() for ends in self.forecaster.forecast(steps)), strict=True))
         worst = max(range(at_once), key=lambda h: bands[h][2])
         now, soon, soon_s = self._predicted(seen, *bands[worst]), 0, 0.0
@@ -200,8 +198,11 @@ class GroupPlanner:
 
     def _reach(self, seen: Observed) -> int:
         """Steps ahead that a decision looks at."""
-        horizon = horizon_steps(seen.ready_s + self.notice_s, self.margin_s, self.step_s)
-        return max(horizon, MOST_STEPS if seen.pace_s > 0 else 0)
+        return max(self._horizon(seen, self.margin_s), MOST_STEPS if seen.pace_s > 0 else 0)
+
+    def _horizon(self, seen: Observed, margin_s: float) -> int:
+        """Steps that begin before an order could be filled that is given `margin_s` from now."""
+        return horizon_steps(seen.ready_s + self.notice_s, margin_s, self.step_s)
 
     def _predicted(self, seen: Observed, mean: float, low: float, high: float) -> int:
         if high < NOBODY:

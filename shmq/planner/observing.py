@@ -101,6 +101,10 @@ class Observer:
         for known in self._known:
             known.ended_s = now_s
 
+    def is_busy(self) -> bool:
+        """Did a job run at the last look, or had a worker claimed one?"""
+        return any(known.is_busy for known in self._known)
+
     def _running(self, known: Known, group: int, heads: int) -> int:
         """Jobs of the group that run."""
         if heads == known.heads and not known.is_busy:

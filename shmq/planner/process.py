@@ -142,7 +142,8 @@ class Planner:
                 self._groups[g].policy.target = grant.workers
             self._write(g, plan, seen[g], grant, expected[g])
         self._learner.step()
-        self._rest.begin(heads, self._groups, seen, plans)
+        if not self._observer.is_busy():
+            self._rest.begin(heads, self._groups, seen, plans)
         if time.monotonic() - self._saved_at >= self._config.planner.save_s:
             self.save()
 

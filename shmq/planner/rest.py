@@ -39,14 +39,14 @@ class Rest:
         states = zip(groups, seen, plans, strict=True)
         if not all(_is_idle(now) and group.may_rest(now, plan, REST_STEPS) for group, now, plan in states):
             return
-        if heads == self._heads == self._tails:  # heads before tails
+        if heads == self.look() == bytes(self._tails):  # heads before tails
             self._lanes, self._seen = heads, seen
 
     def lasts(self, now_s: float) -> bool:
         """May the step that ends now be put off? Then it is."""
         if not self._lanes or len(self._put_off) == REST_STEPS:
             return False
-        if not self._lanes == self._heads == self._tails:
+        if not self._lanes == self.look() == bytes(self._tails):
             return False
         self._put_off.append(now_s)
         return True

@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from shmq.config.model import Group
+from shmq.memory.layout import AUTO_FIRST, AUTO_MOST
 from shmq.planner.group import Observed
 from shmq.planner.tuning import Climber, ladder
 
-FIRST_CONCURRENCY = 8  # as in shmq.worker.concurrent.loop, where no planner has spoken yet
-MOST_CONCURRENCY = 256
 WINDOW_S = 1.0  # at least
 WINDOW_SERVICES = 4.0  # and so many service times, or a window would show the jobs of the setting before
 
@@ -48,7 +47,7 @@ class Sizing:
         settings, rows = self.settings, max(self.worker_rows, 1)
         self._concurrency = self._workers = None
         if settings.concurrency == "auto":
-            self._concurrency = Climber(ladder(1, MOST_CONCURRENCY), self.found_concurrency or FIRST_CONCURRENCY)
+            self._concurrency = Climber(ladder(1, AUTO_MOST), self.found_concurrency or AUTO_FIRST)
         if settings.max_workers == "auto":
             rungs = ladder(max(min(settings.min_workers, rows), 1), rows)
             start = min(self.cores, rows)

@@ -46,7 +46,7 @@ class Commands:
         return {"pid": os.getpid()}
 
     def drain(self) -> Answer:
-        """Run what was accepted, accept nothing more, then end."""
+        """Run what was submitted and what comes meanwhile, then end."""
         return {"pid": os.getpid(), "jobs": self._supervisor.stopping.drain()}
 
     def reload(self) -> Answer:

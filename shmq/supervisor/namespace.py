@@ -20,7 +20,7 @@ from shmq.refusal import told
 from shmq.supervisor.pools.rows import Rows
 from shmq.supervisor.pools.worker import STOPPED
 from shmq.transport.states import IS_UNDER_WAY, slots_where
-from shmq.transport.table import DONE, FIRST_FREE, FREE, GENERATION_SHIFT, QUEUED, REQUEUED, SCHEDULED, STATE
+from shmq.transport.table import FIRST_FREE, GENERATION_SHIFT, QUEUED, REQUEUED, SCHEDULED, STATE
 
 _log = logging.getLogger("shmq.supervisor")
 _PROVE_S = 10.0
@@ -238,17 +238,17 @@ def jobs_left(segment: Segment) -> int:
 
 
 def is_job_left(segment: Segment) -> bool:
-    """Is there one? Found without looking at all of them."""
-    return next(_unfinished(segment), None) is not None
+    """Is there one? Most often the first that is looked at closely tells."""
+    return any(True for _ in _unfinished(segment))
 
 
 def _unfinished(segment: Segment) -> Iterator[int]:
     words, cancels = segment.view("words"), segment.view("cancels")
     for slot in slots_where(segment, IS_UNDER_WAY, 0, segment.shape.slots):
+        cancelled = cancels[slot]  # before the word: who claims a job that still waits then sees that it is cancelled
         word = words[slot]
-        state = word & STATE
-        if FREE < state < DONE and not (state in _WAITING and cancels[slot] == word >> GENERATION_SHIFT):
-            yield slot
+        if word & STATE not in _WAITING or cancelled != word >> GENERATION_SHIFT:
+            yield slot  # one that has ended since counts: it may have submitted another
 
 
 def remove_if_unused(segment: Segment, folder: Path, lock_file: locks.LockFile) -> bool:

@@ -41,7 +41,7 @@ class Stopping:
         return self._at < float("inf")
 
     def drain(self) -> int:
-        """Accept nothing more, run what was accepted, then stop; how many jobs are left."""
+        """Run what was submitted and what comes meanwhile, then stop; how many jobs are left now."""
         self._is_draining = True
         self._supervisor.segment.set_header("draining", 1)
         return namespace.jobs_left(self._supervisor.segment)

@@ -67,6 +67,7 @@ class TaskInfo(msgspec.Struct, frozen=True):
         return bool(self.options["group"] == AUTO)
 
     yields: bool = False  # a generator: its jobs can be read as streams
+    is_coroutine: bool = False
 
 
 def load(modules: list[str], folder: Path | None) -> dict[int, Task[..., Any]]:

@@ -111,6 +111,11 @@ class Task(Generic[P, R]):
         """Is it a generator, whose parts can be read as they come?"""
         return self.signature.is_generator
 
+    @property
+    def is_coroutine(self) -> bool:
+        """Do many of its calls run at once in one worker, if that has `concurrency`?"""
+        return self.signature.is_coroutine
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now; no supervisor is needed."""
         return self.function(*args, **kwargs)
@@ -158,7 +163,7 @@ class Task(Generic[P, R]):
         return {
             "name": self.name, "key": self.key, "signature": str(self.signature), "options": options,
             "doc": (self.function.__doc__ or "").strip().split("\n")[0], "words": self.signature.words(),
-            "yields": self.yields,
+            "yields": self.yields, "is_coroutine": self.is_coroutine,
         }  # fmt: skip
 
     def __reduce__(self) -> str | tuple[Any, ...]:

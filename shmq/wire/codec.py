@@ -311,7 +311,7 @@ class Decoder:
 
         flat = np.frombuffer(self._blocks.readable_bytes_at(unit, nbytes), dtype)
         block_bytes = self._blocks.units_for(nbytes) * self._blocks.unit_bytes
-        if self._blocks.must_be_copied(unit, self._viewed_bytes + block_bytes):
+        if self._blocks.must_be_copied(unit, nbytes, self._viewed_bytes + block_bytes):
             flat = flat.copy()
             flat.flags.writeable = False
         else:

@@ -190,6 +190,13 @@ def look_at_kept() -> list[float]:
     return found
 
 
+@shmq.task(group="single")
+def are_kept_uniform() -> list[bool]:
+    found = [bool((array == array[0]).all()) for array in _cache]
+    _cache.clear()
+    return found
+
+
 _cache: list[np.ndarray] = []
 
 

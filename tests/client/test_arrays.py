@@ -270,6 +270,20 @@ class TestBlocks:
         assert declared.look_at_kept.submit().result(10) == [7.0]
         until(lambda: client._blocks.used_bytes() == 0)
 
+    def test_views_of_a_part_and_of_the_whole_end_apart(self, client):
+        unit = client._blocks.unit_bytes
+        array = shmq.empty(8 * unit, "u1")
+        array[:] = 7
+        declared.kept.submit(array[4 * unit :]).result(10)
+        declared.kept.submit(array).result(10)
+        declared.drop_first_kept.submit().result(10)
+        del array
+        gc.collect()
+        for value in range(40):
+            declared.described.submit(np.full(4 * unit, value, "u1")).result(10)
+        assert declared.are_kept_uniform.submit().result(10) == [True]
+        until(lambda: client._blocks.used_bytes() == 0)
+
     def test_a_pool_full_of_living_views_says_so(self, client):
         kept = []
         with pytest.raises(QueueFull, match="no free block"):

@@ -15,16 +15,16 @@ import shmq
 @shmq.task
 def meet(call):
     '''Returns as soon as all are here at once.'''
-    number, folder, count, guard_s = call
+    number, folder, count, padding, guard_s = call
     if number < 0:
-        return number
+        return number, bytes(padding)
     (Path(folder) / str(number)).touch()
     give_up = time.monotonic() + guard_s
     while len(list(Path(folder).iterdir())) < count:
         if time.monotonic() > give_up:
             raise TimeoutError(f"{len(list(Path(folder).iterdir()))} of {count} came")
         time.sleep(0.002)
-    return number
+    return number, bytes(padding)
 """
 CONFIG = f"""
 [groups.computation]
@@ -41,10 +41,22 @@ max_workers = {WORKERS + 2}
 
 @pytest.mark.parametrize("verb", ["map", "stream"])
 def test_every_worker_has_a_chunk(tmp_path, verb):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
+        numbers, calls = calls_that_meet(tmp_path, 40, WORKERS)  # of those before nothing is known
+        found = getattr(live.client(), verb)(f"{live.module}.meet", calls, chunk_size=1)
+        assert [number for number, _ in found] == numbers
+
+
+def test_chunks_of_a_stream_are_small_where_results_are_large_so_that_no_worker_waits_for_its_turn(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
+        numbers, calls = calls_that_meet(tmp_path, 400, 12, padding=10_000)
+        found = live.client().stream(f"{live.module}.meet", calls, chunk_size=1000, memory_limit="10 MB")
+        assert [(number, len(padding)) for number, padding in found] == [(number, 10_000) for number in numbers]
+
+
+def calls_that_meet(tmp_path, before, count, padding=0):
+    """As many numbers as there are workers, of which `count` must be here at once, after some that end at once."""
     folder = tmp_path / "here"
     folder.mkdir()
-    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
-        numbers = [-1] * 40 + list(range(WORKERS))  # the first ones end at once: nothing is known before
-        calls = [(number, str(folder), WORKERS, GUARD_S / 2) for number in numbers]
-        found = getattr(live.client(), verb)(f"{live.module}.meet", calls, chunk_size=1)
-        assert list(found) == numbers
+    numbers = [-1] * before + list(range(WORKERS))
+    return numbers, [(number, str(folder), count, padding, GUARD_S / 2) for number in numbers]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import shmq
-from shmq.client.many.window import parse_size
+from shmq.client.many.window import Window, parse_size
 from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
 from tests.client import declared
 from tests.live import until
@@ -229,3 +229,34 @@ def test_the_check_of_many_gigabytes_is_right_on_a_few_megabytes(limit):
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "right: 1,562 of 1,562" in done.stdout
+
+
+@pytest.mark.parametrize("most_chunks", [8, 128, 1000])
+@pytest.mark.parametrize("limit_bytes", [1_000_000, 100_000_000])
+def test_there_is_room_for_a_chunk_ahead_of_every_worker_and_for_no_more_than_the_limit(most_chunks, limit_bytes):
+    def chunks(nbytes):
+        window, count = Window("task", limit_bytes, 64 << 20, most_chunks), 0
+        while window.has_room(nbytes):
+            window.add(nbytes, window.kept_bytes(nbytes))
+            count += 1
+        assert count * (2 * nbytes + window.kept_bytes(nbytes)) <= limit_bytes // 2
+        return count
+
+    assert chunks(100) == most_chunks
+    full = Window("task", limit_bytes, 64 << 20, most_chunks).chunk_bytes
+    assert chunks(full) == 8
+
+
+def test_a_chunk_is_one_call_until_a_result_was_seen_and_then_has_as_many_as_may_be_kept():
+    window = Window("task", 100_000_000, 64 << 20, 128)
+    share = window.kept_bytes(0)
+    assert not window.fits(100, 2)
+    window.learn(share // 10)
+    assert window.fits(100, 10)
+    assert not window.fits(100, 11)
+    assert not window.fits(window.chunk_bytes + 1, 2)
+    window.learn(3 * share)
+    assert not window.fits(100, 2)
+    assert window.kept_bytes(100) == 3 * share
+    window.learn(0)
+    assert 2 * share < window.kept_bytes(100) < 3 * share

@@ -136,3 +136,12 @@ def test_steps_are_not_put_off_where_one_of_them_would_see_a_need(ready_s, pace_
     for comes_in, may_rest in ((6 + reach, False), (7 + reach, True)):
         group = planner(*[0.0] * (comes_in - 1), BUSY)
         assert group.may_rest(idle, group.step(idle), 6) is may_rest
+
+
+def test_they_are_not_put_off_either_where_a_narrow_band_needs_more_than_a_wide_one():
+    idle = Observed(0.0, 0.0, service_s=0.2, ready_s=0.2)
+    group = GroupPlanner(1.0, Goal(0.2, 0.05), Rules(2, 64))
+    bands = [(0.0, 0.0, 0.0)] * 4 + [(4.6, 4.4, 4.8), (2.0, 0.0, 6.3)]
+    group.forecaster.forecast = lambda h: tuple(np.array([*bands, *[bands[0]] * h][:h]).T)
+    assert [group._predicted(idle, *band) for band in bands[4:]] == [3, 2]
+    assert not group.may_rest(idle, group.step(idle), 6)

@@ -84,11 +84,14 @@ def test_a_leased_job_that_begins_to_run_is_seen_without_another_claim(stage):
     for number in range(2):
         stage.send(client, number)
     first, second = bench.claim(2)[0]
+    assert not observer.is_busy()
     assert observer.observe(0, 0.0).running == 0
+    assert observer.is_busy()
     assert becomes(first, RUNNING) == 1
     assert becomes(second, RUNNING) == 2
     assert becomes(first, FREE) == 1
     assert becomes(second, FREE) == 0
+    assert not observer.is_busy()
     assert becomes(second, RUNNING) == 0  # in a table where nothing was claimed nobody looks
     stage.send(client, 2)
     bench.claim(1)

@@ -49,7 +49,10 @@ class Run:
         planner._groups = [GroupPlanner(1.0, Goal(0.1, 0.05), Rules(min_workers, 8, hold_s=3.0, mode=mode))]
         planner._errors, planner._loads, planner._expected, planner._saved_at = [0.0], [0.0], [-1.0], 1e18
         planner._learner = SimpleNamespace(step=lambda: None)
-        planner._observer = SimpleNamespace(observe=self._observe, was_idle_until=self.idle_until.append)
+        self.is_leased = False
+        planner._observer = SimpleNamespace(
+            observe=self._observe, was_idle_until=self.idle_until.append, is_busy=lambda: self.is_leased
+        )
         planner._rest = Rest(self.lanes)
         if not rests:
             planner._rest.begin = lambda *_: None
@@ -111,6 +114,15 @@ def test_a_job_that_comes_and_goes_while_a_step_is_taken_is_seen_in_the_next():
     run = Run(mode="fixed")
     run.planner._learner.step = lambda: run.lanes.come_and_go(1)
     run.steps([0, 0, 0])
+    assert run.seen_at == [0.0, 1.0, 2.0]
+
+
+def test_there_is_no_rest_while_a_worker_has_claimed_a_job():
+    run = Run(mode="fixed")
+    run.is_leased = True
+    run.steps([0, 0])
+    run.is_leased = False
+    run.steps([0, 0])
     assert run.seen_at == [0.0, 1.0, 2.0]
 
 

@@ -4,11 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from shmq.observe.snapshot import take
+from shmq.supervisor import namespace
 from shmq.supervisor.namespace import is_job_left, jobs_left
+from shmq.transport.table import GENERATION_SHIFT, QUEUED, RUNNING
 from tests.live import GUARD_S, LiveSupervisor, until
 
 TASKS = """
@@ -245,6 +248,34 @@ def test_another_configuration_replaces_an_empty_segment_and_is_refused_with_job
     live.start()
     assert "replaced" in live.log()
     assert live.submit("echo", 2, group="network").result(GUARD_S) == 2
+
+
+def looked_at(monkeypatch, before, after):
+    """A table of two jobs, (word, cancel) each, that changes once while `is_job_left` looks at it."""
+    now = {"words": [word for word, _ in before], "cancels": [cancel for _, cancel in before]}
+
+    class Column:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, slot):
+            value = now[self.name][slot]
+            now["words"], now["cancels"] = ([job[i] for job in after] for i in (0, 1))
+            return value
+
+    monkeypatch.setattr(namespace, "slots_where", lambda *_: [0])  # the second one came after the scan
+    return SimpleNamespace(view=Column, shape=SimpleNamespace(slots=2))
+
+
+def test_a_job_that_begins_to_run_as_its_cancel_comes_is_left(monkeypatch):
+    queued, running = 7 << GENERATION_SHIFT | QUEUED, 7 << GENERATION_SHIFT | RUNNING
+    assert is_job_left(looked_at(monkeypatch, [(queued, 0), (0, 0)], [(running, 7), (0, 0)]))
+
+
+def test_a_job_that_submits_another_as_it_ends_is_left(monkeypatch):
+    """The other one is not in the scan: whoever finds nothing would not look again."""
+    ended, queued = 8 << GENERATION_SHIFT, 7 << GENERATION_SHIFT | QUEUED
+    assert is_job_left(looked_at(monkeypatch, [(ended, 0), (queued, 0)], [(ended, 0), (queued, 0)]))
 
 
 @pytest.mark.parametrize("delay", [0, 3600])

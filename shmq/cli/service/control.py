@@ -43,7 +43,7 @@ def stop(namespace: str, now: bool, grace_s: float | None, wait: bool) -> None:
 @namespace_option
 @wait_option
 def drain(namespace: str, wait: bool) -> None:
-    """Run what was accepted, then stop the supervisor.
+    """Run what was submitted, then stop the supervisor.
 
     It ends once no job is left. Ctrl-C ends the waiting here, not the draining.
     """

@@ -35,8 +35,8 @@ _WORKERS = GROUP_CONTROL["workers"]
 CHUNK_S = 0.008
 CHUNK_BYTES = 256 * 1024
 _FIRST_CHUNK, _LARGEST_CHUNK = 1, 2048
-_SHORTEST = 32  # at the end a chunk lasts CHUNK_S / 32 at least
-CHUNKS = 24  # under way at most, where there are few workers
+_SHORTEST_PART = 32  # of CHUNK_S: at the end a chunk lasts that long at least
+CHUNKS = 24  # as many may be under way however few workers there are
 _FIRST_AHEAD, _LEAST_AHEAD = 4, 2
 _SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
@@ -63,7 +63,7 @@ class Pace:
         if self._is_auto:
             in_time = int(calls * CHUNK_S / max(run_s, 1e-7))
             self.size = max(1, min(in_time, int(CHUNK_BYTES / max(self._call_bytes, 1.0)), 4 * calls, _LARGEST_CHUNK))
-            self._smallest = max(in_time // _SHORTEST, 1)
+            self._smallest = max(in_time // _SHORTEST_PART, 1)
         fitting = int(self._share_bytes / max(self.size * self._call_bytes, 1.0))
         self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_chunks))
 

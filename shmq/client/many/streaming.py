@@ -5,8 +5,8 @@
                         └──────────────── next item is taken ◀────────────────┴▶ results, one by one
 
 As `map`, but what bounds it are bytes: the worker of a chunk that is not read yet waits once its results take up
-their share; the one that is read goes through a ring. Nothing depends on how large results turn out to be. Where a rate
-limit counts, a chunk is one call.
+their share; the one that is read goes through a ring. So memory does not depend on how large results turn out to be;
+speed does, and chunks get smaller where results are large. Where a rate limit counts, a chunk is one call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmq.client.many.window import Calls, Items, Window, checked, most_ahead
+from shmq.client.many.window import Calls, Items, Sizes, Window, checked, most_ahead
 from shmq.client.submitting.kinds import StreamOf
 from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
 from shmq.errors import QueueFull, TaskTimeout, WorkerLost
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from shmq.client.handle import Job
     from shmq.client.parts.reader import PartStream
 
-_CHUNKS = 8  # under way at most, where there are few workers
+_CHUNKS = 8  # as many may be under way however few workers there are
 _SWEEP_S = 0.02
 _MOST_EARLY = 100_000  # results of one chunk read before its turn; only a generator task has more
 
@@ -42,6 +42,7 @@ class Chunk:
 
     calls: Calls
     nbytes: int
+    kept_bytes: int  # results that its worker may keep
     job: Job[Any]
     stream: PartStream[Any] | None = None
     early: deque[Any] = field(default_factory=deque)
@@ -95,13 +96,17 @@ def run(
 ) -> Iterator[Any]:
     """The results; of a generator task its parts, item after item. What cannot work is refused at once."""
     limit_bytes = checked(chunk_size, memory_limit)
-    ahead = most_ahead(client.segment, target_of(client, task).route.group, _CHUNKS, chunk_size)
+    at_once = chunk_size if task.is_coroutine else 1
+    ahead = most_ahead(client.segment, target_of(client, task).route.group, _CHUNKS, at_once)
     window = Window(task.name, limit_bytes, client.block_budget_bytes, ahead)
     return _run(client, task, Items(items, window), window, chunk_size)
 
 
 def _run(client: Client, task: Task[..., Any], source: Items, window: Window, chunk_size: int) -> Iterator[Any]:
     waiting: deque[Chunk] = deque()
+    sizes = Sizes()
+    if task.yields:  # nobody knows how many parts a call has
+        window.learn(0)
     held: tuple[Calls, int] | None = None  # taken from the input, no room for it yet
     try:
         while True:
@@ -109,21 +114,28 @@ def _run(client: Client, task: Task[..., Any], source: Items, window: Window, ch
                 if held is None:
                     held = source.chunk(most_calls(client, task, chunk_size))
                 calls, nbytes = held
+                kept_bytes = window.kept_bytes(nbytes)
                 try:
-                    job = _submit(client, task, calls, window.chunk_bytes, block=0.0 if waiting else None)
+                    job = _submit(client, task, calls, kept_bytes, block=0.0 if waiting else None)
                 except QueueFull:
                     if not waiting:
                         raise
                     break  # reading makes room
                 held = None
-                window.add(nbytes)
-                waiting.append(Chunk(calls, nbytes, job))
+                window.add(nbytes, kept_bytes)
+                waiting.append(Chunk(calls, nbytes, kept_bytes, job))
             if not waiting:
                 return
             chunk = waiting[0]
-            yield from _results(client, task, chunk, waiting, window.chunk_bytes)
+            results = _results(client, task, chunk, waiting)
+            for value in results:
+                if not task.yields:
+                    window.learn(sizes.of(value))
+                yield value
+                break
+            yield from results
             waiting.popleft()
-            window.remove(chunk.nbytes)
+            window.remove(chunk.nbytes, chunk.kept_bytes)
     finally:
         for chunk in waiting:
             chunk.close()
@@ -135,9 +147,7 @@ def _submit(client: Client, task: Task[..., Any], calls: Calls, kept_bytes: int,
     return submit_message(client, target, StreamOf(task), (kept_bytes, calls), nargs, STREAM, block)
 
 
-def _results(
-    client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequence[Chunk], kept_bytes: int
-) -> Iterator[Any]:
+def _results(client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequence[Chunk]) -> Iterator[Any]:
     """Results of one chunk. A call that is to be tried again, or that may have killed the worker, goes on alone."""
     while True:
         read, error = 0, Exception()
@@ -168,7 +178,7 @@ def _results(
         calls = chunk.calls[read + 1 :]
         if not calls:
             return
-        chunk.restart(calls, _submit(client, task, calls, kept_bytes, block=None))
+        chunk.restart(calls, _submit(client, task, calls, chunk.kept_bytes, block=None))
 
 
 def _result(job: Job[Any], waiting: Sequence[Chunk]) -> Any:

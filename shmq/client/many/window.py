@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shmq.errors import BadArguments, TooLarge
-from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN
+from shmq.memory.layout import AUTO_FIRST, GROUP_CONTROL, GROUP_PLAN
 from shmq.wire.codec import ENCODING_ERRORS, is_array
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _PARTS = 8  # of what is planned: as many chunks of full size may be under way
 _SPREAD = 16  # a chunk is at most this share of what went before: a short input is spread over the workers
+_HEAD_BYTES = 5  # of a long value in msgpack
 _ITEM_BYTES = 64  # what a value costs in Python beside its content
 _LEAST_LIMIT = 1_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
@@ -25,16 +26,15 @@ _NO_MORE = object()
 Calls = list[tuple[Any, ...]]
 
 
-def most_ahead(segment: Segment, group: int, least: int, chunk_size: int = 1) -> int:
+def most_ahead(segment: Segment, group: int, at_least: int, calls_at_once: int = 1) -> int:
     """Chunks under way at most: no worker of the group waits for its next one, and slots and blocks have that many.
 
-    A worker with `concurrency` (of "auto": what the planner has found) runs the calls of a chunk at once: of large
-    chunks it needs fewer.
+    `calls_at_once`: of a chunk, if its worker has `concurrency`; plain functions run one after the other.
     """
     control, plan = segment.rows("group_control")[group], segment.rows("group_plan")[group]
     workers = min(control[GROUP_CONTROL["max_workers"]], 1000)
-    concurrency = min(control[GROUP_CONTROL["concurrency"]] or plan[GROUP_PLAN["concurrency"]], 1000)
-    wanted = max(least, 2 * workers * max(1, -(-concurrency // chunk_size)))
+    places = min(control[GROUP_CONTROL["concurrency"]] or plan[GROUP_PLAN["concurrency"]] or AUTO_FIRST, 1000)
+    wanted = max(at_least, 2 * workers * -(-places // calls_at_once))
     return int(max(1, min(wanted, segment.shape.slots_per_producer // 2, segment.shape.units // 4)))
 
 
@@ -52,7 +52,8 @@ class Window:
     """What may be under way at once, in bytes.
 
     Half of the limit is planned: per chunk its items (here, and encoded in a block) and the results that its worker
-    may keep; the other half is left for the ring, for the chunk whose results are handed out, and for Python.
+    may keep; the other half is left for the ring, for the chunk whose results are handed out, and for Python. A chunk
+    is no larger than its results may be kept: a worker that had to wait for its turn would be one less.
     """
 
     def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int, most_chunks: int) -> None:
@@ -60,8 +61,10 @@ class Window:
         self.limit_bytes = limit_bytes
         self.planned_bytes = limit_bytes // 2
         self._most_chunks = most_chunks
-        self.chunk_bytes = min(self.planned_bytes // (3 * _PARTS), block_budget_bytes // (4 * _PARTS))
         self._blocks_bytes = block_budget_bytes // 4
+        self.chunk_bytes = min(self.planned_bytes // (3 * _PARTS), self._blocks_bytes // (2 * _PARTS))
+        self._share_bytes = min(self.planned_bytes // (3 * most_chunks), self.chunk_bytes)
+        self._result_bytes: float | None = None  # of one call; nobody knows yet
         self._used_bytes = self._item_bytes = 0
         self._chunks = 0
 
@@ -69,21 +72,36 @@ class Window:
         """May a chunk with this item be sent?"""
         if not self._chunks:
             return True
-        if self._chunks >= self._most_chunks or self._used_bytes + self._cost(item_bytes) > self.planned_bytes:
+        used_bytes = self._used_bytes + 2 * item_bytes + self.kept_bytes(item_bytes)
+        if self._chunks >= self._most_chunks or used_bytes > self.planned_bytes:
             return False
         return 2 * (self._item_bytes + item_bytes) <= self._blocks_bytes  # a block may be twice as long as its content
 
-    def add(self, nbytes: int) -> None:
+    def fits(self, nbytes: int, calls: int) -> bool:
+        """May a chunk have so many? More than one only once a result was seen."""
+        if self._result_bytes is None or nbytes > self.chunk_bytes:
+            return False
+        return calls * self._result_bytes <= self.kept_bytes(nbytes)
+
+    def kept_bytes(self, nbytes: int) -> int:
+        """Results that the worker of a chunk with items of `nbytes` may keep: as many, or an even share if more."""
+        return min(max(nbytes, self._share_bytes, int(self._result_bytes or 0)), self.chunk_bytes)
+
+    def add(self, nbytes: int, kept_bytes: int) -> None:
         """A chunk with items of `nbytes` is under way."""
         self._chunks += 1
         self._item_bytes += nbytes
-        self._used_bytes += self._cost(nbytes)
+        self._used_bytes += 2 * nbytes + kept_bytes
 
-    def remove(self, nbytes: int) -> None:
+    def remove(self, nbytes: int, kept_bytes: int) -> None:
         """It has been read."""
         self._chunks -= 1
         self._item_bytes -= nbytes
-        self._used_bytes -= self._cost(nbytes)
+        self._used_bytes -= 2 * nbytes + kept_bytes
+
+    def learn(self, result_bytes: int) -> None:
+        """A result was so large."""
+        self._result_bytes = max(result_bytes, 0.9 * (self._result_bytes or 0))  # large ones are remembered for a while
 
     def check_item(self, nbytes: int) -> None:
         """Raise TooLarge for an item that could only be sent by breaking the limit."""
@@ -93,8 +111,28 @@ class Window:
                 "quarter of it.\nRaise memory_limit, or pass smaller items."
             )
 
-    def _cost(self, nbytes: int) -> int:
-        return 2 * nbytes + self.chunk_bytes
+
+class Sizes:
+    """How many bytes values take on their way."""
+
+    def __init__(self) -> None:
+        self._encode = msgspec.msgpack.Encoder(enc_hook=self._arrays).encode
+        self._array_bytes = 0
+
+    def of(self, value: Any) -> int:
+        """About; 0 for what cannot be sent, which is explained when it is."""
+        if isinstance(value, bytes | bytearray):
+            return _HEAD_BYTES + len(value)
+        if is_array(value):
+            return value.nbytes
+        self._array_bytes = 0
+        try:
+            return len(self._encode(value)) + self._array_bytes
+        except ENCODING_ERRORS:
+            return 0
+
+    def _arrays(self, value: Any) -> None:
+        self._array_bytes += getattr(value, "nbytes", 0)
 
 
 class Items:
@@ -106,8 +144,7 @@ class Items:
         self._next: Any = None
         self.next_bytes = 0
         self._taken = 0
-        self._measure = msgspec.msgpack.Encoder(enc_hook=self._arrays).encode
-        self._array_bytes = 0
+        self._sizes = Sizes()
 
     def has_more(self) -> bool:
         """Look at the next item. Takes it from the source, which may take its time or raise."""
@@ -115,7 +152,7 @@ class Items:
             item = next(self._source, _NO_MORE)
             if item is _NO_MORE:
                 return False
-            self.next_bytes = self._size_of(item) + _ITEM_BYTES
+            self.next_bytes = self._sizes.of(item) + _ITEM_BYTES
             self._window.check_item(self.next_bytes)
             self._next = (item,)
         return True
@@ -125,26 +162,11 @@ class Items:
         most = min(chunk_size, 1 + self._taken // _SPREAD)
         calls = [self._next]
         nbytes, self._next = self.next_bytes, None
-        while len(calls) < most and self.has_more() and nbytes + self.next_bytes <= self._window.chunk_bytes:
+        while len(calls) < most and self.has_more() and self._window.fits(nbytes + self.next_bytes, len(calls) + 1):
             calls.append(self._next)
             nbytes, self._next = nbytes + self.next_bytes, None
         self._taken += len(calls)
         return calls, nbytes
-
-    def _size_of(self, item: Any) -> int:
-        """Bytes it takes on its way."""
-        if isinstance(item, bytes | bytearray | str):
-            return len(item)
-        if is_array(item):
-            return item.nbytes
-        self._array_bytes = 0
-        try:
-            return len(self._measure(item)) + self._array_bytes
-        except ENCODING_ERRORS:  # explained when it is submitted
-            return 0
-
-    def _arrays(self, value: Any) -> None:
-        self._array_bytes += getattr(value, "nbytes", 0)
 
 
 def checked(chunk_size: Any, memory_limit: int | str) -> int:

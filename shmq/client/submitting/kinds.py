@@ -33,6 +33,11 @@ class RemoteTask(Task[..., Any]):
         """Is it a generator?"""
         return self.info.yields
 
+    @property
+    def is_coroutine(self) -> bool:
+        """As of every task."""
+        return self.info.is_coroutine
+
     def options(self, **changes: Any) -> Task[..., Any]:
         """As of every task; stays remote."""
         changed = super().options(**changes)

@@ -21,7 +21,7 @@ from shmq.errors import JobCancelled, ShmqError, TaskTimeout
 from shmq.heap import Trim
 from shmq.memory import doorbell
 from shmq.memory.doorbell import IDLE_S, RESCUE_S, FifoBell
-from shmq.memory.layout import AT_ONCE_NS, GROUP_CONTROL, GROUP_PLAN, WORKER
+from shmq.memory.layout import AT_ONCE_NS, AUTO_FIRST, AUTO_MOST, GROUP_CONTROL, GROUP_PLAN, WORKER
 from shmq.transport.bells import concurrent_bell_path
 from shmq.transport.claim import Claimer
 from shmq.transport.table import CANCELLED, GENERATION_SHIFT, next_free, with_state
@@ -35,8 +35,6 @@ from shmq.worker.seat import START, Seat
 
 if TYPE_CHECKING:
     from shmq.worker.watching import Watching
-
-_AUTO_START, _AUTO_MOST = 8, 256  # as in shmq.planner.sizing
 
 
 def concurrent_bell(seat: Seat) -> FifoBell:
@@ -79,7 +77,7 @@ class ConcurrentLoop:
         self._is_at_rest = False  # has it slept in vain, with nothing running, since its last job?
         self._to_notify: set[int] = set()
         self._shift = segment.shape.slots_per_producer.bit_length() - 1
-        most = _AUTO_MOST if seat.settings.concurrency == "auto" else self._most()
+        most = AUTO_MOST if seat.settings.concurrency == "auto" else self._most()
         seat.places = self._most
         self._calling = ConcurrentCalling(seat, executor, most, self._show_next)
 
@@ -88,7 +86,7 @@ class ConcurrentLoop:
         configured = self._seat.settings.concurrency
         if configured != "auto":
             return int(configured)
-        return min(int(self._plan[GROUP_PLAN["concurrency"]]) or _AUTO_START, _AUTO_MOST)
+        return min(int(self._plan[GROUP_PLAN["concurrency"]]) or AUTO_FIRST, AUTO_MOST)
 
     def run(self) -> None:
         """Serve until told to drain."""
