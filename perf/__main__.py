@@ -49,6 +49,8 @@ def main(
         earlier = results.load(against) if against else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if save and not save.parent.is_dir():
+        raise click.UsageError(f"--save {save}: there is no folder {save.parent}")
     if listing:
         _list(console, beside)
         return

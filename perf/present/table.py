@@ -73,7 +73,7 @@ def comparison(found: Iterable[Comparison]) -> Table:
             item.check.against or "–",
             before,
             ratio(item.check),
-            f"{item.factor:.2f}",
+            "–" if item.change in {"new", "gone"} else f"{item.factor:.2f}",
             change,
         )
     return table

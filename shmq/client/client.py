@@ -22,7 +22,7 @@ from shmq.client.submitting import room, slow_path
 from shmq.client.submitting.kinds import StreamOf
 from shmq.client.submitting.targets import Registry, Target
 from shmq.client.waiting import Waiter
-from shmq.errors import ClientClosed, QueueFull, ReentrantSubmit
+from shmq.errors import BadArguments, ClientClosed, QueueFull, ReentrantSubmit
 from shmq.memory import locks
 from shmq.memory.blocks import PRODUCER_PIN, BlockPool
 from shmq.memory.doorbell import deadline as deadline_after
@@ -241,6 +241,8 @@ class Client:
         Input is consumed lazily, a few chunks ahead of what was read; closing the iterator
         cancels what has not started.
         """
+        if not iterables:
+            raise BadArguments("map needs an iterable: one for each argument of the task")
         task = self._registry.resolved(task)
         total = mapping.length_of(chunk_size, *iterables)
         return mapping.values(self, task, zip(*iterables, strict=False), chunk_size, total)

@@ -41,6 +41,7 @@ _REMEMBERED = 32  # blocks of one size in one arena that may be taken again with
 _OLDEST = 4  # of them are tried: some may be kept for long
 _QUICK_BYTES = 1 << 18  # saves numpy's view of the block, 1 us; while more is copied other threads had better run
 PRODUCER_PIN, WORKER_PIN = 0, 1
+_VIEWED = {PRODUCER_PIN: 2, WORKER_PIN: 4}  # by side: the part of what arguments have that kept views may fill
 
 
 def pinned_units(segment: Segment, side: int, mark: int) -> Iterator[int]:
@@ -86,6 +87,7 @@ class BlockPool:
         self._side = side
         self._mark = row + 1
         self._pid = os.getpid()
+        self._viewed: set[int] = set()  # first units of blocks of which this process keeps a view
         self.on_last_view: Callable[[], None] | None = None
         per_arena = shape.units // shape.arenas
         self._per_arena = per_arena
@@ -232,17 +234,18 @@ class BlockPool:
     def must_be_copied(self, unit: int, nbytes: int, viewed_bytes: int) -> bool:
         """May no view of the block be kept? It is in the way of results, or any of it is pinned on this side: for views
         of a former attempt, or of a former job with a part of the same array, whose end is not this one's. Or, with
-        `viewed_bytes` that are not pinned yet, producers' views would fill more than half of what arguments have: who
-        collects results submits again.
+        `viewed_bytes` that are not pinned yet, views would fill too much of what arguments have: more than half by
+        producers, who submit again while they collect results, or a quarter by workers whose tasks keep arrays.
         """
         if any(self._pins[2 * unit + self._side : 2 * (unit + self.units_for(nbytes)) : 2]):
             return True
-        if self._side != PRODUCER_PIN:
-            return False
+        if self._side == WORKER_PIN and not self._viewed:
+            return False  # what is only looked at lasts as long as its job
         import numpy as np
 
-        pinned = int(np.count_nonzero(self._columns.pins[: self._for_results, PRODUCER_PIN])) * self.unit_bytes
-        return unit >= self._for_results or pinned + viewed_bytes > self._for_results * self.unit_bytes // 2
+        pinned = int(np.count_nonzero(self._columns.pins[: self._for_results, self._side])) * self.unit_bytes
+        is_for_results = self._side == PRODUCER_PIN and unit >= self._for_results
+        return is_for_results or pinned + viewed_bytes > self._for_results * self.unit_bytes // _VIEWED[self._side]
 
     def give_back(self, units: list[tuple[int, int]]) -> None:
         """Take the tags off blocks (unit, bytes) that were allocated for a job whose word still lives."""
@@ -257,6 +260,7 @@ class BlockPool:
         """Let the block go with its job. Plain stores: safe in finalizers."""
         if self._pid != os.getpid():  # a view that a fork has copied: the pin is the parent's
             return
+        self._viewed.discard(unit)
         self._columns.pins[unit : unit + self.units_for(nbytes), self._side] = 0
         if self.on_last_view is not None and not self.has_views():
             self.on_last_view()
@@ -269,6 +273,7 @@ class BlockPool:
         """Keep the block, although its job ends, while `bottom` lives: the buffer under all views of it."""
         watch = weakref.finalize(bottom, self.unpin, unit, nbytes)
         watch.atexit = False
+        self._viewed.add(unit)
         self.pin(unit, nbytes)  # in this order: what is cut off between the two is not pinned for ever
 
     def free(self, unit: int, nbytes: int) -> bool:

@@ -54,6 +54,7 @@ def read_groups(
                 workers=_by_state([worker for worker in workers if worker.group == name]),
                 min_workers=control["min_workers"],
                 max_workers=control["max_workers"],
+                scaled_to=control["scaled_to"],
                 target_workers=plan["target"],
                 reason=segment.text("group_reason", g),
                 backlog=tuple(backlogs[g].tolist()),

@@ -71,12 +71,11 @@ def _of_group(group: GroupState, workers: list[WorkerState], stuck_s: float) -> 
     if group.paused:
         yield Problem("paused", name, f"paused, {waiting}", f"shmq resume {name}")
     if not (group.workers.live or group.workers.starting) and (group.queued or group.min_workers):
-        yield Problem(
-            "no-workers",
-            name,
-            f"no worker (min_workers is {group.min_workers}), {waiting}",
-            "workers cannot start or die at once, perhaps a task module fails: the supervisor's log says why",
-        )
+        if group.scaled_to:
+            hint = "workers cannot start or die at once, perhaps a task module fails: the supervisor's log says why"
+        else:
+            hint = f"scaled to 0: shmq scale {name} auto"
+        yield Problem("no-workers", name, f"no worker (min_workers is {group.min_workers}), {waiting}", hint)
     live = [worker for worker in workers if worker.state in _LIVE]
     if live and all(worker.state == "waiting" for worker in live):
         yield Problem(

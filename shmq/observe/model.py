@@ -63,6 +63,8 @@ class GroupState(Struct, frozen=True, kw_only=True):
     workers: Workers
     min_workers: int
     max_workers: int
+    scaled_to: int
+    """Workers that the supervisor keeps: the target, or what `shmq scale` has fixed."""
     target_workers: int
     reason: str
     """Why the planner wants that many, in its words."""

@@ -189,6 +189,7 @@ class Encoder:
         if unit is not None:
             self.used_blocks = True
             self._taken.append((unit, array.nbytes))
+            self.placed_bytes += array.nbytes
         return unit
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import shmq
-from shmq.errors import QueueFull, TooLarge, Unencodable
+from shmq.errors import BadArguments, QueueFull, TooLarge, Unencodable
 from tests.client import declared
 from tests.live import until
 
@@ -187,6 +187,36 @@ class TestBlocks:
         job = declared.same_array.options(delay=60).submit(array)
         assert client._blocks.used_bytes() == used
         job.cancel()
+
+    @pytest.mark.parametrize("shape", [np.int64(4), (np.int64(2), 2), [4], 4, range(2, 3)])
+    @pytest.mark.usefixtures("client")
+    def test_a_shape_is_what_numpy_takes_for_one(self, shape):
+        assert shmq.empty(shape).shape == np.empty(shape).shape
+
+    @pytest.mark.parametrize("shape", [-1, (2, -1), "x", None, 2.5, (2.5,)])
+    @pytest.mark.usefixtures("client")
+    def test_a_shape_that_means_nothing_is_refused(self, shape):
+        with pytest.raises(BadArguments, match="no array of shape"):
+            shmq.empty(shape)
+
+    def test_map_takes_no_more_arrays_of_the_pool_from_its_input_than_there_is_room_for(self, client):
+        def arrays():
+            for number in range(40):
+                array = shmq.empty(client._blocks.largest_bytes // 16, "u1")
+                array[:] = number
+                yield array
+
+        until(lambda: client._blocks.used_bytes() == 0, "cancelled jobs of former tests have left")
+        found = list(shmq.map(declared.described, arrays()))
+        assert [total // shape[0] for _, shape, total, _ in found] == list(range(40))
+
+    def test_tasks_that_keep_their_arrays_leave_room_for_others(self, client):
+        until(lambda: client._blocks.used_bytes() == 0, "cancelled jobs of former tests have left")
+        for number in range(60):
+            declared.kept.submit(np.full(100_000, float(number))).result(10)
+        assert client._blocks.used_bytes() <= client._blocks.budget_bytes // 8 + (1 << 20)
+        assert declared.look_at_kept.submit().result(10) == [float(number) for number in range(60)]
+        until(lambda: client._blocks.used_bytes() == 0)
 
     def test_an_empty_array_of_the_pool_is_submitted_without_a_copy(self, client):
         array = shmq.empty((1000, 200), "f4")

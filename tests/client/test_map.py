@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 import tracemalloc
 from types import SimpleNamespace
 
@@ -10,18 +11,40 @@ import pytest
 
 import shmq
 from shmq.client.many.mapping import CHUNKS, Pace
-from shmq.client.many.window import most_ahead
+from shmq.client.many.window import INPUT_S, most_ahead
 from shmq.errors import BadArguments, ShmqError, TooLarge, UnknownTask, WorkerLost
 from shmq.memory.layout import GROUP_CONTROL, GROUP_PLAN
 from tests.client import declared
-from tests.live import in_child
+from tests.live import in_child, until
 
 pytestmark = pytest.mark.usefixtures("client")
 
 
-@pytest.mark.parametrize("chunk_size", ["auto", 1, 7, 100, 100_000])
+@pytest.mark.parametrize("chunk_size", ["auto", 1, 7, 100, 10**30])
 def test_results_come_in_order_with_every_chunk_size(chunk_size):
     assert list(shmq.map(declared.echo, range(3_000), chunk_size=chunk_size)) == list(range(3_000))
+
+
+@pytest.mark.parametrize("verb", [shmq.map, shmq.stream])
+def test_what_is_ready_does_not_wait_for_a_slow_input(verb):
+    """It is handed out as soon as the input has given the next item: `read` of them then."""
+    read = 0
+
+    def items():
+        nonlocal read
+        for number in range(30):
+            comes_at = time.perf_counter() + INPUT_S
+            until(lambda at=comes_at: time.perf_counter() > at)
+            read = number + 1
+            yield number
+
+    ahead = [read - number for number in verb(declared.echo, items())]
+    assert sorted(ahead)[len(ahead) // 2] <= 4  # most often: now and then a worker has no core for a while
+
+
+def test_without_an_input_there_is_nothing_to_map():
+    with pytest.raises(BadArguments, match="needs an iterable"):
+        shmq.map(declared.echo)
 
 
 def test_empty_and_single_inputs_work():
@@ -240,7 +263,7 @@ def test_two_maps_at_once_do_not_mix():
     assert list(zip(first, second, strict=True)) == list(zip(range(500), range(1_000, 1_500), strict=True))
 
 
-@pytest.mark.parametrize("chunk_size", [0, -1, "big", 1.5, None])
+@pytest.mark.parametrize("chunk_size", [0, -1, "big", 1.5, None, True])
 def test_a_chunk_size_that_means_nothing_is_refused(chunk_size):
     with pytest.raises(BadArguments, match="chunk_size"):
         list(shmq.map(declared.echo, [1], chunk_size=chunk_size))

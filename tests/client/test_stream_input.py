@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import signal
 import subprocess
 import sys
 import tracemalloc
@@ -186,6 +187,28 @@ def test_an_item_that_breaks_the_limit_is_refused():
         list(shmq.stream(declared.take, [b"x", b"x" * 600_000], memory_limit="2 MB"))
     with pytest.raises(TooLarge, match="block"):
         list(shmq.stream(declared.take, [b"x" * (9 << 20)]))
+
+
+def test_the_exception_of_a_signal_handler_ends_the_wait():
+    def deadline(*_):
+        raise TimeoutError("deadline")
+
+    before = signal.signal(signal.SIGALRM, deadline)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(TimeoutError, match="deadline"):
+            list(shmq.stream(declared.nap, [60.0]))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@groups
+def test_an_item_and_its_result_may_each_need_a_whole_arena(client, group):
+    array = np.arange(client._blocks.largest_bytes // 8.0 - 8)
+    for result in shmq.stream(declared.same_array.options(group=group), [array] * 3):
+        assert np.array_equal(result, array)
+        del result
 
 
 def test_closing_the_iterator_cancels_what_is_under_way(client):

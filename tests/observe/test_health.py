@@ -48,6 +48,9 @@ def test_a_group_scaled_to_zero_is_healthy_until_jobs_wait(fake):
     assert kinds(fake) == []
     fake.word(0, QUEUED, group=0)
     assert kinds(fake) == [("no-workers", "computation")]
+    assert health(take(fake.segment))[0].advice == "scaled to 0: shmq scale computation auto"
+    fake.control(0, scaled_to=1)
+    assert "cannot start" in health(take(fake.segment))[0].advice
 
 
 def test_a_group_below_its_minimum_with_no_worker_at_all_is_not_healthy(healthy):

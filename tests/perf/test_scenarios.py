@@ -33,11 +33,13 @@ def test_the_command_lists_scenarios_and_peers() -> None:
     assert "ProcessPoolExecutor.submit   ready" in result.output
 
 
-@pytest.mark.parametrize("arguments", [["eco"], ["--peers", "huey"], ["--against", __file__]])
+@pytest.mark.parametrize(
+    "arguments", [["eco"], ["--peers", "huey"], ["--against", __file__], ["--save", "/no/folder/run.json"]]
+)
 def test_the_command_refuses_what_it_does_not_know(arguments: list[str]) -> None:
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
-    assert "known" in result.output or "not a saved run" in result.output
+    assert any(why in result.output for why in ("known", "not a saved run", "there is no folder"))
 
 
 def test_a_rig_config_holds_the_changes_of_its_scenario(tmp_path: Path) -> None:

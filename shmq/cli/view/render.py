@@ -33,7 +33,7 @@ def _header(snapshot: Snapshot, namespace: str) -> str:
     ]
     left_behind = f" and {len(producers) - alive} left behind" if alive < len(producers) else ""
     lines = [
-        f"shmq {namespace}: supervisor {supervisor}, epoch {snapshot.epoch}, up {seconds(snapshot.age_s)}",
+        f"shmq {namespace}: supervisor {supervisor}, epoch {snapshot.epoch}, segment {seconds(snapshot.age_s)} old",
         ", ".join((
             f"slots {number(memory.slots_used)} of {number(memory.slots)}",
             f"blocks {size(memory.block_used_bytes)} of {size(memory.block_bytes)}",

@@ -5,12 +5,14 @@ A chunk is one job whose message is a list of argument arrays; the worker answer
 as the workers measured it, and ends small where the length of the input is known: what is left is shared, so that no
 worker has the last chunk for itself (guided self-scheduling: Polychronopoulos and Kuck, IEEE Trans. Computers, 1987).
 Whatever the chunk size, what is under way at once fits a part of the block budget: results wait in blocks until their
-turn. Where a rate limit counts, a chunk holds one call.
+turn. Where a rate limit counts, a chunk holds one call. An answer that is there does not wait for a slow input.
 """
 
 from __future__ import annotations
 
 import itertools
+import sys
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,7 +20,7 @@ from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.handle import RAW, Job
-from shmq.client.many.window import most_ahead
+from shmq.client.many.window import INPUT_S, most_ahead
 from shmq.client.submitting.kinds import ChunkOf
 from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
 from shmq.errors import BadArguments, TooLarge, WorkerLost
@@ -48,14 +50,16 @@ class Pace:
     """How many calls go into the next chunk, and how many chunks may be under way."""
 
     def __init__(self, chunk_size: int | str, budget_bytes: int, most_chunks: int) -> None:
-        if chunk_size != "auto" and not (isinstance(chunk_size, int) and chunk_size >= 1):
+        is_number = isinstance(chunk_size, int) and not isinstance(chunk_size, bool) and chunk_size >= 1
+        if chunk_size != "auto" and not is_number:
             raise BadArguments(f'chunk_size must be "auto" or a number from 1, got {chunk_size!r}')
         self._is_auto = chunk_size == "auto"
-        self.size = _FIRST_CHUNK if self._is_auto else int(chunk_size)
+        self.size = _FIRST_CHUNK if self._is_auto else min(int(chunk_size), sys.maxsize)
         self._smallest = 1
         self.ahead, self._most_chunks = _FIRST_AHEAD, most_chunks
-        self._share_bytes = budget_bytes // _SHARE_OF_BLOCKS
+        self.share_bytes = budget_bytes // _SHARE_OF_BLOCKS
         self._call_bytes = 0.0
+        self._in_time = _LARGEST_CHUNK  # calls that the input gives in INPUT_S
 
     def learn(self, calls: int, run_s: float, nbytes: int) -> None:
         """A chunk of `calls` ran for `run_s` seconds; its arguments and results took `nbytes` of blocks."""
@@ -64,14 +68,19 @@ class Pace:
             in_time = int(calls * CHUNK_S / max(run_s, 1e-7))
             self.size = max(1, min(in_time, int(CHUNK_BYTES / max(self._call_bytes, 1.0)), 4 * calls, _LARGEST_CHUNK))
             self._smallest = max(in_time // _SHORTEST_PART, 1)
-        fitting = int(self._share_bytes / max(self.size * self._call_bytes, 1.0))
+        fitting = int(self.share_bytes / max(self.size * self._call_bytes, 1.0))
         self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_chunks))
+
+    def learn_input(self, calls: int, took_s: float) -> None:
+        """The input gave so many in that time."""
+        self._in_time = max(1, int(calls * INPUT_S / max(took_s, 1e-9)))
 
     def share(self, left: int, workers: int) -> int:
         """Calls of the next chunk: of what is `left` of the input, if known, half of each worker's part at most."""
-        if not self._is_auto or left <= 0:
+        if not self._is_auto:
             return self.size
-        return min(self.size, max(-(-left // (2 * workers)), self._smallest))
+        size = min(self.size, self._in_time)
+        return size if left <= 0 else min(size, max(-(-left // (2 * workers)), self._smallest))
 
     def shrink(self, calls: int) -> None:
         """A chunk of `calls` was too large for the blocks."""
@@ -151,14 +160,20 @@ def _chunks(
     source = iter(calls)
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
     waiting: deque[Chunk] = deque()
-    first = 0
+    first = nbytes = 0  # calls before the next chunk; arguments under way in blocks
     try:
         while True:
-            while len(waiting) < pace.ahead:
+            began = time.perf_counter()
+            while len(waiting) < pace.ahead and (not waiting or nbytes + waiting[-1].nbytes <= pace.share_bytes):
                 size = most_calls(client, task, pace.share(total - first, max(control[_WORKERS], 1)))
-                held += itertools.islice(source, max(size - len(held), 0))
+                before_s, missing = time.perf_counter(), size - len(held)
+                if before_s - began > INPUT_S and _has_answer(waiting, ordered=ordered):
+                    break
+                held += itertools.islice(source, max(missing, 0))
                 if not held:
                     break
+                if missing > 0:
+                    pace.learn_input(missing, time.perf_counter() - before_s)
                 calls_now = held[:size]
                 before = client.placed_bytes
                 try:
@@ -169,15 +184,22 @@ def _chunks(
                     pace.shrink(len(calls_now))
                     continue
                 waiting.append(Chunk(first, calls_now, job, client.placed_bytes - before))
+                nbytes += waiting[-1].nbytes
                 first += len(calls_now)
                 del held[: len(calls_now)]
             if not waiting:
                 return
             chunk = _next(client, waiting, ordered=ordered)
+            nbytes -= chunk.nbytes
             yield chunk, *_end(client, task, chunk, pace)
     finally:
         for chunk in waiting:
             chunk.job.cancel()
+
+
+def _has_answer(waiting: deque[Chunk], *, ordered: bool) -> bool:
+    """Is there one to hand out?"""
+    return bool(waiting) and (waiting[0].job.done() if ordered else any(chunk.job.done() for chunk in waiting))
 
 
 def _next(client: Client, waiting: deque[Chunk], *, ordered: bool) -> Chunk:

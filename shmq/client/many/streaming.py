@@ -7,10 +7,12 @@
 As `map`, but what bounds it are bytes: the worker of a chunk that is not read yet waits once its results take up
 their share; the one that is read goes through a ring. So memory does not depend on how large results turn out to be;
 speed does, and chunks get smaller where results are large. Where a rate limit counts, a chunk is one call.
+A result that is there does not wait for a slow input.
 """
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmq.client.many.window import Calls, Items, Sizes, Window, checked, most_ahead
+from shmq.client.many.window import INPUT_S, Calls, Items, Sizes, Window, checked, most_ahead
 from shmq.client.submitting.kinds import StreamOf
 from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
-from shmq.errors import QueueFull, TaskTimeout, WorkerLost
+from shmq.errors import QueueFull, WorkerLost
 from shmq.tasks.task import Task
 from shmq.wire.failure import Failure
 from shmq.wire.header import STREAM
@@ -48,32 +50,31 @@ class Chunk:
     early: deque[Any] = field(default_factory=deque)
     ended_early: Exception | None = None  # how its stream ended then
 
-    def next(self) -> Any:
-        """The next result. Raises StopIteration, TimeoutError for none in _SWEEP_S, and what the job raised."""
+    def next(self) -> list[Any] | None:
+        """The next result alone, nothing at the end; None: none in _SWEEP_S. Raises what the job raised."""
         if self.early:
-            return self.early.popleft()
+            return [self.early.popleft()]
         if self.ended_early is not None:
             raise self.ended_early
-        return next(self._opened())
+        return self._opened().within(_SWEEP_S)
 
     def read_early(self) -> bool:
         """Take a result, so that its worker ends and is free for others; False when there is none yet."""
         try:
-            self.early.append(next(self._opened()))
-        except (StopIteration, Exception) as error:
-            if not self._opened().is_over:
-                return False
+            found = self._opened().within(_SWEEP_S)
+        except Exception as error:
+            if not self._opened().is_over:  # a signal handler's
+                raise
             self.ended_early = error
+        else:
+            if found is None:
+                return False
+            self.early += found
         return True
 
     def is_holding(self) -> bool:
         """Does it keep a worker that could be freed by reading?"""
         return self.ended_early is None and len(self.early) < _MOST_EARLY and self.job.state == "running"
-
-    @property
-    def is_over(self) -> bool:
-        """Has its stream ended?"""
-        return self.ended_early is not None or (self.stream is not None and self.stream.is_over)
 
     def restart(self, calls: Calls, job: Job[Any]) -> None:
         """Go on with the calls that are left."""
@@ -110,7 +111,10 @@ def _run(client: Client, task: Task[..., Any], source: Items, window: Window, ch
     held: tuple[Calls, int] | None = None  # taken from the input, no room for it yet
     try:
         while True:
+            began = time.perf_counter()
             while held is not None or (source.has_more() and window.has_room(source.next_bytes)):
+                if waiting and time.perf_counter() - began > INPUT_S and waiting[0].job.done():
+                    break
                 if held is None:
                     held = source.chunk(most_calls(client, task, chunk_size))
                 calls, nbytes = held
@@ -154,39 +158,33 @@ def _results(client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequen
         try:
             while True:
                 try:
-                    value = chunk.next()
-                except StopIteration:
-                    return
-                except TimeoutError as raised:
-                    if isinstance(raised, TaskTimeout) or chunk.is_over:  # the task's own
-                        error = raised
-                        break
-                    _make_way(chunk.job, waiting)
-                    continue
+                    found = chunk.next()
                 except Exception as raised:
                     error = raised
                     break
+                if found is None:
+                    _make_way(chunk.job, waiting)
+                    continue
+                if not found:
+                    return
                 read += 1
-                yield value
+                yield found[0]
         finally:
             chunk.close()
         retries = _retries_left(chunk.job, error)
         if task.yields or retries is None or read >= len(chunk.calls):
             raise error
         again = task if retries < 0 else task.options(retries=retries)
-        yield _result(client.submit_task(again, chunk.calls[read]), waiting)
+        yield _result(client, client.submit_task(again, chunk.calls[read]), waiting)
         calls = chunk.calls[read + 1 :]
         if not calls:
             return
         chunk.restart(calls, _submit(client, task, calls, chunk.kept_bytes, block=None))
 
 
-def _result(job: Job[Any], waiting: Sequence[Chunk]) -> Any:
-    while not job.done():
-        try:
-            return job.result(_SWEEP_S)
-        except TimeoutError:
-            _make_way(job, waiting)
+def _result(client: Client, job: Job[Any], waiting: Sequence[Chunk]) -> Any:
+    while not client.wait_any([job], _SWEEP_S):
+        _make_way(job, waiting)
     return job.result()
 
 

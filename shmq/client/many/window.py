@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ _ITEM_BYTES = 64  # what a value costs in Python beside its content
 _LEAST_LIMIT = 1_000_000
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", re.IGNORECASE)
+INPUT_S = 0.01
+"""For so long items are taken from a slow input before what is ready is handed out."""
 _NO_MORE = object()
 Calls = list[tuple[Any, ...]]
 
@@ -160,9 +163,11 @@ class Items:
     def chunk(self, chunk_size: int) -> tuple[Calls, int]:
         """The calls of the next chunk, and their bytes: at least one, else as many as may be."""
         most = min(chunk_size, 1 + self._taken // _SPREAD)
-        calls = [self._next]
+        calls, give_up = [self._next], time.perf_counter() + INPUT_S
         nbytes, self._next = self.next_bytes, None
-        while len(calls) < most and self.has_more() and self._window.fits(nbytes + self.next_bytes, len(calls) + 1):
+        while len(calls) < most and time.perf_counter() < give_up and self.has_more():
+            if not self._window.fits(nbytes + self.next_bytes, len(calls) + 1):
+                break
             calls.append(self._next)
             nbytes, self._next = nbytes + self.next_bytes, None
         self._taken += len(calls)

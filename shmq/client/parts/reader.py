@@ -45,16 +45,21 @@ class PartStream(Generic[T]):
 
     def __next__(self) -> T:
         """The next part; waits for it."""
-        try:
-            return self._left.popleft()  # type: ignore[no-any-return]
-        except IndexError:
-            pass
-        found: list[T] = []
-        if not self._wait(lambda: self._step(found), deadline_after(self._timeout)):
+        found = self.within(self._timeout)
+        if found is None:
             raise self._late()
         if not found:
             raise StopIteration
         return found[0]
+
+    def within(self, timeout: float | None) -> list[T] | None:
+        """The next part alone, nothing at the end; None when none has come in `timeout` seconds."""
+        found: list[T] = []
+        try:
+            return [self._left.popleft()]
+        except IndexError:
+            pass
+        return found if self._wait(lambda: self._step(found), deadline_after(timeout)) else None
 
     async def __anext__(self) -> T:
         """The next part; other coroutines run meanwhile."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from shmq.client.results.collecting import sweep
@@ -68,11 +70,15 @@ def empty(client: Client, shape: int | tuple[int, ...], dtype: Any) -> NDArray[A
     late.load()
     import numpy as np
 
-    kind = np.dtype(dtype)
-    dims = (shape,) if isinstance(shape, int) else tuple(shape)
-    if kind.hasobject or kind.names or min(dims, default=0) < 0:
+    try:
+        kind = np.dtype(dtype)
+        dims = tuple(map(operator.index, shape if isinstance(shape, Iterable) else (shape,)))
+        can_lie = not (kind.hasobject or kind.names) and min(dims, default=0) >= 0
+    except (TypeError, ValueError):  # ValueError: a dtype of text that numpy cannot read
+        can_lie = False
+    if not can_lie:
         raise BadArguments(
-            f"shmq.empty: no array of shape {shape} and dtype {kind} can lie in shared memory.\n"
+            f"shmq.empty: no array of shape {shape!r} and dtype {dtype!r} can lie in shared memory.\n"
             "Lengths are 0 or more; objects and named fields cannot travel."
         )
     nbytes = math.prod(dims) * kind.itemsize

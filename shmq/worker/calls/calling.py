@@ -67,7 +67,8 @@ class Calling:
         if head.kind == STREAM:
             most_kept, calls, convert = runnable.stream_calls(data, head.nargs)
             assert self.generating is not None
-            return self.generating.run(self._each(runnable, calls, convert, limit), most_kept)
+            is_single = len(calls) == 1 and not runnable.is_generator
+            return self.generating.run(self._each(runnable, calls, convert, limit), most_kept, is_single=is_single)
         args, kwargs = runnable.arguments(data, head.nargs)
         if limit:
             self._set_limit(limit)

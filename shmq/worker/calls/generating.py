@@ -33,12 +33,12 @@ class Generating:
     def __init__(self, seat: Seat, outlets: Outlets, timer: Timer, bell: SemaphoreBell) -> None:
         self._seat, self._outlets, self._timer, self._bell = seat, outlets, timer, bell
 
-    def run(self, generator: Generator[Any, None, Any], most_kept: int | None) -> Outlet:
+    def run(self, generator: Generator[Any, None, Any], most_kept: int | None, *, is_single: bool = False) -> Outlet:
         """Run the job's generator to its end; its parts are in, or went through, the outlet."""
         seat = self._seat
         seat.in_user = False
         slot = seat.row[_JOB] & 0xFFFFFFFF
-        outlet = seat.outlet = self._outlets.open(slot, seat.words[slot], most_kept)
+        outlet = seat.outlet = self._outlets.open(slot, seat.words[slot], most_kept, is_single=is_single)
         try:
             while True:
                 if not self._timer.is_armed:

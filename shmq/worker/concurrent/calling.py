@@ -60,7 +60,8 @@ class ConcurrentCalling:
         if head.kind == STREAM:
             most_kept, calls, convert = runnable.stream_calls(data, head.nargs)
             self._keep_views(job)
-            return await self._send(job, self._each(job, runnable, calls, convert), most_kept)
+            is_single = len(calls) == 1 and not runnable.is_generator
+            return await self._send(job, self._each(job, runnable, calls, convert), most_kept, is_single=is_single)
         args, kwargs = runnable.arguments(data, head.nargs)
         self._keep_views(job)
         if runnable.is_generator:
@@ -152,9 +153,11 @@ class ConcurrentCalling:
             parts = runnable.task.function(*args, **kwargs)
             return await self._send(job, parts if runnable.is_async_generator else self._stepped(job, parts), None)
 
-    async def _send(self, job: Running, parts: AsyncGenerator[Any, None], most_kept: int | None) -> Outlet:
+    async def _send(
+        self, job: Running, parts: AsyncGenerator[Any, None], most_kept: int | None, *, is_single: bool = False
+    ) -> Outlet:
         """Run a generator to its end; its parts are in, or went through, the outlet."""
-        outlet = job.outlet = self._executor.outlets.open(job.slot, job.word, most_kept)
+        outlet = job.outlet = self._executor.outlets.open(job.slot, job.word, most_kept, is_single=is_single)
         async with contextlib.aclosing(parts):
             async for part in parts:
                 if not outlet.offer(part):

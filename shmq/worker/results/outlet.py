@@ -70,11 +70,12 @@ class Outlets:
         self.window_bytes = max(budget // _SHARE_OF_BLOCKS, _LEAST_WINDOW_BYTES)
         self._open: dict[int, Outlet] = {}
 
-    def open(self, slot: int, word: int, most_kept: int | None) -> Outlet:
+    def open(self, slot: int, word: int, most_kept: int | None, *, is_single: bool = False) -> Outlet:
         """The outlet of a job that starts.
 
         Args:
             most_kept: bytes kept while nobody asks; None: what a result can hold.
+            is_single: there is one part only.
 
         Raises:
             WorkerLost: a part of a former attempt was read already.
@@ -90,7 +91,7 @@ class Outlets:
             )
         self.blocks.free_parts(slot, generation)
         forgets = bool(self.payload[slot * self.stride + FLAGS_OFFSET] & FORGET)
-        outlet = self._open[slot] = Outlet(self, slot, generation, most_kept, forgets=forgets)
+        outlet = self._open[slot] = Outlet(self, slot, generation, most_kept, forgets=forgets, is_single=is_single)
         outlet.check_cancelled()
         return outlet
 
@@ -116,7 +117,9 @@ class Outlets:
 class Outlet:
     """Where the parts of one job go."""
 
-    def __init__(self, shared: Outlets, slot: int, generation: int, most_kept: int | None, *, forgets: bool) -> None:
+    def __init__(
+        self, shared: Outlets, slot: int, generation: int, most_kept: int | None, *, forgets: bool, is_single: bool
+    ) -> None:
         self._shared = shared
         self._slot = slot
         self._generation = generation
@@ -126,6 +129,7 @@ class Outlet:
         self._most_inline = INLINE_ARRAY_BYTES if most_kept is None else float("inf")
         self._forgets = forgets
         self._is_of_chunk = most_kept is not None
+        self._is_single = is_single
         self._kept: deque[_Part] = deque()
         self._kept_bytes = 0
         self.result: int | None = None  # result word of a list that `finish` has stored
@@ -222,7 +226,7 @@ class Outlet:
             if not self.is_asked:
                 self.is_pool_full = False
                 return self._kept_bytes <= self._most_kept
-            if not self._kept:
+            if not self._kept or self._is_whole():
                 return True
             if not self._open_ring(self._shared.ring_bytes):
                 return False
@@ -236,6 +240,10 @@ class Outlet:
         if has_sent:
             self._notify()
         return not self._kept
+
+    def _is_whole(self) -> bool:
+        """Are the parts the job's result, which needs no ring? It might lie in the way of the block of a large one."""
+        return self._is_single and len(_array_head(1)) + self._kept_bytes <= self._shared.blocks.largest_bytes
 
     def look(self) -> None:
         """As `flush`, between two bytecodes of the task: what is wrong shows at the next part."""
