@@ -194,10 +194,10 @@ def test_the_exception_of_a_signal_handler_ends_the_wait():
         raise TimeoutError("deadline")
 
     before = signal.signal(signal.SIGALRM, deadline)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(TimeoutError, match="deadline"):
-            list(shmq.stream(declared.nap, [60.0]))
+            list(shmq.stream(declared.nap, [1.0]))
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
