@@ -239,13 +239,14 @@ class BlockPool:
         """
         if any(self._pins[2 * unit + self._side : 2 * (unit + self.units_for(nbytes)) : 2]):
             return True
+        if self._side == PRODUCER_PIN and unit >= self._for_results:
+            return True
         if self._side == WORKER_PIN and not self._viewed:
             return False  # what is only looked at lasts as long as its job
         import numpy as np
 
         pinned = int(np.count_nonzero(self._columns.pins[: self._for_results, self._side])) * self.unit_bytes
-        is_for_results = self._side == PRODUCER_PIN and unit >= self._for_results
-        return is_for_results or pinned + viewed_bytes > self._for_results * self.unit_bytes // _VIEWED[self._side]
+        return pinned + viewed_bytes > self._for_results * self.unit_bytes // _VIEWED[self._side]
 
     def give_back(self, units: list[tuple[int, int]]) -> None:
         """Take the tags off blocks (unit, bytes) that were allocated for a job whose word still lives."""

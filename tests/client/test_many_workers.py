@@ -15,7 +15,7 @@ import shmq
 @shmq.task
 def meet(call):
     '''Returns as soon as all are here at once.'''
-    number, folder, count, padding, guard_s = call
+    number, folder, count, padding, guard_s, *_ = call
     if number < 0:
         return number, bytes(padding)
     (Path(folder) / str(number)).touch()
@@ -52,6 +52,13 @@ def test_chunks_of_a_stream_are_small_where_results_are_large_so_that_no_worker_
         numbers, calls = calls_that_meet(tmp_path, 400, 12, padding=10_000)
         found = live.client().stream(f"{live.module}.meet", calls, chunk_size=1000, memory_limit="10 MB")
         assert [(number, len(padding)) for number, padding in found] == [(number, 10_000) for number in numbers]
+
+
+def test_map_has_two_chunks_under_way_however_large_their_arguments_are(tmp_path):
+    with LiveSupervisor(tmp_path, TASKS, CONFIG) as live:
+        numbers, calls = calls_that_meet(tmp_path, 8, 2)
+        found = live.client().map(f"{live.module}.meet", [(*call, bytes(3_000_000)) for call in calls])
+        assert [number for number, _ in found] == numbers
 
 
 def calls_that_meet(tmp_path, before, count, padding=0):

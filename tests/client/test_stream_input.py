@@ -7,18 +7,22 @@ import itertools
 import signal
 import subprocess
 import sys
+import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import shmq
-from shmq.client.many.window import Window, parse_size
+from shmq.client.many.streaming import _results
+from shmq.client.many.window import INPUT_S, Window, parse_size
 from shmq.errors import BadArguments, TooLarge, UnknownTask, WorkerLost
 from tests.client import declared
-from tests.live import until
+from tests.live import GUARD_S, until
 
 pytestmark = pytest.mark.usefixtures("client")
 ROOT = Path(__file__).parents[2]
@@ -189,6 +193,50 @@ def test_an_item_that_breaks_the_limit_is_refused():
         list(shmq.stream(declared.take, [b"x" * (9 << 20)]))
 
 
+def test_parts_do_not_wait_for_a_slow_input():
+    read = 0
+
+    def items():
+        nonlocal read
+        for _ in range(20):
+            comes_at = time.perf_counter() + 5 * INPUT_S
+            until(lambda at=comes_at: time.perf_counter() > at)
+            read += 1
+            yield 100_000  # parts, more than its worker keeps
+
+    parts = shmq.stream(declared.parts, items())
+    assert next(parts) == 0
+    assert read < 10
+    parts.close()
+
+
+def test_streams_that_are_closed_early_leave_room_for_others():
+    def close_many():
+        for _ in range(60):
+            results = shmq.stream(declared.ones, [1, 75_000] * 30, memory_limit="4 MB", chunk_size=1)
+            assert [len(next(results)) for _ in range(2)] == [1, 75_000]
+            results.close()
+
+    thread = threading.Thread(target=close_many, daemon=True)
+    thread.start()
+    thread.join(GUARD_S)
+    assert not thread.is_alive()
+
+
+def test_a_worker_that_dies_after_the_last_result_of_its_chunk_was_read_is_not_missed(client):
+    ends = iter(([1], [2], WorkerLost("gone")))
+
+    def next_():
+        end = next(ends)
+        if isinstance(end, list):
+            return end
+        raise end
+
+    chunk = SimpleNamespace(next=next_, close=lambda: None, job=SimpleNamespace(_raw=b""), calls=[(1,), (2,)])
+    window = Window("task", 10**6, 1 << 24, 8)
+    assert list(_results(client, declared.echo, chunk, [], window)) == [1, 2]
+
+
 def test_the_exception_of_a_signal_handler_ends_the_wait():
     def deadline(*_):
         raise TimeoutError("deadline")
@@ -274,12 +322,12 @@ def test_a_chunk_is_one_call_until_a_result_was_seen_and_then_has_as_many_as_may
     window = Window("task", 100_000_000, 64 << 20, 128)
     share = window.kept_bytes(0)
     assert not window.fits(100, 2)
-    window.learn(share // 10)
+    window.learn(bytes(share // 10 - 5))
     assert window.fits(100, 10)
     assert not window.fits(100, 11)
     assert not window.fits(window.chunk_bytes + 1, 2)
-    window.learn(3 * share)
+    window.learn(bytes(3 * share - 5))
     assert not window.fits(100, 2)
     assert window.kept_bytes(100) == 3 * share
-    window.learn(0)
+    window.learn(0)  # large ones are remembered for a while
     assert 2 * share < window.kept_bytes(100) < 3 * share

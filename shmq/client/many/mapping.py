@@ -40,6 +40,7 @@ _FIRST_CHUNK, _LARGEST_CHUNK = 1, 2048
 _SHORTEST_PART = 32  # of CHUNK_S: at the end a chunk lasts that long at least
 CHUNKS = 24  # as many may be under way however few workers there are
 _FIRST_AHEAD, _LEAST_AHEAD = 4, 2
+_MOST_AT_ONCE = 32  # items of the input
 _SHARE_OF_BLOCKS = 4  # a quarter of the budget for all chunks under way, arguments and results
 
 Calls = Iterable[tuple[Any, ...]]
@@ -59,7 +60,6 @@ class Pace:
         self.ahead, self._most_chunks = _FIRST_AHEAD, most_chunks
         self.share_bytes = budget_bytes // _SHARE_OF_BLOCKS
         self._call_bytes = 0.0
-        self._in_time = _LARGEST_CHUNK  # calls that the input gives in INPUT_S
 
     def learn(self, calls: int, run_s: float, nbytes: int) -> None:
         """A chunk of `calls` ran for `run_s` seconds; its arguments and results took `nbytes` of blocks."""
@@ -71,16 +71,11 @@ class Pace:
         fitting = int(self.share_bytes / max(self.size * self._call_bytes, 1.0))
         self.ahead = max(_LEAST_AHEAD, min(fitting, self._most_chunks))
 
-    def learn_input(self, calls: int, took_s: float) -> None:
-        """The input gave so many in that time."""
-        self._in_time = max(1, int(calls * INPUT_S / max(took_s, 1e-9)))
-
     def share(self, left: int, workers: int) -> int:
         """Calls of the next chunk: of what is `left` of the input, if known, half of each worker's part at most."""
-        if not self._is_auto:
+        if not self._is_auto or left <= 0:
             return self.size
-        size = min(self.size, self._in_time)
-        return size if left <= 0 else min(size, max(-(-left // (2 * workers)), self._smallest))
+        return min(self.size, max(-(-left // (2 * workers)), self._smallest))
 
     def shrink(self, calls: int) -> None:
         """A chunk of `calls` was too large for the blocks."""
@@ -161,19 +156,22 @@ def _chunks(
     held: list[tuple[Any, ...]] = []  # taken from the input, not submitted yet
     waiting: deque[Chunk] = deque()
     first = nbytes = 0  # calls before the next chunk; arguments under way in blocks
+    waited_s = 0.0  # for the input, since no answer was there
     try:
         while True:
-            began = time.perf_counter()
-            while len(waiting) < pace.ahead and (not waiting or nbytes + waiting[-1].nbytes <= pace.share_bytes):
+            while len(waiting) < _LEAST_AHEAD or (
+                len(waiting) < pace.ahead and nbytes + waiting[-1].nbytes <= pace.share_bytes
+            ):
+                if waited_s > INPUT_S:
+                    if _has_answer(waiting, ordered=ordered):
+                        break
+                    waited_s = 0.0
                 size = most_calls(client, task, pace.share(total - first, max(control[_WORKERS], 1)))
-                before_s, missing = time.perf_counter(), size - len(held)
-                if before_s - began > INPUT_S and _has_answer(waiting, ordered=ordered):
-                    break
-                held += itertools.islice(source, max(missing, 0))
+                waited_s += _take(
+                    source, held, size, size if total else 1
+                )  # what has a length has its items, most often
                 if not held:
                     break
-                if missing > 0:
-                    pace.learn_input(missing, time.perf_counter() - before_s)
                 calls_now = held[:size]
                 before = client.placed_bytes
                 try:
@@ -195,6 +193,23 @@ def _chunks(
     finally:
         for chunk in waiting:
             chunk.job.cancel()
+            chunk.job.done()  # one that has ended keeps a slot and blocks no longer
+
+
+def _take(source: Iterator[tuple[Any, ...]], held: list[tuple[Any, ...]], size: int, at_once: int) -> float:
+    """Fill `held` up to `size` calls, or with what the input gives in INPUT_S; how many seconds that took.
+
+    A look at the clock costs as much as some items: `at_once` are taken before the first, then more and more.
+    """
+    began, took_s = time.perf_counter(), 0.0
+    while took_s < INPUT_S and (missing := min(size - len(held), at_once)) > 0:
+        before = len(held)
+        held += itertools.islice(source, missing)
+        took_s = time.perf_counter() - began
+        if len(held) == before:
+            break
+        at_once = min(2 * at_once, _MOST_AT_ONCE)
+    return took_s
 
 
 def _has_answer(waiting: deque[Chunk], *, ordered: bool) -> bool:

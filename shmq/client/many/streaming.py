@@ -12,7 +12,6 @@ A result that is there does not wait for a slow input.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shmq.client.many.window import INPUT_S, Calls, Items, Sizes, Window, checked, most_ahead
+from shmq.client.many.window import INPUT_S, Calls, Items, Window, checked, most_ahead
 from shmq.client.submitting.kinds import StreamOf
 from shmq.client.submitting.slow_path import bind_calls, most_calls, submit_message, target_of
 from shmq.errors import QueueFull, WorkerLost
@@ -56,20 +55,24 @@ class Chunk:
             return [self.early.popleft()]
         if self.ended_early is not None:
             raise self.ended_early
-        return self._opened().within(_SWEEP_S)
+        return self.opened().within(_SWEEP_S)
+
+    def is_ready(self) -> bool:
+        """Is there a result, or the end?"""
+        return bool(self.early) or self.ended_early is not None or self.opened().is_ready()
 
     def read_early(self) -> bool:
         """Take a result, so that its worker ends and is free for others; False when there is none yet."""
         try:
-            found = self._opened().within(_SWEEP_S)
+            found = self.opened().within(_SWEEP_S)
         except Exception as error:
-            if not self._opened().is_over:  # a signal handler's
+            if not self.opened().is_over:  # a signal handler's
                 raise
             self.ended_early = error
         else:
             if found is None:
                 return False
-            self.early += found
+            self.early += found  # nothing at the end: so it is when asked again
         return True
 
     def is_holding(self) -> bool:
@@ -86,7 +89,8 @@ class Chunk:
         if self.stream is not None:
             self.stream.close()
 
-    def _opened(self) -> PartStream[Any]:
+    def opened(self) -> PartStream[Any]:
+        """Its results, asked for."""
         if self.stream is None:
             self.stream = self.job.stream(timeout=_SWEEP_S)
         return self.stream
@@ -99,22 +103,21 @@ def run(
     limit_bytes = checked(chunk_size, memory_limit)
     at_once = chunk_size if task.is_coroutine else 1
     ahead = most_ahead(client.segment, target_of(client, task).route.group, _CHUNKS, at_once)
-    window = Window(task.name, limit_bytes, client.block_budget_bytes, ahead)
+    result_bytes = 0.0 if task.yields else None  # nobody knows how many parts a call has
+    window = Window(task.name, limit_bytes, client.block_budget_bytes, ahead, result_bytes)
     return _run(client, task, Items(items, window), window, chunk_size)
 
 
 def _run(client: Client, task: Task[..., Any], source: Items, window: Window, chunk_size: int) -> Iterator[Any]:
     waiting: deque[Chunk] = deque()
-    sizes = Sizes()
-    if task.yields:  # nobody knows how many parts a call has
-        window.learn(0)
     held: tuple[Calls, int] | None = None  # taken from the input, no room for it yet
     try:
         while True:
-            began = time.perf_counter()
             while held is not None or (source.has_more() and window.has_room(source.next_bytes)):
-                if waiting and time.perf_counter() - began > INPUT_S and waiting[0].job.done():
-                    break
+                if source.waited_s > INPUT_S:
+                    if waiting and waiting[0].is_ready():
+                        break
+                    source.waited_s = 0.0
                 if held is None:
                     held = source.chunk(most_calls(client, task, chunk_size))
                 calls, nbytes = held
@@ -128,22 +131,18 @@ def _run(client: Client, task: Task[..., Any], source: Items, window: Window, ch
                 held = None
                 window.add(nbytes, kept_bytes)
                 waiting.append(Chunk(calls, nbytes, kept_bytes, job))
+                waiting[0].opened()  # whose turn it is: its results come while the input is waited for
             if not waiting:
                 return
             chunk = waiting[0]
-            results = _results(client, task, chunk, waiting)
-            for value in results:
-                if not task.yields:
-                    window.learn(sizes.of(value))
-                yield value
-                break
-            yield from results
+            yield from _results(client, task, chunk, waiting, window)
             waiting.popleft()
             window.remove(chunk.nbytes, chunk.kept_bytes)
     finally:
         for chunk in waiting:
             chunk.close()
             chunk.job.cancel()
+            chunk.job.done()  # one that has ended keeps a slot and blocks no longer
 
 
 def _submit(client: Client, task: Task[..., Any], calls: Calls, kept_bytes: int, *, block: float | None) -> Job[Any]:
@@ -151,7 +150,9 @@ def _submit(client: Client, task: Task[..., Any], calls: Calls, kept_bytes: int,
     return submit_message(client, target, StreamOf(task), (kept_bytes, calls), nargs, STREAM, block)
 
 
-def _results(client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequence[Chunk]) -> Iterator[Any]:
+def _results(
+    client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequence[Chunk], window: Window
+) -> Iterator[Any]:
     """Results of one chunk. A call that is to be tried again, or that may have killed the worker, goes on alone."""
     while True:
         read, error = 0, Exception()
@@ -167,12 +168,17 @@ def _results(client: Client, task: Task[..., Any], chunk: Chunk, waiting: Sequen
                     continue
                 if not found:
                     return
+                if not (read or task.yields):
+                    window.learn(found[0])
                 read += 1
                 yield found[0]
         finally:
             chunk.close()
         retries = _retries_left(chunk.job, error)
-        if task.yields or retries is None or read >= len(chunk.calls):
+        is_complete = not task.yields and read == len(chunk.calls)
+        if is_complete and isinstance(error, WorkerLost):  # before it could say so
+            return
+        if task.yields or retries is None or is_complete:
             raise error
         again = task if retries < 0 else task.options(retries=retries)
         yield _result(client, client.submit_task(again, chunk.calls[read]), waiting)

@@ -59,7 +59,11 @@ class Window:
     is no larger than its results may be kept: a worker that had to wait for its turn would be one less.
     """
 
-    def __init__(self, task: str, limit_bytes: int, block_budget_bytes: int, most_chunks: int) -> None:
+    def __init__(
+        self, task: str, limit_bytes: int, block_budget_bytes: int, most_chunks: int, result_bytes: float | None = None
+    ) -> None:
+        """`result_bytes`: of one call; None: nobody knows until one was seen."""
+        self.sizes = Sizes()
         self._task = task
         self.limit_bytes = limit_bytes
         self.planned_bytes = limit_bytes // 2
@@ -67,7 +71,7 @@ class Window:
         self._blocks_bytes = block_budget_bytes // 4
         self.chunk_bytes = min(self.planned_bytes // (3 * _PARTS), self._blocks_bytes // (2 * _PARTS))
         self._share_bytes = min(self.planned_bytes // (3 * most_chunks), self.chunk_bytes)
-        self._result_bytes: float | None = None  # of one call; nobody knows yet
+        self._result_bytes = result_bytes
         self._used_bytes = self._item_bytes = 0
         self._chunks = 0
 
@@ -102,9 +106,11 @@ class Window:
         self._item_bytes -= nbytes
         self._used_bytes -= 2 * nbytes + kept_bytes
 
-    def learn(self, result_bytes: int) -> None:
-        """A result was so large."""
-        self._result_bytes = max(result_bytes, 0.9 * (self._result_bytes or 0))  # large ones are remembered for a while
+    def learn(self, result: Any) -> None:
+        """This is the first of a chunk."""
+        self._result_bytes = max(
+            self.sizes.of(result), 0.9 * (self._result_bytes or 0)
+        )  # large ones are remembered for a while
 
     def check_item(self, nbytes: int) -> None:
         """Raise TooLarge for an item that could only be sent by breaking the limit."""
@@ -147,15 +153,17 @@ class Items:
         self._next: Any = None
         self.next_bytes = 0
         self._taken = 0
-        self._sizes = Sizes()
+        self.waited_s = 0.0  # for the source, since the reader of the results has set it to 0
 
     def has_more(self) -> bool:
         """Look at the next item. Takes it from the source, which may take its time or raise."""
         if self._next is None:
+            began = time.perf_counter()
             item = next(self._source, _NO_MORE)
+            self.waited_s += time.perf_counter() - began
             if item is _NO_MORE:
                 return False
-            self.next_bytes = self._sizes.of(item) + _ITEM_BYTES
+            self.next_bytes = self._window.sizes.of(item) + _ITEM_BYTES
             self._window.check_item(self.next_bytes)
             self._next = (item,)
         return True
@@ -163,9 +171,9 @@ class Items:
     def chunk(self, chunk_size: int) -> tuple[Calls, int]:
         """The calls of the next chunk, and their bytes: at least one, else as many as may be."""
         most = min(chunk_size, 1 + self._taken // _SPREAD)
-        calls, give_up = [self._next], time.perf_counter() + INPUT_S
+        calls = [self._next]
         nbytes, self._next = self.next_bytes, None
-        while len(calls) < most and time.perf_counter() < give_up and self.has_more():
+        while len(calls) < most and self.waited_s < INPUT_S and self.has_more():
             if not self._window.fits(nbytes + self.next_bytes, len(calls) + 1):
                 break
             calls.append(self._next)

@@ -75,8 +75,8 @@ class PartStream(Generic[T]):
         give_up = deadline_after(self._timeout)
         while not self._step(found):
             arrived.clear()
-            with self._client._callbacks.waking(self._is_ready, wake), waiting_for(self._job):
-                if self._is_ready():
+            with self._client._callbacks.waking(self.is_ready, wake), waiting_for(self._job):
+                if self.is_ready():
                     continue
                 left_s = give_up - loop.time()
                 try:
@@ -195,7 +195,8 @@ class PartStream(Generic[T]):
             self.is_over = True
         return True
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
+        """Is there a part, or will none come any more?"""
         job = self._job
         if job._state != PENDING or job._parts.has_part():
             return True

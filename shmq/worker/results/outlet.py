@@ -365,6 +365,7 @@ class Outlet:
             return False
         unit = blocks.allocate(len(data), self._slot, self._generation)
         if unit is None:
+            self.is_pool_full = self.is_asked  # who waits for this one makes room; before its turn nobody has to
             return False
         blocks.bytes_at(unit, len(data))[:] = data
         self.result = result_word(len(data), unit, BLOCK)
