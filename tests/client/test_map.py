@@ -41,7 +41,7 @@ def test_what_is_ready_does_not_wait_for_a_slow_input(verb, quick):
             yield number
 
     ahead = [read - number for number in verb(declared.echo, items())][-40:]
-    assert sorted(ahead)[len(ahead) // 2] <= 4  # most often: now and then a worker has no core for a while
+    assert sorted(ahead)[len(ahead) // 2] <= 8  # most often: now and then a worker has no core for a while
 
 
 def test_without_an_input_there_is_nothing_to_map():
