@@ -41,7 +41,7 @@ _REMEMBERED = 32  # blocks of one size in one arena that may be taken again with
 _OLDEST = 4  # of them are tried: some may be kept for long
 _QUICK_BYTES = 1 << 18  # saves numpy's view of the block, 1 us; while more is copied other threads had better run
 PRODUCER_PIN, WORKER_PIN = 0, 1
-_VIEWED = {PRODUCER_PIN: 2, WORKER_PIN: 4}  # by side: the part of what arguments have that kept views may fill
+_VIEWED = {PRODUCER_PIN: 2, WORKER_PIN: 4}  # kept views of a side fill one half, one quarter of what arguments have
 
 
 def pinned_units(segment: Segment, side: int, mark: int) -> Iterator[int]:

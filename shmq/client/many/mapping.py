@@ -167,9 +167,8 @@ def _chunks(
                         break
                     waited_s = 0.0
                 size = most_calls(client, task, pace.share(total - first, max(control[_WORKERS], 1)))
-                waited_s += _take(
-                    source, held, size, size if total else 1
-                )  # what has a length has its items, most often
+                at_once = size if total else 1  # what has a length has its items, most often
+                waited_s += _take(source, held, size, at_once)
                 if not held:
                     break
                 calls_now = held[:size]

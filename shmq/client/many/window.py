@@ -107,10 +107,8 @@ class Window:
         self._used_bytes -= 2 * nbytes + kept_bytes
 
     def learn(self, result: Any) -> None:
-        """This is the first of a chunk."""
-        self._result_bytes = max(
-            self.sizes.of(result), 0.9 * (self._result_bytes or 0)
-        )  # large ones are remembered for a while
+        """This is the first of a chunk. Large ones are remembered for a while."""
+        self._result_bytes = max(self.sizes.of(result), 0.9 * (self._result_bytes or 0))
 
     def check_item(self, nbytes: int) -> None:
         """Raise TooLarge for an item that could only be sent by breaking the limit."""
